@@ -1,0 +1,110 @@
+"""The vocabulary of the project: one word for one thing, from images to reports.
+
+Every module, message, page and table takes its words from here. ``GLOSSARY`` is what the documentation prints.
+"""
+
+from enum import IntEnum, StrEnum
+
+RESEARCH_USE = "Research use only. Not for diagnostic procedures."
+"""Stands wherever a result is shown."""
+
+
+class Label(IntEnum):
+    """Ground truth of one cell image."""
+
+    NORMAL = 0
+    BLAST = 1
+
+
+class Decision(StrEnum):
+    """What is said about one cell image."""
+
+    BLAST = "blast"
+    NORMAL = "normal"
+    UNCERTAIN = "uncertain"
+    REJECTED = "rejected"
+
+
+DECISION_WORDS: dict[Decision, str] = {
+    Decision.BLAST: "Leukemic blast",
+    Decision.NORMAL: "Normal precursor",
+    Decision.UNCERTAIN: "Uncertain: both classes remain plausible",
+    Decision.REJECTED: "Not judged",
+}
+
+
+class Reason(StrEnum):
+    """Why an image was refused, or why a cell is uncertain. Codes are stable; texts may improve."""
+
+    # The file could not be read as one image.
+    NOT_FOUND = "not_found"
+    NOT_A_FILE = "not_a_file"
+    EMPTY_FILE = "empty_file"
+    FILE_TOO_LARGE = "file_too_large"
+    UNKNOWN_FORMAT = "unknown_format"
+    UNREADABLE = "unreadable"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_SMALL = "too_small"
+    MULTIPLE_FRAMES = "multiple_frames"
+    UNSUPPORTED_MODE = "unsupported_mode"
+    # The image was read but is not what the model can judge.
+    BLANK = "blank"
+    NOT_SEGMENTED = "not_segmented"
+    WRONG_SCALE = "wrong_scale"
+    CUT_OFF = "cut_off"
+    BLURRED = "blurred"
+    SEVERAL_OBJECTS = "several_objects"
+    NOVEL = "novel"
+    # The model's evidence does not decide.
+    BOTH_PLAUSIBLE = "both_plausible"
+    NEITHER_PLAUSIBLE = "neither_plausible"
+
+
+REASON_WORDS: dict[Reason, str] = {
+    Reason.NOT_FOUND: "There is no such file.",
+    Reason.NOT_A_FILE: "This is not a regular file.",
+    Reason.EMPTY_FILE: "The file is empty.",
+    Reason.FILE_TOO_LARGE: "The file is larger than the limit.",
+    Reason.UNKNOWN_FORMAT: "The content is not a BMP, PNG, JPEG, TIFF or WebP image.",
+    Reason.UNREADABLE: "The image is damaged or cut short.",
+    Reason.TOO_MANY_PIXELS: "The image has more pixels than the limit.",
+    Reason.TOO_SMALL: "The image is too small to hold a cell.",
+    Reason.MULTIPLE_FRAMES: "The file holds more than one image.",
+    Reason.UNSUPPORTED_MODE: "The pixel format is not 8-bit colour.",
+    Reason.BLANK: "The frame is empty: no cell on the black canvas.",
+    Reason.NOT_SEGMENTED: "The background is not black: the cell has not been cut out.",
+    Reason.WRONG_SCALE: "The object's size is outside that of cells the model was trained on.",
+    Reason.CUT_OFF: "The cell is cut off at the border of the image.",
+    Reason.BLURRED: "The image is too blurred to be judged.",
+    Reason.SEVERAL_OBJECTS: "The frame holds several separate objects instead of one cell.",
+    Reason.NOVEL: "The image does not look like the cells the model was trained on.",
+    Reason.BOTH_PLAUSIBLE: "Both classes remain plausible at the chosen error rate.",
+    Reason.NEITHER_PLAUSIBLE: "The cell is unusual for either class at the chosen error rate.",
+}
+
+GLOSSARY: dict[str, str] = {
+    "cell image": "One nucleated cell on a black canvas.",
+    "field": "Field of view: one photograph through the microscope, with many cells.",
+    "smear": "The blood film of one subject; many fields.",
+    "subject": "The person whose blood it is, and the statistical unit. In clinical text: patient.",
+    "group": "Subjects merged because they share identical images; never split between training and test.",
+    "fold": "One of the data set's own parts (fold_0, fold_1, fold_2).",
+    "split": "A division of cells into train, validation and test parts.",
+    "blast": "A leukemic lymphoblast (the data set's class ALL).",
+    "normal": "A normal B-lymphoid precursor, hematogone (the data set's class HEM).",
+    "logit": "The network's raw output for 'blast'; the log-odds before calibration.",
+    "probability": "The calibrated probability of 'blast', sigmoid(logit / temperature).",
+    "operating point": "A threshold on the probability with the rule it was chosen by.",
+    "sensitivity": "Share of blasts that are called blast; recall.",
+    "specificity": "Share of normal cells that are called normal.",
+    "PPV": "Positive predictive value, precision: share of blast calls that are right, at a stated prevalence.",
+    "NPV": "Negative predictive value: share of normal calls that are right, at a stated prevalence.",
+    "balanced accuracy": "Mean of sensitivity and specificity.",
+    "weighted F1": "F1 of each class, averaged with the classes' shares as weights; the C-NMC challenge's measure.",
+    "novelty": "Distance of an image's embedding from those of the training cells.",
+    "attribution": "The map of what moved the logit (here: Grad-CAM), as numbers.",
+    "heat map": "The drawing of an attribution over the cell.",
+    "bundle": "The folder with the exported model, its decision rules, its report and its hashes.",
+    "report": "The measured results as data (report.json); every published number is rendered from it.",
+    "card": "The model card, rendered from the manifest and the report.",
+}
