@@ -1,0 +1,115 @@
+"""How each measure is called, explained and written: the same words in reports, cards, pages and tables."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+NOT_ESTIMABLE = "not estimable"
+
+
+@dataclass(frozen=True)
+class MeasureWords:
+    """How a measure is named and explained wherever it is shown."""
+
+    title: str
+    explanation: str
+    percent: bool = False
+    better: Literal["higher", "lower"] = "higher"
+
+
+MEASURES: dict[str, MeasureWords] = {
+    "roc_auc": MeasureWords(
+        title="ROC AUC", explanation="Probability that a random blast scores above a random normal cell."
+    ),
+    "roc_auc_delong": MeasureWords(
+        title="ROC AUC (DeLong)",
+        explanation="The same value with DeLong's interval, which takes cells as independent.",
+    ),
+    "roc_auc_mean_of_splits": MeasureWords(
+        title="ROC AUC, mean of splits",
+        explanation="AUC within each test part, averaged: no score of two models is compared.",
+    ),
+    "average_precision": MeasureWords(
+        title="AUPRC", explanation="Average precision for blast; its floor is the share of blasts."
+    ),
+    "accuracy": MeasureWords(title="Accuracy", explanation="Share of calls that are right.", percent=True),
+    "balanced_accuracy": MeasureWords(
+        title="Balanced accuracy", explanation="Mean of sensitivity and specificity.", percent=True
+    ),
+    "sensitivity": MeasureWords(
+        title="Sensitivity", explanation="Share of blasts that are called blast; recall.", percent=True
+    ),
+    "specificity": MeasureWords(
+        title="Specificity", explanation="Share of normal cells that are called normal.", percent=True
+    ),
+    "ppv": MeasureWords(
+        title="PPV",
+        explanation="Share of blast calls that are right, at the share of blasts in the test part.",
+        percent=True,
+    ),
+    "npv": MeasureWords(
+        title="NPV",
+        explanation="Share of normal calls that are right, at the share of blasts in the test part.",
+        percent=True,
+    ),
+    "f1_blast": MeasureWords(title="F1, blast", explanation="Harmonic mean of PPV and sensitivity."),
+    "f1_normal": MeasureWords(title="F1, normal", explanation="Harmonic mean of NPV and specificity."),
+    "f1_weighted": MeasureWords(
+        title="Weighted F1",
+        explanation="F1 of both classes, weighted with their shares; the C-NMC challenge's measure.",
+    ),
+    "mcc": MeasureWords(title="MCC", explanation="Matthews correlation of call and label, -1 to 1."),
+    "brier": MeasureWords(
+        title="Brier score", explanation="Mean squared distance of probability and label.", better="lower"
+    ),
+    "ece": MeasureWords(
+        title="ECE", explanation="Expected calibration error over equal-mass bins.", better="lower"
+    ),
+    "sensitivity_at_specificity_90": MeasureWords(
+        title="Sensitivity at specificity 0.90",
+        explanation="Read off the test ROC curve, not a threshold to use.",
+        percent=True,
+    ),
+    "sensitivity_at_specificity_95": MeasureWords(
+        title="Sensitivity at specificity 0.95",
+        explanation="Read off the test ROC curve, not a threshold to use.",
+        percent=True,
+    ),
+    "specificity_at_sensitivity_90": MeasureWords(
+        title="Specificity at sensitivity 0.90",
+        explanation="Read off the test ROC curve, not a threshold to use.",
+        percent=True,
+    ),
+    "specificity_at_sensitivity_95": MeasureWords(
+        title="Specificity at sensitivity 0.95",
+        explanation="Read off the test ROC curve, not a threshold to use.",
+        percent=True,
+    ),
+    "decided": MeasureWords(
+        title="Decided", explanation="Share of cells that get a single class.", percent=True
+    ),
+    "accuracy_of_decided": MeasureWords(
+        title="Accuracy of decided cells",
+        explanation="Share of right classes among cells with a single class.",
+        percent=True,
+    ),
+    "coverage": MeasureWords(
+        title="Coverage", explanation="Share of cells whose prediction set holds their label.", percent=True
+    ),
+    "coverage_blast": MeasureWords(
+        title="Coverage, blasts",
+        explanation="Share of blasts whose prediction set holds 'blast'.",
+        percent=True,
+    ),
+    "coverage_normal": MeasureWords(
+        title="Coverage, normal cells",
+        explanation="Share of normal cells whose prediction set holds 'normal'.",
+        percent=True,
+    ),
+}
+
+
+def format_value(value: float, *, percent: bool = False, signed: bool = False) -> str:
+    """Return ``0.913``, ``91.3 %`` or, signed, ``+0.022``: the one way numbers are written."""
+    if percent:
+        return f"{value * 100:+.1f} %" if signed else f"{value * 100:.1f} %"
+    return f"{value:+.3f}" if signed else f"{value:.3f}"
