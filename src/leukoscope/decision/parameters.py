@@ -1,0 +1,153 @@
+"""The fitted numbers of the decision layer as plain data: ``decision.json`` of a bundle."""
+
+import json
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from leukoscope.errors import BundleError
+
+SCHEMA_VERSION = 1
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class _Plain(BaseModel):
+    """Frozen, and strict about names: an unknown key is an error, never ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OperatingPoint(_Plain):
+    """A threshold on the calibrated probability with the rule it was chosen by."""
+
+    name: str = Field(min_length=1, description="Short name for programs, for instance 'sensitivity_95'.")
+    threshold: Share = Field(description="Blast is called at or above this probability.")
+    rule: str = Field(
+        min_length=1, description="The rule in words, with the rows and the unit it was applied to."
+    )
+
+
+class ClassQuantile(_Plain):
+    """How unusual a cell may be for one class before the class is excluded."""
+
+    quantile: Finite | None = Field(
+        description="Largest nonconformity (the calibrated logit, towards the other class) that keeps the "
+        "class in the set; null: too few subjects for a finite limit, the class always stays."
+    )
+    subjects: int = Field(ge=0, description="Calibration subjects of this class.")
+    cells: int = Field(ge=0, description="Calibration cells of this class.")
+
+
+class ConformalQuantiles(_Plain):
+    """Class-conditional split-conformal limits whose guarantee holds for a cell of a new subject."""
+
+    alpha: float = Field(
+        gt=0.0,
+        lt=1.0,
+        description="A cell's true class is missing from its set with at most this probability.",
+    )
+    blast: ClassQuantile
+    normal: ClassQuantile
+
+
+class NoveltyLimit(_Plain):
+    """Where the distance of an embedding becomes a refusal."""
+
+    limit: Positive = Field(description="Scores above it are refused as novel.")
+    method: str = Field(
+        min_length=1, description="How the score is made, and on which rows the limit was set."
+    )
+    target_refusal_rate: Share = Field(
+        description="Share of cells of unseen subjects meant to be refused at most."
+    )
+
+
+class InputLimits(_Plain):
+    """What an image must satisfy before the network's answer counts, all on the canonical canvas."""
+
+    blank_area_px: int = Field(ge=0, description="Less foreground than this: the frame is blank.")
+    min_area_px: int = Field(ge=0, description="Smallest foreground of a cell.")
+    max_area_px: int = Field(ge=1, description="Largest foreground of a cell.")
+    max_foreground_share: Share = Field(description="More foreground than this: the background is not black.")
+    min_focus: Finite = Field(description="Less focus than this: blurred.")
+    max_border_contact_px: int = Field(ge=0, description="More foreground on the border than this: cut off.")
+    max_components: int = Field(ge=1, description="More separate objects than this: not one cell.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.blank_area_px <= self.min_area_px < self.max_area_px:
+            raise ValueError(
+                f"blank_area_px <= min_area_px < max_area_px must hold, got {self.blank_area_px}, "
+                f"{self.min_area_px}, {self.max_area_px}"
+            )
+        return self
+
+
+class DecisionParameters(_Plain):
+    """Everything ``policy.decide`` needs beside the image: fitted on validation rows, never on test rows."""
+
+    schema_version: int = SCHEMA_VERSION
+    temperature: Positive = Field(description="The logit is divided by it.")
+    bias: Finite = Field(default=0.0, description="Added to the divided logit; 0 unless a bias was fitted.")
+    operating_points: tuple[OperatingPoint, ...] = Field(min_length=1)
+    default_operating_point: str
+    conformal: ConformalQuantiles
+    novelty: NoveltyLimit
+    input_limits: InputLimits
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [point.name for point in self.operating_points]
+        if len(set(names)) != len(names):
+            raise ValueError(f"operating points must have different names, got {names}")
+        if self.default_operating_point not in names:
+            raise ValueError(f"default_operating_point {self.default_operating_point!r} is none of {names}")
+        return self
+
+    def operating_point(self, name: str | None = None) -> OperatingPoint:
+        """Return the operating point of this name, or the default one.
+
+        Raises
+        ------
+        KeyError
+            There is no operating point of this name; the message lists those there are.
+        """
+        wanted = self.default_operating_point if name is None else name
+        for point in self.operating_points:
+            if point.name == wanted:
+                return point
+        known = ", ".join(point.name for point in self.operating_points)
+        raise KeyError(f"no operating point {wanted!r}; known: {known}")
+
+    def to_json(self) -> str:
+        """Return the text of ``decision.json``: indented, trailing newline, floats exact."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read ``decision.json``.
+
+        Raises
+        ------
+        BundleError
+            Not JSON, an unknown version, an unknown key or an impossible value.
+        """
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise BundleError(f"decision.json is not valid JSON: {error}; export the bundle again") from None
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if version != SCHEMA_VERSION:
+            raise BundleError(
+                f"decision.json has schema_version {version!r}, this version of leukoscope reads "
+                f"{SCHEMA_VERSION}; install the version that wrote the bundle, or export it again"
+            )
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "decision.json"
+            raise BundleError(f"decision.json: {where}: {first['msg']}; export the bundle again") from None
