@@ -1,0 +1,1 @@
+"""Images in and out: decoding, foreground, preparation, descriptors, heat maps; NumPy and Pillow only."""

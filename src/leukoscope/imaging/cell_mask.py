@@ -1,0 +1,90 @@
+"""Where the cell is: the foreground of an image whose background is black, and its connected components."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+FOREGROUND_ABOVE = 8
+"""A pixel is foreground when any channel is above this value (0 to 255).
+
+C-NMC cells are cut out on exact black, where any value above 0 would do; lossy compression leaves faint
+noise in the black. Pixels of 1 to 8 are 0.2 % of a C-NMC cell's foreground in the median and 1.7 % at most.
+"""
+
+COMPONENT_SHARE = 0.02
+"""Components smaller than this share of the foreground are debris and are not counted."""
+
+
+def cell_mask(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return the foreground: pixels with any channel above ``FOREGROUND_ABOVE``.
+
+    Parameters
+    ----------
+    rgb
+        uint8 (H, W, 3).
+
+    Returns
+    -------
+    mask
+        bool (H, W). Dark holes inside the cell are not filled.
+    """
+    above = rgb > FOREGROUND_ABOVE
+    mask: NDArray[np.bool_] = above[..., 0] | above[..., 1]
+    mask |= above[..., 2]
+    return mask
+
+
+def component_areas(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return the areas of the 8-connected components, largest first.
+
+    Rows are cut into runs, runs that touch in neighbouring rows are edges of a graph, and the graph's
+    components are found by hooking and pointer jumping: no Python loop runs over pixels or runs.
+
+    Parameters
+    ----------
+    mask
+        bool (H, W).
+
+    Returns
+    -------
+    areas
+        int (components,), in px; empty for an empty mask.
+    """
+    height, width = mask.shape
+    stride = width + 2  # one empty column on either side: runs never touch across the end of a row
+    padded = np.zeros((height, stride), np.int8)
+    padded[:, 1:-1] = mask
+    steps = np.flatnonzero(np.diff(padded.ravel(), prepend=0, append=0))
+    starts, ends = steps[0::2], steps[1::2]
+    if not starts.size:
+        return np.zeros(0, np.intp)
+    first = np.searchsorted(ends, starts + stride, side="left")
+    last = np.searchsorted(starts, ends + stride, side="right")
+    count = np.maximum(last - first, 0)
+    upper = np.repeat(np.arange(starts.size), count)
+    offset = np.arange(upper.size) - np.repeat(np.cumsum(count) - count, count)
+    lower = first[upper] + offset
+    root = _components(starts.size, upper, lower)
+    areas = np.bincount(root, weights=ends - starts).astype(np.intp)
+    return np.sort(areas[areas > 0])[::-1]
+
+
+def count_components(mask: NDArray[np.bool_], share: float = COMPONENT_SHARE) -> int:
+    """Count the 8-connected components that hold at least ``share`` of the foreground."""
+    areas = component_areas(mask)
+    return int((areas >= share * areas.sum()).sum()) if areas.size else 0
+
+
+def _components(nodes: int, upper: NDArray[np.intp], lower: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the smallest node of each node's component."""
+    root = np.arange(nodes)
+    while upper.size:
+        a, b = root[upper], root[lower]
+        open_edges = a != b
+        if not open_edges.any():
+            break
+        upper, lower = upper[open_edges], lower[open_edges]
+        a, b = a[open_edges], b[open_edges]
+        np.minimum.at(root, np.maximum(a, b), np.minimum(a, b))
+        while not np.array_equal(jumped := root[root], root):
+            root = jumped
+    return root

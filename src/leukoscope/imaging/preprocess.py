@@ -1,0 +1,88 @@
+"""The one preprocessing of training and prediction: centred on the black canvas, resized as a whole.
+
+Both worlds call ``prepare_cell``, so that their pixels are equal bit by bit. Scaling to 0..1 and
+normalisation are inside the network's graph, not here.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+CANVAS_PX = 450
+"""Side of the canonical canvas: the frame of C-NMC's training images, at their physical scale."""
+
+
+def place_on_canvas(rgb: NDArray[np.uint8], canvas_px: int = CANVAS_PX) -> NDArray[np.uint8]:
+    """Centre an image on the square black canvas; what is larger is cropped around the centre.
+
+    Where the difference is odd, the extra row or column of black (or of cropped pixels) is the last one.
+
+    Parameters
+    ----------
+    rgb
+        uint8 (H, W, 3).
+    canvas_px
+        Side of the canvas.
+
+    Returns
+    -------
+    canvas
+        uint8 (canvas_px, canvas_px, 3), C-contiguous. An image of that size is returned as it is, not copied.
+    """
+    height, width = rgb.shape[:2]
+    if height == canvas_px and width == canvas_px:
+        return np.ascontiguousarray(rgb)
+    from_rows, to_rows = _centred(height, canvas_px)
+    from_columns, to_columns = _centred(width, canvas_px)
+    canvas = np.zeros((canvas_px, canvas_px, 3), np.uint8)
+    canvas[to_rows, to_columns] = rgb[from_rows, from_columns]
+    return canvas
+
+
+def prepare_cell(rgb: NDArray[np.uint8], input_px: int, canvas_px: int = CANVAS_PX) -> NDArray[np.uint8]:
+    """Prepare one image for the network: canvas, then the canvas resized as a whole.
+
+    The filter is Pillow's bilinear one, whose triangle is widened by the scale when shrinking (antialiased)
+    and whose arithmetic is fixed-point, hence equal on every machine.
+
+    Parameters
+    ----------
+    rgb
+        uint8 (H, W, 3).
+    input_px
+        Side of the network's input.
+    canvas_px
+        Side of the canvas.
+
+    Returns
+    -------
+    cell
+        uint8 (input_px, input_px, 3), C-contiguous.
+    """
+    canvas = place_on_canvas(rgb, canvas_px)
+    if input_px == canvas_px:
+        return canvas
+    resized = Image.fromarray(canvas).resize((input_px, input_px), Image.Resampling.BILINEAR)
+    return np.array(resized)
+
+
+def rotate_quarter(cells: NDArray[np.uint8], quarters: int) -> NDArray[np.uint8]:
+    """Rotate prepared cells counter-clockwise by quarter turns; exact, for rotation averaging.
+
+    Parameters
+    ----------
+    cells
+        uint8 (..., S, S, 3).
+    quarters
+        Number of quarter turns; any integer.
+    """
+    return np.ascontiguousarray(np.rot90(cells, quarters, axes=(-3, -2)))
+
+
+def _centred(size: int, canvas_px: int) -> tuple[slice, slice]:
+    """Return the slices along one axis: of the image, and of the canvas."""
+    if size <= canvas_px:
+        start = (canvas_px - size) // 2
+        return slice(0, size), slice(start, start + size)
+    start = (size - canvas_px) // 2
+    return slice(start, start + canvas_px), slice(0, canvas_px)
