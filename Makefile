@@ -1,0 +1,64 @@
+# The one list of commands; continuous integration calls these too.
+#   make demo   light install without torch, judges the sample cells, writes a contact sheet
+#   make test   full development install, runs every test
+PYTHON ?= python3
+# TORCH may name a local wheel or an index's version, for example: make test TORCH=./torch-2.13.0+cpu.whl
+TORCH ?=
+VENV := .venv
+DEV := .venv-dev
+PIP_FLAGS ?= --disable-pip-version-check
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo setup test test-quick lint format types docs bench bundle-check load audit all clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(VENV)/.installed: pyproject.toml
+	@echo "==> light install into $(VENV) (no torch, about 400 MB)"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install $(PIP_FLAGS) --progress-bar on -e .
+	@touch $@
+
+demo: $(VENV)/.installed  ## Judge the sample cells and write demo/contact_sheet.html
+	@echo "==> judging the sample cells"
+	$(VENV)/bin/leukoscope demo --out demo
+
+$(DEV)/.installed: pyproject.toml
+	@echo "==> development install into $(DEV) (torch included; minutes and gigabytes on a new machine)"
+	$(PYTHON) -m venv $(DEV)
+	@if [ -n "$(TORCH)" ]; then $(DEV)/bin/python -m pip install $(PIP_FLAGS) --progress-bar on "$(TORCH)"; fi
+	$(DEV)/bin/python -m pip install $(PIP_FLAGS) --progress-bar on -e ".[dev]"
+	@touch $@
+
+setup: $(DEV)/.installed  ## Install everything for development
+
+test: setup  ## Run linters, types and every test
+	$(MAKE) --no-print-directory lint types
+	$(DEV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --durations 10
+	@echo "==> all green. Next: make demo, or read docs/start.md"
+
+test-quick: setup  ## Run the tests that take seconds
+	$(DEV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not browser"
+
+lint: setup  ## Format check, lint, floors, dependencies
+	$(DEV)/bin/ruff format --check src tests
+	$(DEV)/bin/ruff check src tests
+	$(DEV)/bin/lint-imports
+	$(DEV)/bin/deptry src
+
+format: setup  ## Format and mend what can be mended
+	$(DEV)/bin/ruff format src tests
+	$(DEV)/bin/ruff check --fix src tests
+
+types: setup  ## mypy, strict
+	$(DEV)/bin/mypy
+
+audit: setup  ## Known vulnerabilities of the dependencies
+	$(DEV)/bin/pip-audit
+
+all: test demo  ## Everything
+
+clean:  ## Remove the environments and outputs
+	rm -rf $(VENV) $(DEV) demo

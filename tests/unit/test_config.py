@@ -1,0 +1,97 @@
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from leukoscope.config import apply_overrides, build, read_toml, to_mapping
+from leukoscope.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    kind: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate = {self.learning_rate}: must be above 0")
+
+
+@dataclass(frozen=True)
+class Settings:
+    seed: int = 0
+    nesterov: bool = False
+    weights: Path | None = None
+    stages: tuple[int, ...] = (4, 5)
+    zoom: tuple[float, float] = (0.8, 1.2)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+
+
+def test_toml_fills_nested_dataclasses(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text(
+        'seed = 3\nstages = [7]\nweights = "a.safetensors"\n[optimiser]\nkind = "sgd"\nlearning_rate = 1\n'
+    )
+    settings = build(Settings, read_toml(file))
+    assert settings == Settings(
+        seed=3, stages=(7,), weights=Path("a.safetensors"), optimiser=Optimiser(kind="sgd", learning_rate=1.0)
+    )
+    assert isinstance(settings.optimiser.learning_rate, float)
+
+
+def test_round_trip_through_plain_mappings() -> None:
+    settings = Settings(seed=9, stages=(1, 2, 3))
+    assert build(Settings, to_mapping(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sede": 1}, "unknown configuration key 'sede'; did you mean 'seed'"),
+        ({"optimiser": {"lerning_rate": 1.0}}, "optimiser.lerning_rate"),
+        ({"seed": "three"}, "seed = 'three': expected int, got str"),
+        ({"seed": True}, "expected int, got bool"),
+        ({"nesterov": 1}, "expected bool, got int"),
+        ({"zoom": [1.0]}, "zoom"),
+        ({"optimiser": 3}, "optimiser = 3"),
+        ({"optimiser": {"kind": "lion"}}, "expected one of 'adam', 'sgd'"),
+        ({"optimiser": {"learning_rate": -1}}, "must be above 0"),
+    ],
+)
+def test_wrong_settings_name_the_key_and_the_remedy(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("[", r"\[").replace(".", r"\.")):
+        build(Settings, settings)
+
+
+def test_overrides_read_values_as_toml_and_fall_back_to_text() -> None:
+    result = apply_overrides(
+        {"optimiser": {"kind": "adam"}},
+        ["optimiser.learning_rate=2e-4", "stages=[1, 2]", "optimiser.kind=sgd", "a.b.c=true"],
+    )
+    assert result == {
+        "optimiser": {"kind": "sgd", "learning_rate": 2e-4},
+        "stages": [1, 2],
+        "a": {"b": {"c": True}},
+    }
+
+
+def test_overrides_leave_the_given_mapping_alone() -> None:
+    given = {"optimiser": {"kind": "adam"}}
+    apply_overrides(given, ["optimiser.kind=sgd"])
+    assert given == {"optimiser": {"kind": "adam"}}
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "a..b=1", "seed.x=1"])
+def test_malformed_overrides_are_refused(override: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        apply_overrides({"seed": 1}, [override])
+
+
+def test_missing_and_malformed_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.toml: no such configuration file"):
+        read_toml(tmp_path / "absent.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("seed = = 3")
+    with pytest.raises(ConfigError, match=r"broken\.toml: not valid TOML"):
+        read_toml(broken)

@@ -1,0 +1,16 @@
+from leukoscope import errors, terms
+
+
+def test_every_code_has_words_for_people() -> None:
+    assert set(terms.REASON_WORDS) == set(terms.Reason)
+    assert set(terms.DECISION_WORDS) == set(terms.Decision)
+    assert all(text.endswith(".") for text in terms.REASON_WORDS.values())
+
+
+def test_the_two_labels_keep_the_data_sets_coding() -> None:
+    assert (terms.Label.NORMAL, terms.Label.BLAST) == (0, 1)
+
+
+def test_usage_ends_with_two_and_refusal_with_one() -> None:
+    assert errors.ConfigError("x").exit_code == 2
+    assert errors.ImageError(terms.Reason.BLANK, "x").exit_code == 1
