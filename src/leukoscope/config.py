@@ -82,7 +82,7 @@ def build(schema: type[T], settings: Mapping[str, Any], where: str = "") -> T:
 
 
 def to_mapping(settings: Any) -> dict[str, Any]:
-    """Return a configuration dataclass as plain nested mappings, lists and values (None left out), ready for TOML or JSON."""
+    """Return a configuration dataclass as nested mappings, lists and plain values, without the Nones."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -99,39 +99,45 @@ def _copy(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
+    """Convert one TOML value to the field's type, or say what was expected."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Union or isinstance(hint, types.UnionType):
-        for option in arguments:
-            try:
-                return _convert(option, value, path)
-            except ConfigError:
-                continue
-    elif origin is typing.Literal:
+        return _convert_union(hint, arguments, value, path)
+    if origin is typing.Literal:
         if value in arguments:
             return value
         raise ConfigError(f"{path} = {value!r}: expected one of {', '.join(map(repr, arguments))}")
-    elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if isinstance(value, Mapping):
-            return build(hint, value, path)
-    elif origin is tuple:
-        if isinstance(value, list | tuple):
-            variable = len(arguments) == 2 and arguments[1] is Ellipsis
-            kinds = [arguments[0]] * len(value) if variable else list(arguments)
-            if len(kinds) == len(value):
-                return tuple(_convert(kind, item, path) for kind, item in zip(kinds, value, strict=True))
-    elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    elif hint is Path:
-        if isinstance(value, str | Path):
-            return Path(value)
-    elif hint is int:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-    elif hint is type(None):
-        if value is None:
-            return None
-    elif isinstance(hint, type) and isinstance(value, hint):
+    if origin is tuple and isinstance(value, list | tuple):
+        return _convert_tuple(hint, arguments, value, path)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+        return build(hint, value, path)
+    # TOML writes 1 for a float field and text for a path; True is no number here.
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    name = getattr(hint, "__name__", str(hint))
-    raise ConfigError(f"{path} = {value!r}: expected {name}, got {type(value).__name__}")
+    raise _unexpected(hint, value, path)
+
+
+def _convert_union(hint: Any, arguments: tuple[Any, ...], value: Any, path: str) -> Any:
+    for option in arguments:
+        try:
+            return _convert(option, value, path)
+        except ConfigError:
+            continue
+    raise _unexpected(hint, value, path)
+
+
+def _convert_tuple(hint: Any, arguments: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+    variable = len(arguments) == 2 and arguments[1] is Ellipsis
+    kinds = [arguments[0]] * len(value) if variable else list(arguments)
+    if len(kinds) != len(value):
+        raise _unexpected(hint, value, path)
+    return tuple(_convert(kind, item, path) for kind, item in zip(kinds, value, strict=True))
+
+
+def _unexpected(hint: Any, value: Any, path: str) -> ConfigError:
+    name = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    return ConfigError(f"{path} = {value!r}: expected {name}, got {type(value).__name__}")
