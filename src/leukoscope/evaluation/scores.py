@@ -1,0 +1,221 @@
+"""Run folders read as tables: scores, cells, split, settings and origin, checked before use."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from leukoscope.config import read_toml
+from leukoscope.data.table import COLUMNS, read_cells
+from leukoscope.errors import CohortError, SplitError, UsageError
+
+PARTS = ("train", "validation", "test")
+TEXT_COLUMNS = ("cell", "sha256", "subject", "group", "fold", "part", "inner_fold")
+SCORE_COLUMNS = (*TEXT_COLUMNS, "label", "logit")
+RUN_FILES = ("scores.csv", "cells.csv", "splits.json", "config.toml", "provenance.json")
+
+_NEEDED = {
+    "validation": "thresholds and temperature are fitted on them; train again with inner folds",
+    "test": "there is nothing to judge",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run as data.
+
+    Attributes
+    ----------
+    folder
+        Where it was read.
+    name
+        The folder's name.
+    split, protocol, leaks, split_seed
+        From ``splits.json``.
+    scores
+        One row a prediction, test cells once each; columns as in ``SCORE_COLUMNS``.
+    cells
+        The cell table, indexed by cell key.
+    config, provenance
+        As read.
+    hashes
+        SHA-256 of each file read, by name.
+    remarks
+        What was noticed and settled while reading.
+    """
+
+    folder: Path
+    name: str
+    split: str
+    protocol: str
+    leaks: bool
+    split_seed: int | None
+    scores: pd.DataFrame
+    cells: pd.DataFrame
+    config: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    hashes: Mapping[str, str]
+    remarks: tuple[str, ...] = field(default=())
+
+    def part(self, name: str) -> pd.DataFrame:
+        """Return the score rows of one part, joined with the descriptors of their cells."""
+        rows = self.scores[self.scores["part"] == name]
+        descriptors = self.cells[[name for name, kind in COLUMNS.items() if kind is not str]]
+        return rows.join(descriptors, on="cell", how="left").reset_index(drop=True)
+
+
+def read_run(folder: Path) -> Run:
+    """Read and check one run folder.
+
+    Raises
+    ------
+    UsageError
+        The folder or one of its files is missing.
+    CohortError
+        A table lacks columns, has impossible values, or the tables disagree.
+    SplitError
+        A group stands on both sides although the split does not say that it leaks.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such run folder; give the folder that `leukoscope train` wrote")
+    missing = [name for name in RUN_FILES if not (folder / name).is_file()]
+    if missing:
+        raise UsageError(
+            f"{folder}: not a finished run: {', '.join(missing)} missing; "
+            "finish it with `leukoscope train --resume` first"
+        )
+    split = _read_split(folder / "splits.json")
+    scores, remarks = _read_scores(folder / "scores.csv")
+    cells = _read_cells(folder / "cells.csv")
+    _check_agreement(folder, scores, cells, split)
+    return Run(
+        folder=folder,
+        name=folder.resolve().name,
+        split=str(split["splits"][0]["name"]),
+        protocol=str(split["protocol"]),
+        leaks=bool(split["leaks"]),
+        split_seed=cast("int | None", split.get("seed")),
+        scores=scores,
+        cells=cells,
+        config=read_toml(folder / "config.toml"),
+        provenance=_read_json(folder / "provenance.json"),
+        hashes={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in RUN_FILES},
+        remarks=tuple(remarks),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CohortError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise CohortError(f"{path}: expected an object, got {type(content).__name__}")
+    return content
+
+
+def _read_split(path: Path) -> dict[str, Any]:
+    split = _read_json(path)
+    absent = [key for key in ("protocol", "leaks", "splits") if key not in split]
+    if absent:
+        raise CohortError(f"{path}: {', '.join(absent)} missing; write the split again with `data split`")
+    if not isinstance(split["splits"], list) or len(split["splits"]) != 1:
+        raise CohortError(f"{path}: a run folder holds exactly one split, found {len(split['splits'])}")
+    return split
+
+
+def _read_table(path: Path, columns: tuple[str, ...], text: tuple[str, ...]) -> pd.DataFrame:
+    try:
+        # Subject "NA" or "1" must stay text: nothing is guessed to be missing or a number.
+        table = pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, encoding="utf-8")
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CohortError(f"{path}: not a readable table: {error}") from None
+    absent = [name for name in columns if name not in table.columns]
+    if absent:
+        raise CohortError(f"{path}: column {', '.join(absent)} missing")
+    if table.empty:
+        raise CohortError(f"{path}: the table has no rows")
+    return table
+
+
+def _numbers(path: Path, table: pd.DataFrame, column: str) -> pd.Series:
+    values = pd.to_numeric(table[column], errors="coerce")
+    bad = ~np.isfinite(values.to_numpy(dtype=np.float64))
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise CohortError(
+            f"{path}: line {row + 2}: {column} = {table[column].iloc[row]!r}, expected a finite number"
+        )
+    return values
+
+
+def _read_scores(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    table = _read_table(path, SCORE_COLUMNS, TEXT_COLUMNS)
+    table["logit"] = _numbers(path, table, "logit").astype(np.float64)
+    labels = _numbers(path, table, "label")
+    if not labels.isin([0, 1]).all():
+        wrong = labels[~labels.isin([0, 1])].iloc[0]
+        raise CohortError(f"{path}: label = {wrong}, expected 0 (normal) or 1 (blast)")
+    table["label"] = labels.astype(np.int64)
+    unknown = sorted(set(table["part"]) - set(PARTS))
+    if unknown:
+        raise CohortError(f"{path}: part {unknown[0]!r}, expected one of {', '.join(PARTS)}")
+    for part in ("validation", "test"):
+        if not (table["part"] == part).any():
+            raise CohortError(f"{path}: no {part} rows; {_NEEDED[part]}")
+    if (table["subject"] == "").any() or (table["group"] == "").any():
+        raise CohortError(
+            f"{path}: a row without subject or group; both are needed, subjects are the unit of evidence"
+        )
+    repeated = table.duplicated(["cell", "part", "inner_fold"])
+    if repeated.any():
+        raise CohortError(f"{path}: cell {table.loc[repeated, 'cell'].iloc[0]!r} stands twice in one part")
+    return _average_test_rows(table)
+
+
+def _average_test_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Give each test cell one row: the mean logit where several inner models predicted it."""
+    test = table["part"] == "test"
+    several = int(table.loc[test].groupby("cell").size().max())
+    if several == 1:
+        return table, []
+    first = table.loc[test].drop_duplicates("cell").copy()
+    means = table.loc[test].groupby("cell")["logit"].mean()
+    first["logit"] = first["cell"].map(means)
+    first["inner_fold"] = ""
+    remark = f"Test cells were predicted by up to {several} inner models; their mean logit is judged."
+    return pd.concat([table.loc[~test], first], ignore_index=True), [remark]
+
+
+def _read_cells(path: Path) -> pd.DataFrame:
+    return read_cells(path).set_index("cell", drop=False).rename_axis(None)
+
+
+def _check_agreement(
+    folder: Path, scores: pd.DataFrame, cells: pd.DataFrame, split: Mapping[str, Any]
+) -> None:
+    absent = sorted(set(scores["cell"]) - set(cells.index))
+    if absent:
+        raise CohortError(
+            f"{folder}: {len(absent)} scored cells are not in cells.csv, for instance {absent[0]!r}"
+        )
+    declared = set(split["splits"][0]["test"])
+    scored = set(scores.loc[scores["part"] == "test", "cell"])
+    if declared != scored:
+        raise CohortError(
+            f"{folder}: splits.json names {len(declared)} test cells, scores.csv has {len(scored)}, "
+            f"{len(declared & scored)} are common; every test cell must be scored, and no other"
+        )
+    tested = set(scores.loc[scores["part"] == "test", "group"])
+    learned = set(scores.loc[scores["part"] != "test", "group"])
+    both = sorted(tested & learned)
+    if both and not split["leaks"]:
+        raise SplitError(
+            f"{folder}: group {both[0]!r} and {len(both) - 1} others stand in test and in training or "
+            "validation, but splits.json does not say that the split leaks"
+        )
