@@ -72,6 +72,9 @@ class CellResult(BaseModel):
     duration_ms: float | None = Field(
         default=None, ge=0.0, description="Time this image took, decoding to decision."
     )
+    case: str | None = Field(
+        default=None, description="Pseudonymous id under which the web application keeps this result."
+    )
     notice: str = RESEARCH_USE
 
 

@@ -1,0 +1,122 @@
+"""Settings of the web application: every limit in one place, with the reason for its default."""
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from leukoscope.errors import UsageError
+
+MEBIBYTE = 1024 * 1024
+SHORTEST_TOKEN = 16
+
+
+def default_data_folder() -> Path:
+    """Return the folder for records: ``$LEUKOSCOPE_DATA``, or ``leukoscope`` in the user's data folder."""
+    named = os.environ.get("LEUKOSCOPE_DATA")
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_DATA_HOME") or os.environ.get("LOCALAPPDATA")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "leukoscope"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may ask for. All of it is checked before an image is decoded."""
+
+    file_mb: int = 20
+    """One image. A C-NMC cell is 0.6 MB; an uncompressed 2560 x 1920 field is 15 MB."""
+    request_mb: int = 64
+    """One HTTP request with all its files."""
+    request_files: int = 200
+    """Images in one request of ``/predict``."""
+    job_files: int = 5000
+    """Images in one job, over all its requests and archives."""
+    archive_mb: int = 1024
+    """One ZIP archive, unpacked."""
+    archive_ratio: int = 200
+    """Unpacked size by packed size; black canvases pack well, bombs pack far better."""
+    queue_images: int = 256
+    """Images that wait for the engine; beyond it the answer is 503 with Retry-After."""
+    pending_mb: int = 256
+    """Bytes of all images that jobs hold in memory before they are judged."""
+    open_jobs: int = 64
+    """Jobs that are not finished."""
+    artefact_mb: int = 192
+    """Drawn cells and heat maps kept in memory for the pages; the oldest go first."""
+    artefact_minutes: int = 60
+    """How long names and pictures of a finished job stay in memory."""
+    wait_s: float = 60.0
+    """How long one request waits for its results."""
+    note_characters: int = 2000
+    """Length of one review's note."""
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class WebSettings:
+    """How the application runs. ``database`` is any SQLAlchemy URL; None means SQLite in ``data``."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    data: Path = field(default_factory=default_data_folder)
+    database: str | None = None
+    token: str | None = None
+    hosts: tuple[str, ...] = ()
+    """Further names under which the service may be addressed, beside loopback names and ``host``."""
+    https: bool = False
+    """True behind a proxy that ends TLS: cookies are marked Secure and HSTS is sent."""
+    keep_images: bool = False
+    keep_names: bool = False
+    retention_days: int | None = None
+    threads: int = 80
+    """Request threads; they mostly wait for the engine, so more than clients is right."""
+    batch: int = 16
+    batch_wait_ms: float = 3.0
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port must be 0 to 65535, got {self.port}")
+        if self.token is not None and len(self.token) < SHORTEST_TOKEN:
+            raise ValueError(
+                f"the token must have at least {SHORTEST_TOKEN} characters, got {len(self.token)}"
+            )
+        if self.retention_days is not None and self.retention_days < 1:
+            raise ValueError(f"retention_days must be at least 1, got {self.retention_days}")
+        if self.threads < 1 or self.batch < 1 or self.batch_wait_ms < 0:
+            raise ValueError("threads and batch must be at least 1, batch_wait_ms at least 0")
+
+    @property
+    def database_url(self) -> str:
+        """The SQLAlchemy URL in use."""
+        return self.database or f"sqlite:///{self.data / 'records.sqlite3'}"
+
+
+def is_loopback(host: str) -> bool:
+    """True where ``host`` can only be reached from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_exposure(settings: WebSettings) -> None:
+    """Refuse to listen on an address that others can reach without a token.
+
+    Raises
+    ------
+    UsageError
+        ``host`` is not a loopback address and no token is set.
+    """
+    if not is_loopback(settings.host) and settings.token is None:
+        raise UsageError(
+            f"host {settings.host!r} can be reached from other machines, and no token is set; "
+            f"set LEUKOSCOPE_TOKEN or --token-file (at least {SHORTEST_TOKEN} characters), or listen on 127.0.0.1"
+        )
