@@ -1,0 +1,190 @@
+"""The cell table, ``cells.csv``: one row a cell image (columns in docs/architecture.md, "Tables").
+
+Subjects, groups and folds are strings, always: "11", "H11" and "h3" are three people.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from leukoscope.errors import CohortError, UsageError
+from leukoscope.terms import Label
+
+BLAST: Final = "blast"
+NORMAL: Final = "normal"
+UNLABELLED: Final = ""
+LABELS: Final[tuple[str, str, str]] = (BLAST, NORMAL, UNLABELLED)
+LABEL_VALUES: Final[Mapping[str, Label]] = {BLAST: Label.BLAST, NORMAL: Label.NORMAL}
+
+TEXT_COLUMNS: Final = ("cell", "sha256", "label", "subject", "group", "fold")
+COLUMNS: Final[Mapping[str, type]] = {
+    **dict.fromkeys(TEXT_COLUMNS, str),
+    "width_px": int,
+    "height_px": int,
+    "area_px": int,
+    "box_height_px": int,
+    "box_width_px": int,
+    "mean_r": float,
+    "mean_g": float,
+    "mean_b": float,
+    "std_r": float,
+    "std_g": float,
+    "std_b": float,
+    "focus": float,
+    "border_contact_px": int,
+    "foreground_share": float,
+    "components": int,
+}
+"""Columns of the table in their order, with their types."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_WHOLE_NUMBER = re.compile(r"\d+")
+_HEADER_ROWS = 2  # row numbers in messages are the file's own: the header is row 1
+
+
+def read_cells(path: Path) -> pd.DataFrame:
+    """Read and check a cell table.
+
+    Parameters
+    ----------
+    path
+        A ``cells.csv``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns and types as in ``COLUMNS``; text columns hold strings, never missing values. Further columns of the
+        file are kept, as strings.
+
+    Raises
+    ------
+    UsageError
+        There is no such file.
+    CohortError
+        Not a cell table, or a value is not what its column says; the message names the row.
+    """
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError):
+        raise UsageError(f"{path}: no such cell table; make one with 'leukoscope data import'") from None
+    except (ValueError, pd.errors.ParserError) as error:
+        raise CohortError(f"{path}: not a cell table: {error}") from None
+    missing = [column for column in COLUMNS if column not in frame.columns]
+    if missing:
+        raise CohortError(
+            f"{path}: not a cell table: column {missing[0]!r} is missing; make it with 'leukoscope data import'"
+        )
+    for column, kind in COLUMNS.items():
+        if kind is not str:
+            frame[column] = _numbers(frame[column], kind, str(path))
+    check_cells(frame, str(path))
+    return frame
+
+
+def check_cells(frame: pd.DataFrame, where: str = "cell table") -> None:
+    """Check the values of a table in memory.
+
+    Raises
+    ------
+    CohortError
+        A column is missing; a key is empty or stands twice; a label or a digest has another form; the subject of a
+        row is not in its group.
+    """
+    for column in COLUMNS:
+        if column not in frame.columns:
+            raise CohortError(f"{where}: column {column!r} is missing")
+    for position, row in enumerate(zip(*(frame[column] for column in TEXT_COLUMNS), strict=True)):
+        _check_row(row, f"{where}: row {position + _HEADER_ROWS}")
+    repeated = frame["cell"].duplicated()
+    if repeated.any():
+        position = int(repeated.to_numpy().argmax())
+        raise CohortError(
+            f"{where}: row {position + _HEADER_ROWS}: the cell {frame['cell'].iloc[position]!r} stands a second time"
+        )
+
+
+def write_cells(frame: pd.DataFrame, path: Path) -> None:
+    """Check a table and write it as UTF-8 CSV with LF line ends; an interrupted write leaves the old file in place."""
+    check_cells(frame)
+    extra = [column for column in frame.columns if column not in COLUMNS]
+    write_atomically(path, frame[[*COLUMNS, *extra]].to_csv(index=False, lineterminator="\n"))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file by way of a ``.part`` sibling, so that ``path`` never holds half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def resolve_paths(frame: pd.DataFrame, table_path: Path) -> list[Path]:
+    """Return the file of every row; keys are relative to the folder of the table, or absolute."""
+    folder = table_path.parent
+    return [folder / cell for cell in frame["cell"]]
+
+
+def cell_key(file: Path, table_path: Path) -> str:
+    """Return the key of a file in a table: relative to the table's folder, or absolute where it lies elsewhere."""
+    folder, absolute = table_path.parent.resolve(), file.absolute()
+    # Only the folder is resolved: a link to an image keeps its own name.
+    located = absolute.parent.resolve() / absolute.name
+    return (located.relative_to(folder) if located.is_relative_to(folder) else located).as_posix()
+
+
+def table_sha256(frame: pd.DataFrame) -> str:
+    """Hash what the rows say about identity: cell, file digest, label, subject, group, fold.
+
+    The order of the rows and the descriptors do not matter.
+    """
+    rows = sorted("\x1f".join(row) for row in zip(*(frame[column] for column in TEXT_COLUMNS), strict=True))
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def labelled(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that have a label."""
+    return frame[frame["label"] != UNLABELLED]
+
+
+def _check_row(row: tuple[str, ...], where: str) -> None:
+    cell, sha256, label, subject, group, _ = row
+    if not all(isinstance(value, str) for value in row):
+        raise CohortError(f"{where}: {row!r}: the text columns must hold strings")
+    if not cell:
+        raise CohortError(f"{where}: the cell key is empty")
+    if not _SHA256.fullmatch(sha256):
+        raise CohortError(f"{where}: sha256 {sha256!r}: expected 64 lower-case hexadecimal digits")
+    if label not in LABELS:
+        raise CohortError(f"{where}: label {label!r}: expected {BLAST!r}, {NORMAL!r} or nothing")
+    if not group:
+        raise CohortError(f"{where}: the group is empty; make the table with 'leukoscope data import'")
+    if subject and f"+{subject}+" not in f"+{group}+":
+        raise CohortError(f"{where}: subject {subject!r} is not in its group {group!r}")
+
+
+def _numbers(column: pd.Series, kind: type, where: str) -> pd.Series:
+    def trouble(position: int, value: str) -> CohortError:
+        wanted = "a whole number from 0" if kind is int else "a finite number"
+        return CohortError(
+            f"{where}: row {position + _HEADER_ROWS}: {column.name} {value!r}: expected {wanted}"
+        )
+
+    if kind is int:
+        for position, value in enumerate(column):
+            if not _WHOLE_NUMBER.fullmatch(value):
+                raise trouble(position, value)
+        return column.astype("int64")
+    numbers = pd.to_numeric(column, errors="coerce").astype("float64")
+    wrong = numbers.isna() | numbers.abs().eq(float("inf"))
+    if wrong.any():
+        position = int(wrong.to_numpy().argmax())
+        raise trouble(position, column.iloc[position])
+    return numbers
