@@ -1,28 +1,56 @@
 """The one door to Pillow decoding: bytes or a path in, uint8 RGB or an ``ImageError`` out.
 
-What a file says of itself is not believed: the name's ending is ignored, the format is told by the first
-bytes, and size, frame count and pixel format are checked before a pixel is decoded.
+What a file says of itself is not believed. The name's ending is ignored and the format told by the first bytes;
+``containers`` walks the file, refuses what is no single 8-bit colour image and drops the metadata; the size is held
+against the limits; only then does the one Pillow plugin of that format decode the pixels, and what it returns must
+have the announced size.
+
+Pixel formats: RGB as it is; a palette is resolved exactly; what is transparent lies on black, the canvas' colour;
+the EXIF orientation is applied; colour profiles are ignored (C-NMC has none). Grey, CMYK, 16-bit and floating-point
+images are refused: the stain's colour is missing, or its values would be a guess.
 """
 
 import io
 import os
 import stat
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from leukoscope.errors import ImageError
+from leukoscope.imaging.containers import Container, read_container
 from leukoscope.terms import Reason
 
-FORMATS = ("BMP", "PNG", "JPEG", "TIFF", "WEBP")
+# Plugins are loaded one by one: Image.open would import five of them for the first file, and all for the first WebP.
+_PLUGINS = {
+    "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
+    "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
+    "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
+    "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
+    "WEBP": ("PIL.WebPImagePlugin", "WebPImageFile"),
+}
+
+FORMATS: tuple[str, ...] = tuple(_PLUGINS)
+"""The formats that are read."""
 
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What is refused before it is decoded."""
+    """What is refused before a pixel is decoded.
+
+    Attributes
+    ----------
+    max_bytes
+        Of the file. 64 MiB holds a 24-bit BMP of 22 million pixels.
+    max_pixels
+        Width by height. Decoding takes about 10 bytes a pixel at its peak.
+    max_side_px, min_side_px
+        Of either side.
+    """
 
     max_bytes: int = 64 * 1024 * 1024
     max_pixels: int = 50_000_000
@@ -33,66 +61,147 @@ class DecodeLimits:
 def decode_image(source: bytes | Path, limits: DecodeLimits | None = None) -> NDArray[np.uint8]:
     """Decode one BMP, PNG, JPEG, TIFF or WebP image.
 
+    Parameters
+    ----------
+    source
+        The file's content, or the path of a regular file (links are followed; a directory, pipe or device is refused
+        without waiting for it).
+    limits
+        Defaults to ``DecodeLimits()``.
+
     Returns
     -------
     rgb
-        uint8 (H, W, 3).
+        uint8 (H, W, 3), C-contiguous and writable, turned as the EXIF orientation says.
 
     Raises
     ------
     ImageError
-        The file cannot be read as one 8-bit colour image within the limits.
+        The file cannot be read as one 8-bit colour image within the limits; no other exception comes out.
     """
     limits = limits or DecodeLimits()
-    content = source if isinstance(source, bytes) else _read(source, limits)
+    content = _read_file(source, limits) if isinstance(source, Path) else source
     if not content:
-        raise ImageError(Reason.EMPTY_FILE, "the file is empty (0 bytes); export the image again")
+        raise ImageError(Reason.EMPTY_FILE, "the file is empty (0 bytes); export or copy it again")
     if len(content) > limits.max_bytes:
-        raise ImageError(Reason.FILE_TOO_LARGE, f"{len(content):,} bytes, limit {limits.max_bytes:,}")
+        raise _too_large(len(content), limits)
+    container = read_container(content)
+    _check_size(container, limits)
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            return _pixels(image, limits)
+        rgb = _decode_pixels(container)
+    except MemoryError:
+        size = f"{container.width_px} x {container.height_px} px"
+        raise ImageError(
+            Reason.TOO_MANY_PIXELS, f"{size} do not fit into memory; give a smaller image"
+        ) from None
     except ImageError:
         raise
-    except UnidentifiedImageError:
-        raise ImageError(Reason.UNKNOWN_FORMAT, "not a BMP, PNG, JPEG, TIFF or WebP image") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(Reason.TOO_MANY_PIXELS, str(error)) from None
-    except Exception as error:
-        raise ImageError(Reason.UNREADABLE, f"the image is damaged: {error}") from None
+    except Exception as error:  # plugins raise OSError, SyntaxError, struct.error and more on damaged files
+        detail = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise ImageError(
+            Reason.UNREADABLE, f"the image is damaged or cut short ({detail}); export or copy the file again"
+        ) from None
+    return _orient(rgb, container.orientation)
 
 
-def _read(path: Path, limits: DecodeLimits) -> bytes:
+def _read_file(path: Path, limits: DecodeLimits) -> bytes:
+    """Read a regular file of bounded size; the handle is checked, not the name, so that it cannot be exchanged."""
     try:
-        status = path.stat()
+        # Without O_NONBLOCK opening a pipe waits for a writer.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError(Reason.NOT_FOUND, "there is no such file; check the path") from None
+    except ValueError:  # a null character in the path
+        raise ImageError(Reason.NOT_FOUND, "the path is not valid; check the name") from None
+    except OSError as error:
+        if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113 - these never raise
+            raise _not_a_file("a directory, pipe, socket or device") from None
+        raise ImageError(
+            Reason.UNREADABLE, f"the file cannot be opened ({error.strerror}); check its access rights"
+        ) from None
+    with open(handle, "rb") as file:  # noqa: PTH123 - from a handle
+        status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError(Reason.NOT_A_FILE, f"{path}: not a regular file")
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size > limits.max_bytes:
-                raise ImageError(
-                    Reason.FILE_TOO_LARGE, f"{path}: {status.st_size:,} bytes, limit {limits.max_bytes:,}"
-                )
+            raise _not_a_file("a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device")
+        if status.st_size > limits.max_bytes:
+            raise _too_large(status.st_size, limits)
+        try:
             return file.read(limits.max_bytes + 1)
-    except FileNotFoundError:
-        raise ImageError(Reason.NOT_FOUND, f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise ImageError(Reason.UNREADABLE, f"{path}: cannot be read: {error}") from None
+        except OSError as error:
+            raise ImageError(
+                Reason.UNREADABLE, f"the file cannot be read ({error.strerror}); copy it again"
+            ) from None
 
 
-def _pixels(image: Image.Image, limits: DecodeLimits) -> NDArray[np.uint8]:
-    width, height = image.size
-    if width * height > limits.max_pixels or max(width, height) > limits.max_side_px:
-        raise ImageError(Reason.TOO_MANY_PIXELS, f"{width} x {height} px, limit {limits.max_pixels:,} pixels")
+def _not_a_file(what: str) -> ImageError:
+    return ImageError(Reason.NOT_A_FILE, f"this is {what}, not a regular file; name an image file")
+
+
+def _too_large(size: int, limits: DecodeLimits) -> ImageError:
+    return ImageError(
+        Reason.FILE_TOO_LARGE,
+        f"the file has {size:,} bytes, the limit is {limits.max_bytes:,}; give one cell image, not a scan of the slide",
+    )
+
+
+def _check_size(container: Container, limits: DecodeLimits) -> None:
+    width, height = container.width_px, container.height_px
+    size = f"the image has {width} x {height} px"
+    if max(width, height) > limits.max_side_px:
+        raise ImageError(
+            Reason.TOO_MANY_PIXELS, f"{size}, the limit is {limits.max_side_px:,} px a side; cut the cell out"
+        )
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            Reason.TOO_MANY_PIXELS, f"{size}, the limit is {limits.max_pixels:,} pixels; cut the cell out"
+        )
     if min(width, height) < limits.min_side_px:
-        raise ImageError(Reason.TOO_SMALL, f"{width} x {height} px, at least {limits.min_side_px} a side")
-    if getattr(image, "n_frames", 1) > 1:
-        raise ImageError(Reason.MULTIPLE_FRAMES, "more than one image in the file; save one image a file")
-    if image.mode not in ("RGB", "RGBA", "P"):
-        raise ImageError(Reason.UNSUPPORTED_MODE, f"pixel format {image.mode}; save as 8-bit RGB")
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode == "RGBA" or "transparency" in image.info:
-        colour = image.convert("RGBA")
-        black = Image.new("RGB", colour.size)
-        black.paste(colour, mask=colour.getchannel("A"))
-        return np.array(black)
-    return np.array(image.convert("RGB"))
+        raise ImageError(
+            Reason.TOO_SMALL,
+            f"{size}, the least is {limits.min_side_px} px a side; give the image at full size",
+        )
+
+
+def _decode_pixels(container: Container) -> NDArray[np.uint8]:
+    module, name = _PLUGINS[container.format]
+    plugin = getattr(import_module(module), name)
+    image: Image.Image
+    with plugin(io.BytesIO(container.content), "") as image:
+        announced = (container.width_px, container.height_px)
+        if image.size != announced:
+            raise ImageError(
+                Reason.UNREADABLE,
+                f"the headers disagree: {announced} and {image.size} px; export the file again",
+            )
+        image.load()
+        if image.mode == "RGB" and "transparency" not in image.info:
+            return np.array(image)
+        if image.mode in ("RGB", "RGBA", "RGBa", "P", "PA"):
+            return _on_black(image)
+        if image.mode in ("RGBX", "YCbCr"):
+            return np.array(image.convert("RGB"))
+        raise ImageError(
+            Reason.UNSUPPORTED_MODE,
+            f"pixel format {image.mode}, only 8-bit colour is read; save the image as 8-bit RGB",
+        )
+
+
+def _on_black(image: Image.Image) -> NDArray[np.uint8]:
+    """Resolve palette and transparency; what is transparent becomes the canvas' black."""
+    if image.mode == "P" and "transparency" not in image.info:
+        return np.array(image.convert("RGB"))
+    colour = image.convert("RGBA")
+    canvas = Image.new("RGB", colour.size)
+    canvas.paste(colour, mask=colour.getchannel("A"))
+    return np.array(canvas)
+
+
+def _orient(rgb: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Turn and mirror the stored rows to the upright image (EXIF 2.32, tag 0x0112)."""
+    if orientation >= 5:
+        rgb = rgb.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        rgb = rgb[::-1]
+    if orientation in (2, 3, 6, 7):
+        rgb = rgb[:, ::-1]
+    return np.ascontiguousarray(rgb)
