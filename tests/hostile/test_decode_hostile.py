@@ -29,12 +29,12 @@ def picture(side: int = SIDE, channels: int = 3) -> np.ndarray:
     return np.random.default_rng(7).integers(0, 256, (side, side, channels), np.uint8)
 
 
-def encode(image: Image.Image | np.ndarray, format: str, **options: object) -> bytes:
+def encode(image: Image.Image | np.ndarray, kind: str, **options: object) -> bytes:
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    if format == "WEBP":
+    if kind == "WEBP":
         options.setdefault("lossless", True)
     stream = io.BytesIO()
-    image.save(stream, format, **options)
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -129,9 +129,9 @@ def test_text_and_other_formats(tmp_path: Path, content: bytes) -> None:
     assert refusal(tmp_path / "cell.png").reason is Reason.UNKNOWN_FORMAT
 
 
-@pytest.mark.parametrize("format", ["GIF", "PPM", "ICO", "JPEG2000", "TGA"])
-def test_formats_pillow_knows_but_we_do_not(format: str) -> None:
-    assert refusal(encode(picture(), format)).reason is Reason.UNKNOWN_FORMAT
+@pytest.mark.parametrize("kind", ["GIF", "PPM", "ICO", "JPEG2000", "TGA"])
+def test_formats_pillow_knows_but_we_do_not(kind: str) -> None:
+    assert refusal(encode(picture(), kind)).reason is Reason.UNKNOWN_FORMAT
 
 
 def test_ending_of_the_name_does_not_matter(tmp_path: Path) -> None:
@@ -139,9 +139,9 @@ def test_ending_of_the_name_does_not_matter(tmp_path: Path) -> None:
     assert np.array_equal(decode_image(tmp_path / "cell.jpg"), picture())
 
 
-@pytest.mark.parametrize("format", [*LOSSLESS, "JPEG"])
-def test_one_pixel(format: str) -> None:
-    error = refusal(encode(picture(1), format))
+@pytest.mark.parametrize("kind", [*LOSSLESS, "JPEG"])
+def test_one_pixel(kind: str) -> None:
+    error = refusal(encode(picture(1), kind))
     assert error.reason is Reason.TOO_SMALL
     assert "1 x 1" in str(error)
     assert "32" in str(error)
@@ -150,14 +150,14 @@ def test_one_pixel(format: str) -> None:
 # ---- frames
 
 
-def frames(format: str, **options: object) -> bytes:
+def frames(kind: str, **options: object) -> bytes:
     first, second = Image.fromarray(picture()), Image.fromarray(255 - picture())
-    return encode(first, format, save_all=True, append_images=[second], **options)
+    return encode(first, kind, save_all=True, append_images=[second], **options)
 
 
-@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
-def test_several_frames(format: str) -> None:
-    assert refusal(frames(format)).reason is Reason.MULTIPLE_FRAMES
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_several_frames(kind: str) -> None:
+    assert refusal(frames(kind)).reason is Reason.MULTIPLE_FRAMES
 
 
 def test_multi_picture_jpeg() -> None:
@@ -221,18 +221,18 @@ def test_sixteen_bit_bmp() -> None:
     assert refusal(content).reason is Reason.UNSUPPORTED_MODE
 
 
-@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "WEBP"])
-def test_palette_is_resolved_exactly(format: str) -> None:
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
+def test_palette_is_resolved_exactly(kind: str) -> None:
     palette = Image.fromarray(picture()).quantize(200)
-    content = encode(palette.convert("RGB") if format == "WEBP" else palette, format)
+    content = encode(palette.convert("RGB") if kind == "WEBP" else palette, kind)
     assert np.array_equal(decode_image(content), np.array(palette.convert("RGB")))
 
 
-@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
-def test_transparency_lies_on_black(format: str) -> None:
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_transparency_lies_on_black(kind: str) -> None:
     rgba = picture(channels=4)
     expected = rgba[..., :3].astype(float) * rgba[..., 3:] / 255
-    content = encode(rgba, format, **({"exact": True} if format == "WEBP" else {}))
+    content = encode(rgba, kind, **({"exact": True} if kind == "WEBP" else {}))
     assert np.abs(decode_image(content) - expected).max() <= 1
 
 
@@ -371,7 +371,7 @@ def test_many_empty_chunks_end_soon() -> None:
 
 def originals() -> dict[str, bytes]:
     cell = decode_image(next(sample_cells_directory().glob("fold_0/hem/*.webp")))[150:300, 150:300]
-    files = {format: encode(cell, format) for format in LOSSLESS}
+    files = {kind: encode(cell, kind) for kind in LOSSLESS}
     files["JPEG"] = encode(cell, "JPEG", quality=90)
     files["progressive"] = encode(cell, "JPEG", progressive=True)
     files["lossy WebP"] = encode(cell, "WEBP", lossless=False)

@@ -51,9 +51,10 @@ def component_areas(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
     """
     height, width = mask.shape
     stride = width + 2  # one empty column on either side: runs never touch across the end of a row
-    padded = np.zeros((height, stride), np.int8)
+    padded = np.zeros((height, stride), np.bool_)
     padded[:, 1:-1] = mask
-    steps = np.flatnonzero(np.diff(padded.ravel(), prepend=0, append=0))
+    flat = padded.ravel()
+    steps = np.flatnonzero(flat[1:] != flat[:-1])
     starts, ends = steps[0::2], steps[1::2]
     if not starts.size:
         return np.zeros(0, np.intp)

@@ -119,18 +119,20 @@ def _read_file(path: Path, limits: DecodeLimits) -> bytes:
         raise ImageError(
             Reason.UNREADABLE, f"the file cannot be opened ({error.strerror}); check its access rights"
         ) from None
-    with open(handle, "rb") as file:  # noqa: PTH123 - from a handle
+    try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise _not_a_file("a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device")
         if status.st_size > limits.max_bytes:
             raise _too_large(status.st_size, limits)
-        try:
+        with os.fdopen(handle, "rb", closefd=False) as file:
             return file.read(limits.max_bytes + 1)
-        except OSError as error:
-            raise ImageError(
-                Reason.UNREADABLE, f"the file cannot be read ({error.strerror}); copy it again"
-            ) from None
+    except OSError as error:
+        raise ImageError(
+            Reason.UNREADABLE, f"the file cannot be read ({error.strerror}); copy it again"
+        ) from None
+    finally:
+        os.close(handle)
 
 
 def _not_a_file(what: str) -> ImageError:
@@ -180,9 +182,12 @@ def _decode_pixels(container: Container) -> NDArray[np.uint8]:
             return _on_black(image)
         if image.mode in ("RGBX", "YCbCr"):
             return np.array(image.convert("RGB"))
+        what = (
+            "a grey image (the stain's colour is missing)" if image.mode in ("1", "L", "LA") else image.mode
+        )
         raise ImageError(
             Reason.UNSUPPORTED_MODE,
-            f"pixel format {image.mode}, only 8-bit colour is read; save the image as 8-bit RGB",
+            f"the pixel format is {what}, only 8-bit colour is read; save the image as 8-bit RGB",
         )
 
 

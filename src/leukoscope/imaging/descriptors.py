@@ -89,11 +89,12 @@ def describe_cell(rgb: NDArray[np.uint8], canvas_px: int = CANVAS_PX) -> Descrip
     columns = np.flatnonzero(mask.any(axis=0))
     box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     cut, cut_mask = canvas[box], mask[box]
-    pixels = cut[cut_mask].astype(np.float64)
-    mean, std = pixels.mean(axis=0), pixels.std(axis=0)
+    pixels = cut[cut_mask].T.astype(np.float64, order="C")
+    mean, variance = _moments(pixels)
+    std = np.sqrt(variance)
     contact = int(mask[0].sum() + mask[-1].sum() + mask[1:-1, 0].sum() + mask[1:-1, -1].sum())
     return Descriptors(
-        area_px=pixels.shape[0],
+        area_px=pixels.shape[1],
         box_height_px=cut.shape[0],
         box_width_px=cut.shape[1],
         mean_r=float(mean[0]),
@@ -104,7 +105,7 @@ def describe_cell(rgb: NDArray[np.uint8], canvas_px: int = CANVAS_PX) -> Descrip
         std_b=float(std[2]),
         focus=_focus(cut, cut_mask),
         border_contact_px=contact,
-        foreground_share=pixels.shape[0] / mask.size,
+        foreground_share=pixels.shape[1] / mask.size,
         components=count_components(cut_mask),
     )
 
@@ -116,7 +117,21 @@ def _focus(rgb: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
     inner = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
     if not inner.any():
         return 0.0
-    grey = rgb.sum(axis=2, dtype=np.int32)
-    laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
-    variance = float(grey[1:-1, 1:-1][inner].var())
-    return float(laplacian[inner].var()) / variance if variance > 0 else 0.0
+    channels = rgb.astype(np.int16)
+    grey = channels[..., 0] + channels[..., 1] + channels[..., 2]
+    centre = grey[1:-1, 1:-1]
+    laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * centre
+    _, variance = _moments(np.stack((laplacian[inner], centre[inner])).astype(np.float64))
+    return float(variance[0] / variance[1]) if variance[1] > 0 else 0.0
+
+
+def _moments(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and population variance of each row of (rows, N).
+
+    The values are small whole numbers, so that both sums are exact in float64 and the result is the same on every
+    machine, whatever order it adds in.
+    """
+    count = values.shape[1]
+    mean = values.sum(axis=1) / count
+    variance = np.einsum("ij,ij->i", values, values) / count - mean**2
+    return mean, np.maximum(variance, 0.0)
