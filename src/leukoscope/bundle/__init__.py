@@ -1,0 +1,1 @@
+"""The bundle: its manifest, files, hashes, card and report."""

@@ -1,0 +1,1 @@
+"""A bundle at work: engine sessions, the predictor, attribution and the result schema."""
