@@ -1,12 +1,15 @@
 """Checks on the image itself, before anything the network says is looked at."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from leukoscope.decision.parameters import InputLimits
+from leukoscope.imaging.descriptors import Descriptors
 from leukoscope.terms import Reason
-
-if TYPE_CHECKING:
-    from leukoscope.imaging.descriptors import Descriptors
 
 
 class Finding(NamedTuple):
@@ -16,7 +19,7 @@ class Finding(NamedTuple):
     message: str
 
 
-def check_descriptors(descriptors: "Descriptors", limits: InputLimits) -> list[Finding]:
+def check_descriptors(descriptors: Descriptors, limits: InputLimits) -> list[Finding]:
     """Say what keeps this image from being judged; an empty list where nothing does.
 
     A blank frame and a background that is not black end the checks: area, focus and border contact of such an
@@ -73,3 +76,63 @@ def check_descriptors(descriptors: "Descriptors", limits: InputLimits) -> list[F
             )
         )
     return findings
+
+
+@dataclass(frozen=True)
+class LimitRule:
+    """How limits are taken from training cells: an extreme quantile, widened by a factor.
+
+    The quantile keeps one odd training cell from setting a limit; the factor makes room for subjects who
+    differ from all those seen. Together they refuse hardly any cell; fine judgement is left to the novelty
+    score.
+    """
+
+    tail: float = 0.001
+    area_factor: float = 1.3
+    focus_factor: float = 0.5
+    share_factor: float = 1.5
+    border_contact_px: int = 20
+    components: int = 3
+
+
+def fit_input_limits(
+    descriptors: Mapping[str, npt.ArrayLike],
+    rule: LimitRule = LimitRule(),
+) -> InputLimits:
+    """Fit the limits on the descriptors of training cells.
+
+    Parameters
+    ----------
+    descriptors : columns ``area_px``, ``foreground_share``, ``focus``, ``border_contact_px``, ``components``
+    of (N,) rule : quantile and factors
+
+    Raises
+    ------
+    ValueError
+        No cells, a missing column, or a descriptor that is not finite.
+    """
+    names = ("area_px", "foreground_share", "focus", "border_contact_px", "components")
+    columns = {}
+    for name in names:
+        if name not in descriptors:
+            raise ValueError(f"descriptors have no column {name!r}; needed are {', '.join(names)}")
+        columns[name] = np.asarray(descriptors[name], dtype=np.float64)
+        if not columns[name].size or not np.isfinite(columns[name]).all():
+            raise ValueError(f"descriptor {name!r}: expected finite numbers of at least one cell")
+
+    def low(name: str) -> float:
+        return float(np.quantile(columns[name], rule.tail))
+
+    def high(name: str) -> float:
+        return float(np.quantile(columns[name], 1 - rule.tail))
+
+    min_area = int(low("area_px") / rule.area_factor)
+    return InputLimits(
+        blank_area_px=min_area // 10,
+        min_area_px=min_area,
+        max_area_px=int(np.ceil(high("area_px") * rule.area_factor)),
+        max_foreground_share=min(1.0, high("foreground_share") * rule.share_factor),
+        min_focus=low("focus") * rule.focus_factor,
+        max_border_contact_px=int(np.ceil(high("border_contact_px"))) + rule.border_contact_px,
+        max_components=max(rule.components, int(high("components"))),
+    )

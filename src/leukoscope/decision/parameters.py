@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from leukoscope.errors import BundleError
+from leukoscope.errors import BundleError, UsageError
 
 SCHEMA_VERSION = 1
 
@@ -112,7 +112,7 @@ class DecisionParameters(_Plain):
 
         Raises
         ------
-        KeyError
+        UsageError
             There is no operating point of this name; the message lists those there are.
         """
         wanted = self.default_operating_point if name is None else name
@@ -120,7 +120,7 @@ class DecisionParameters(_Plain):
             if point.name == wanted:
                 return point
         known = ", ".join(point.name for point in self.operating_points)
-        raise KeyError(f"no operating point {wanted!r}; known: {known}")
+        raise UsageError(f"operating point {wanted!r}: there is none of this name; known: {known}")
 
     def to_json(self) -> str:
         """Return the text of ``decision.json``: indented, trailing newline, floats exact."""

@@ -5,7 +5,7 @@ The gates stand in this order, and the first one that speaks decides:
 1. Input checks: one whole, sharp cell on black, at the right scale?   no -> REJECTED, with each failed check
 2. Novelty: have the training cells anything like it?                  no -> REJECTED, novel
 3. Prediction set: does the evidence leave exactly one class?          no -> UNCERTAIN
-4. Operating point: is the calibrated probability at the threshold?    yes -> BLAST, no -> NORMAL
+4. Operating point: does the call at its threshold agree with that?    no -> UNCERTAIN, yes -> BLAST or NORMAL
 
 A rejected image carries no probability: the number would be read. An uncertain cell carries it. All limits
 are in ``DecisionParameters``, fitted on validation rows; nothing is fitted here.
@@ -14,17 +14,15 @@ are in ``DecisionParameters``, fitted on validation rows; nothing is fitted here
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from leukoscope.decision.abstain import prediction_set
+from leukoscope.decision.calibrate import sigmoid
 from leukoscope.decision.input_checks import Finding, check_descriptors
 from leukoscope.decision.parameters import DecisionParameters
 from leukoscope.errors import EngineError
+from leukoscope.imaging.descriptors import Descriptors
 from leukoscope.stats.intervals import wilson
 from leukoscope.terms import REASON_WORDS, Decision, Reason
-
-if TYPE_CHECKING:
-    from leukoscope.imaging.descriptors import Descriptors
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ class SubjectVerdict:
 def decide(
     logit: float,
     embedding_novelty: float | None,
-    descriptors: "Descriptors",
+    descriptors: Descriptors,
     parameters: DecisionParameters,
     operating_point: str | None = None,
 ) -> Verdict:
@@ -75,7 +73,7 @@ def decide(
 
     Raises
     ------
-    KeyError
+    UsageError
         There is no such operating point.
     EngineError
         Logit or novelty is not a number: the engine gave no usable answer.
@@ -97,18 +95,13 @@ def decide(
         return Verdict(Decision.REJECTED, None, tuple(refusals), novelty, (), threshold, None)
 
     calibrated = logit / parameters.temperature + parameters.bias
-    probability = sigmoid(calibrated)
+    probability = float(sigmoid(calibrated))
     plausible = prediction_set(calibrated, parameters.conformal)
-    reasons: tuple[Finding, ...] = ()
-    if len(plausible) == 1:
-        decision = Decision.BLAST if probability >= threshold else Decision.NORMAL
-    else:
-        decision = Decision.UNCERTAIN
-        reason = Reason.BOTH_PLAUSIBLE if plausible else Reason.NEITHER_PLAUSIBLE
-        reasons = (
-            Finding(reason, f"{REASON_WORDS[reason]} Error rate {parameters.conformal.alpha:.0%} a class."),
-        )
-    return Verdict(decision, probability, reasons, novelty, plausible, threshold, calibrated)
+    call = Decision.BLAST if probability >= threshold else Decision.NORMAL
+    if plausible == (call,):
+        return Verdict(call, probability, (), novelty, plausible, threshold, calibrated)
+    doubt = _doubt(call, plausible, parameters.conformal.alpha)
+    return Verdict(Decision.UNCERTAIN, probability, (doubt,), novelty, plausible, threshold, calibrated)
 
 
 def pool_subject(
@@ -126,9 +119,9 @@ def pool_subject(
     uncertain = sum(verdict.decision is Decision.UNCERTAIN for verdict in everything)
     if not judged:
         return SubjectVerdict(Decision.REJECTED, None, cells, 0, cells, 0, 0, None, None, None)
-    blasts = sum(sigmoid(logit) >= threshold for logit in logits)
+    blasts = int((sigmoid(logits) >= threshold).sum())
     low, high = wilson(blasts, judged)
-    probability = sigmoid(math.fsum(logits) / judged)
+    probability = float(sigmoid(math.fsum(logits) / judged))
     decision = Decision.BLAST if probability >= threshold else Decision.NORMAL
     if uncertain == judged:
         decision = Decision.UNCERTAIN
@@ -137,9 +130,14 @@ def pool_subject(
     )
 
 
-def sigmoid(value: float) -> float:
-    """Return 1 / (1 + exp(-value)), without overflow at either end."""
-    if value >= 0:
-        return 1 / (1 + math.exp(-value))
-    odds = math.exp(value)
-    return odds / (1 + odds)
+def _doubt(call: Decision, plausible: tuple[Decision, ...], alpha: float) -> Finding:
+    """Say why the evidence does not decide; a set of the other class alone contradicts the operating point."""
+    reason = Reason.BOTH_PLAUSIBLE if plausible else Reason.NEITHER_PLAUSIBLE
+    if len(plausible) == 1:
+        message = (
+            f"The operating point calls {call.value}, but at an error rate of {alpha:.0%} a class only "
+            f"{plausible[0].value} remains plausible."
+        )
+    else:
+        message = f"{REASON_WORDS[reason]} Error rate: {alpha:.0%} a class."
+    return Finding(reason, message)

@@ -1,0 +1,238 @@
+"""Fit the whole decision layer from the arrays of a run: no image, no network, no test row."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from leukoscope.decision.abstain import fit_quantiles, subjects_needed
+from leukoscope.decision.calibrate import (
+    Infeasible,
+    Rule,
+    choose_operating_point,
+    equal_subject_weights,
+    fit_temperature,
+)
+from leukoscope.decision.input_checks import LimitRule, fit_input_limits
+from leukoscope.decision.novelty import DEFAULT_COMPONENTS, NoveltyModel
+from leukoscope.decision.parameters import (
+    ConformalQuantiles,
+    DecisionParameters,
+    NoveltyLimit,
+    OperatingPoint,
+)
+from leukoscope.errors import CohortError
+
+TRAIN = "train"
+VALIDATION = "validation"
+
+
+@dataclass(frozen=True)
+class DecisionSettings:
+    """What is chosen before anything is fitted.
+
+    Attributes
+    ----------
+    rules
+        Operating points to offer; the first that can be met is the default one.
+    alpha : 0..1
+        Error rate of the prediction sets, a class.
+    with_bias
+        Fit a bias beside the temperature.
+    components
+        Principal directions of the novelty model.
+    novelty_refusal_rate : 0..1
+        Share of cells of unseen subjects that may be refused as novel.
+    novelty_margin : >= 1
+        Factor on the limit, for subjects who differ from all those it was set on.
+    novelty_rows
+        ``validation``: the limit is set on the validation rows; right where the network that scored them is
+        the one that is shipped, or where all networks embed alike (frozen backbone). ``train``: it is set on
+        training rows by leaving subjects out of the fit in turn; right where validation rows come from
+        several inner networks.
+    limit_rule
+        How input limits follow from training cells.
+    """
+
+    rules: tuple[Rule, ...] = field(
+        default=(Rule("sensitivity", 0.95), Rule("youden"), Rule("specificity", 0.9), Rule("fixed", 0.5))
+    )
+    alpha: float = 0.1
+    with_bias: bool = False
+    components: int = DEFAULT_COMPONENTS
+    novelty_refusal_rate: float = 0.01
+    novelty_margin: float = 1.05
+    novelty_rows: Literal["validation", "train"] = "validation"
+    limit_rule: LimitRule = field(default_factory=LimitRule)
+
+
+@dataclass(frozen=True)
+class DecisionFit:
+    """What was fitted, and what could not be: ``notes`` are sentences for the report."""
+
+    parameters: DecisionParameters
+    novelty: NoveltyModel
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """The rows of ``scores.csv`` as arrays of one length.
+
+    Attributes
+    ----------
+    part : (N,) of 'train', 'validation', 'test'
+        Test rows may be present; they are dropped before anything is looked at.
+    label : (N,) of 0 and 1
+    logit : (N,)
+    group : (N,)
+        Merged subjects: the unit of every guarantee.
+    embeddings : (N, D)
+    descriptors : columns of (N,)
+        Those of ``cells.csv`` for the same rows.
+    """
+
+    part: npt.NDArray[np.str_]
+    label: npt.NDArray[np.int_]
+    logit: npt.NDArray[np.float64]
+    group: npt.NDArray[np.str_]
+    embeddings: npt.NDArray[np.float32]
+    descriptors: Mapping[str, npt.NDArray[np.float64]]
+
+    def __post_init__(self) -> None:
+        lengths = {
+            name: len(getattr(self, name)) for name in ("part", "label", "logit", "group", "embeddings")
+        } | {name: len(column) for name, column in self.descriptors.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"columns of different lengths: {lengths}")
+
+    def of(self, part: str) -> "ScoredRows":
+        """Return the rows of one part."""
+        kept = np.asarray(self.part) == part
+        return ScoredRows(
+            np.asarray(self.part)[kept],
+            np.asarray(self.label)[kept],
+            np.asarray(self.logit)[kept],
+            np.asarray(self.group)[kept],
+            np.asarray(self.embeddings)[kept],
+            {name: np.asarray(column)[kept] for name, column in self.descriptors.items()},
+        )
+
+
+def fit_decision(rows: ScoredRows, settings: DecisionSettings = DecisionSettings()) -> DecisionFit:
+    """Fit calibration, operating points, prediction sets, novelty and input limits.
+
+    Temperature, thresholds and quantiles come from the validation rows: cells of groups that the network
+    which scored them did not see. Novelty model and input limits come from the training rows.
+
+    Raises
+    ------
+    CohortError
+        A part is empty, or validation lacks a class.
+    """
+    train, validation = rows.of(TRAIN), rows.of(VALIDATION)
+    for name, part in ((TRAIN, train), (VALIDATION, validation)):
+        if not len(part.label):
+            raise CohortError(f"no rows of part {name!r}: the decision layer needs train and validation rows")
+    if len(np.unique(validation.label)) < 2:
+        raise CohortError(
+            "the validation rows hold one class only: thresholds cannot be chosen; change the inner folds"
+        )
+
+    notes = []
+    weights = equal_subject_weights(validation.group)
+    calibration = fit_temperature(validation.logit, validation.label, weights, with_bias=settings.with_bias)
+    if calibration.reason:
+        notes.append(f"Temperature: {calibration.reason}.")
+    points, point_notes = _operating_points(
+        settings, calibration.probabilities(validation.logit), validation.label, validation.group
+    )
+    conformal = fit_quantiles(
+        calibration.logits(validation.logit), validation.label, validation.group, settings.alpha
+    )
+    novelty, limit = _fit_novelty(train, validation, settings)
+    parameters = DecisionParameters(
+        temperature=calibration.temperature,
+        bias=calibration.bias,
+        operating_points=points,
+        default_operating_point=points[0].name,
+        conformal=conformal,
+        novelty=limit,
+        input_limits=fit_input_limits(train.descriptors, settings.limit_rule),
+    )
+    return DecisionFit(parameters, novelty, (*notes, *point_notes, *_conformal_notes(conformal)))
+
+
+def _operating_points(
+    settings: DecisionSettings,
+    probabilities: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.int_],
+    groups: npt.NDArray[np.str_],
+) -> tuple[tuple[OperatingPoint, ...], list[str]]:
+    points, notes = [], []
+    for rule in settings.rules:
+        chosen = choose_operating_point(rule, probabilities, labels, groups)
+        if isinstance(chosen, Infeasible):
+            notes.append(f"Operating point left out: {chosen.reason}.")
+        else:
+            points.append(chosen)
+    if not points:
+        raise CohortError(f"none of the rules for an operating point can be met: {' '.join(notes)}")
+    return tuple(points), notes
+
+
+def _conformal_notes(conformal: ConformalQuantiles) -> list[str]:
+    needed = subjects_needed(conformal.alpha)
+    return [
+        f"Prediction sets: {limit.subjects} subjects of class {name}, {needed} are needed at an error rate of "
+        f"{conformal.alpha:.0%}: {name} is never excluded."
+        for name, limit in (("blast", conformal.blast), ("normal", conformal.normal))
+        if limit.quantile is None
+    ]
+
+
+def _fit_novelty(
+    train: ScoredRows, validation: ScoredRows, settings: DecisionSettings
+) -> tuple[NoveltyModel, NoveltyLimit]:
+    model = NoveltyModel.fit(train.embeddings, train.group, components=settings.components)
+    if settings.novelty_rows == VALIDATION:
+        scores, groups = model.score(validation.embeddings).astype(np.float64), validation.group
+        where = "validation rows"
+    else:
+        scores, groups = _left_out_scores(train, settings.components), train.group
+        where = "training rows of subjects left out of the fit in turn"
+    quantile = _weighted_quantile(scores, equal_subject_weights(groups), 1 - settings.novelty_refusal_rate)
+    method = (
+        f"Mahalanobis distance, {len(model.scales)} principal directions and a common residual variance; limit: "
+        f"{1 - settings.novelty_refusal_rate:.1%} quantile of {where}, every subject counting the same, "
+        f"times {settings.novelty_margin:g}"
+    )
+    limit = NoveltyLimit(
+        limit=quantile * settings.novelty_margin,
+        method=method,
+        target_refusal_rate=settings.novelty_refusal_rate,
+    )
+    return model, limit
+
+
+def _left_out_scores(train: ScoredRows, components: int, folds: int = 5) -> npt.NDArray[np.float64]:
+    """Score each training row by a model fitted without its group."""
+    names, index = np.unique(train.group, return_inverse=True)
+    if len(names) < 2:
+        raise CohortError("one training subject only: a novelty limit needs subjects left out of the fit")
+    scores = np.zeros(len(index))
+    for fold in range(min(folds, len(names))):
+        held_out = index % folds == fold
+        model = NoveltyModel.fit(train.embeddings[~held_out], train.group[~held_out], components=components)
+        scores[held_out] = model.score(train.embeddings[held_out])
+    return scores
+
+
+def _weighted_quantile(values: npt.ArrayLike, weights: npt.NDArray[np.float64], share: float) -> float:
+    """Return the smallest value below or at which at least ``share`` of the weight lies."""
+    numbers = np.asarray(values, dtype=np.float64)
+    order = np.argsort(numbers)
+    mass = np.cumsum(weights[order]) / weights.sum()
+    return float(numbers[order][min(int(np.searchsorted(mass, share - 1e-12)), len(order) - 1)])
