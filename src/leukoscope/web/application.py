@@ -1,0 +1,103 @@
+"""The application factory: settings, a model and its judge in; a Flask application out."""
+
+import time
+from typing import Any
+
+from flask import Flask, Response, g, request
+
+from leukoscope.web import problems, security, words
+from leukoscope.web.batching import Batcher
+from leukoscope.web.context import EXTENSION, Services
+from leukoscope.web.jobs import JobBoard
+from leukoscope.web.metrics import Metrics
+from leukoscope.web.model import KnownModel
+from leukoscope.web.prediction import Judge
+from leukoscope.web.service import Service
+from leukoscope.web.settings import MEBIBYTE, WebSettings, check_exposure
+from leukoscope.web.storage.database import Database
+from leukoscope.web.storage.history import History
+from leukoscope.web.uploads import MemoryRequest
+
+_FORM_FIELDS = 16
+
+
+class WebApplication(Flask):
+    """Flask with uploads that stay in memory."""
+
+    request_class = MemoryRequest
+
+
+def create_app(settings: WebSettings, model: KnownModel, judge: Judge) -> Flask:
+    """Build the application and start its threads; ``close_app`` ends them.
+
+    Parameters
+    ----------
+    settings
+        Checked for exposure: a public address needs a token.
+    model
+        What pages and API say about the model.
+    judge
+        The engine: judges a batch of images in one call, from one thread.
+
+    Raises
+    ------
+    UsageError
+        The address, the folder or the database cannot be used.
+    StorageError
+        The records cannot be opened or migrated.
+    """
+    check_exposure(settings)
+    app = WebApplication("leukoscope.web")
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    limits = settings.limits
+    app.config.update(
+        MAX_CONTENT_LENGTH=limits.request_mb * MEBIBYTE,
+        MAX_FORM_MEMORY_SIZE=64 * 1024,
+        MAX_FORM_PARTS=limits.request_files + _FORM_FIELDS,
+        SEND_FILE_MAX_AGE_DEFAULT=3600,
+        PROPAGATE_EXCEPTIONS=False,
+    )
+    gate = security.register(app, settings)
+    database = Database(settings.database_url)
+    database.migrate()
+    history = History(database)
+    history.note("started", "system", model=model.reference.sha256[:16], version=model.reference.version)
+    metrics = Metrics()
+    batcher = Batcher(judge, metrics, settings.batch, settings.batch_wait_ms, limits.queue_images)
+    service = Service(settings, model.reference, batcher, history, metrics)
+    app.extensions[EXTENSION] = Services(
+        settings, model, database, history, metrics, batcher, service, JobBoard(service), gate
+    )
+    problems.register(app)
+    words.register(app)
+    _measure(app, metrics)
+    _add_routes(app)
+    return app
+
+
+def close_app(app: Flask) -> None:
+    """End the application's threads and connections."""
+    app.extensions[EXTENSION].close()
+
+
+def _add_routes(app: Flask) -> None:
+    from leukoscope.web import api, downloads, pages, review_pages
+
+    for blueprint in (api.blueprint, pages.blueprint, review_pages.blueprint, downloads.blueprint):
+        app.register_blueprint(blueprint)
+
+
+def _measure(app: Flask, metrics: Metrics) -> None:
+    @app.before_request
+    def begin() -> None:
+        g.started = time.perf_counter()
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        endpoint: Any = request.endpoint or "unknown"
+        metrics.requests.labels(
+            endpoint, request.method if request.endpoint else "other", response.status_code
+        ).inc()
+        if "started" in g:
+            metrics.request_seconds.labels(endpoint).observe(time.perf_counter() - g.started)
+        return response

@@ -1,0 +1,162 @@
+"""Dynamic batching: many requests share one engine through a bounded queue.
+
+Requests wait in one lane, jobs in another. A batch takes requests first and fills up with job images, but always
+leaves one place to a waiting job, so that neither starves. Beyond the queue's length a request is refused at once, with
+an estimate of when to come back, instead of waiting for an answer that nobody reads any more.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from threading import Condition, Thread
+
+from leukoscope.errors import EngineError
+from leukoscope.web.metrics import Metrics
+from leukoscope.web.prediction import Judge, PredictionLike, ToJudge
+from leukoscope.web.problems import busy
+
+logger = logging.getLogger(__name__)
+
+Waiting = tuple[ToJudge, "Future[PredictionLike]"]
+
+
+class Batcher:
+    """One thread that feeds the engine.
+
+    Parameters
+    ----------
+    judge
+        Judges a batch of images in one call.
+    batch
+        Images in one call, at most.
+    wait_ms
+        How long the first image of a batch waits for company.
+    queue_images
+        Images that may wait in the request lane.
+    """
+
+    def __init__(self, judge: Judge, metrics: Metrics, batch: int, wait_ms: float, queue_images: int) -> None:
+        self._judge, self._metrics = judge, metrics
+        self._batch, self._wait_s, self._limit = batch, wait_ms / 1000, queue_images
+        self._requests: deque[Waiting] = deque()
+        self._jobs: deque[Waiting] = deque()
+        self._changed = Condition()
+        self._closed = False
+        self._seconds_per_image = 0.1
+        metrics.watch_queue(lambda: len(self._requests), lambda: len(self._jobs))
+        self._thread = Thread(target=self._run, name="leukoscope-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Images in the request lane."""
+        return len(self._requests)
+
+    @property
+    def alive(self) -> bool:
+        """True while images are taken."""
+        return self._thread.is_alive() and not self._closed
+
+    def submit(self, images: Sequence[ToJudge]) -> list["Future[PredictionLike]"]:
+        """Queue the images of one request, all or none.
+
+        Raises
+        ------
+        Problem
+            503 with Retry-After where the queue is full.
+        """
+        with self._changed:
+            self._check_open()
+            waiting = len(self._requests)
+            if waiting + len(images) > self._limit and not (waiting == 0 and len(images) <= self._limit):
+                self._metrics.refused.inc()
+                raise busy(
+                    f"{waiting} images wait for the engine and the queue takes {self._limit}; "
+                    "try again after the given seconds, with fewer images or as a job.",
+                    round((waiting + len(self._jobs)) * self._seconds_per_image) + 1,
+                )
+            entries: list[Waiting] = [(image, Future()) for image in images]
+            self._requests.extend(entries)
+            self._changed.notify_all()
+        return [future for _, future in entries]
+
+    def submit_job(self, images: Sequence[ToJudge]) -> list["Future[PredictionLike]"]:
+        """Queue images of a job; the caller holds back by waiting for them before it sends more."""
+        with self._changed:
+            self._check_open()
+            entries: list[Waiting] = [(image, Future()) for image in images]
+            self._jobs.extend(entries)
+            self._changed.notify_all()
+        return [future for _, future in entries]
+
+    def close(self) -> None:
+        """Stop taking images; those that wait get an ``EngineError``."""
+        with self._changed:
+            self._closed = True
+            left = [*self._requests, *self._jobs]
+            self._requests.clear()
+            self._jobs.clear()
+            self._changed.notify_all()
+        for _, future in left:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(EngineError("the service is shutting down"))
+        self._thread.join(timeout=30)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("the service is shutting down")
+
+    def _run(self) -> None:
+        while True:
+            entries = self._collect()
+            if not entries:
+                return
+            started = time.perf_counter()
+            self._answer(entries)
+            spent = (time.perf_counter() - started) / len(entries)
+            self._seconds_per_image += 0.2 * (spent - self._seconds_per_image)
+
+    def _collect(self) -> list[Waiting]:
+        """Wait for a first image and briefly for more; an empty list means the end."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._closed or self._requests or self._jobs)
+                if self._closed:
+                    return []
+                self._changed.wait_for(
+                    lambda: self._closed or len(self._requests) + len(self._jobs) >= self._batch,
+                    timeout=self._wait_s,
+                )
+                taken: list[Waiting] = []
+                reserved = 1 if self._jobs and self._batch > 1 else 0
+                while self._requests and len(taken) < self._batch - reserved:
+                    taken.append(self._requests.popleft())
+                while self._jobs and len(taken) < self._batch:
+                    taken.append(self._jobs.popleft())
+                # A request that gave up waiting has cancelled its images.
+                running = [entry for entry in taken if entry[1].set_running_or_notify_cancel()]
+                if running:
+                    return running
+
+    def _answer(self, entries: list[Waiting]) -> None:
+        self._metrics.batch_size.observe(len(entries))
+        try:
+            predictions = self._judge([image for image, _ in entries])
+            if len(predictions) != len(entries):
+                raise EngineError(f"the engine gave {len(predictions)} answers for {len(entries)} images")
+        except Exception as error:
+            if len(entries) == 1:
+                logger.error("an image could not be judged: %s", type(error).__name__)
+                entries[0][1].set_exception(
+                    error
+                    if isinstance(error, EngineError)
+                    else EngineError("the engine failed on this image")
+                )
+                return
+            for entry in entries:  # one image must not take its neighbours down
+                self._answer([entry])
+            return
+        for (_, future), prediction in zip(entries, predictions, strict=True):
+            future.set_result(prediction)

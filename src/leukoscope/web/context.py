@@ -1,0 +1,44 @@
+"""What every request finds: one object with the parts of the application."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from flask import Flask, current_app
+
+from leukoscope.web.batching import Batcher
+from leukoscope.web.jobs import JobBoard
+from leukoscope.web.metrics import Metrics
+from leukoscope.web.model import KnownModel
+from leukoscope.web.security import Gate
+from leukoscope.web.service import Service
+from leukoscope.web.settings import WebSettings
+from leukoscope.web.storage.database import Database
+from leukoscope.web.storage.history import History
+
+EXTENSION = "leukoscope"
+
+
+@dataclass(slots=True)
+class Services:
+    """The parts of one running application."""
+
+    settings: WebSettings
+    model: KnownModel
+    database: Database
+    history: History
+    metrics: Metrics
+    batcher: Batcher
+    service: Service
+    jobs: JobBoard
+    gate: Gate
+
+    def close(self) -> None:
+        """Stop the threads and close the records; what was acknowledged is stored already."""
+        self.jobs.close()
+        self.batcher.close()
+        self.database.close()
+
+
+def services(app: Flask | None = None) -> Services:
+    """Return the parts of ``app``, or of the application that answers the present request."""
+    return cast(Services, (app or current_app).extensions[EXTENSION])

@@ -1,0 +1,164 @@
+"""The core behind pages and API: images in, judged and stored cases out."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+
+from leukoscope.runtime.results import CellResult, ModelReference, ReasonDetail
+from leukoscope.terms import REASON_WORDS, Decision, Reason
+from leukoscope.web.artefacts import Artefacts
+from leukoscope.web.batching import Batcher
+from leukoscope.web.metrics import Metrics
+from leukoscope.web.pictures import draw
+from leukoscope.web.prediction import PredictionLike, ToJudge
+from leukoscope.web.problems import busy, too_large
+from leukoscope.web.settings import MEBIBYTE, WebSettings
+from leukoscope.web.storage.history import CaseRecord, History, NewCase
+from leukoscope.web.uploads import Upload
+
+JOB_CHUNK = 8
+"""Images of a job that are judged and stored together: small, so that results appear as they are ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedUpload:
+    """A stored case with the name its caller gave."""
+
+    record: CaseRecord
+    name: str
+
+    @property
+    def result(self) -> CellResult:
+        """The result as the caller sees it: named by the caller's name."""
+        return self.record.result.model_copy(update={"source": self.name})
+
+
+class Service:
+    """Judges, records and remembers; shared by all requests."""
+
+    def __init__(
+        self,
+        settings: WebSettings,
+        model: ModelReference,
+        batcher: Batcher,
+        history: History,
+        metrics: Metrics,
+    ) -> None:
+        self.settings, self.model = settings, model
+        self.batcher, self.history, self.metrics = batcher, history, metrics
+        limits = settings.limits
+        self.artefacts = Artefacts(limits.artefact_mb * MEBIBYTE, limits.artefact_minutes * 60.0)
+
+    def judge_request(
+        self, uploads: Sequence[Upload], subject: str | None, heat_map: bool
+    ) -> list[JudgedUpload]:
+        """Judge the images of one request and store them; all of them or, on failure, none."""
+        contents: list[bytes] = []
+        held, most = 0, self.settings.limits.pending_mb * MEBIBYTE
+        for upload in uploads:
+            contents.append(upload.read())
+            held += len(contents[-1])
+            if held > most:
+                raise too_large(f"The images unpack to more than {most // MEBIBYTE} MB; send them as a job.")
+        predictions = self._judge(contents, subject, heat_map, self.batcher.submit)
+        return self._store(uploads, contents, predictions, "api", None)
+
+    def judge_job(
+        self, uploads: Sequence[Upload], subject: str | None, job: str, heat_map: bool
+    ) -> list[JudgedUpload]:
+        """Judge and store some images of a job."""
+        contents = [upload.read() for upload in uploads]
+        predictions = self._judge(contents, subject, heat_map, self.batcher.submit_job)
+        return self._store(uploads, contents, predictions, "job", job)
+
+    def name_of(self, record: CaseRecord) -> str:
+        """Return what a page calls a case: the kept or still remembered file name, else its id."""
+        if record.name is not None:
+            return record.name
+        artefact = self.artefacts.get(record.case)
+        return artefact.name if artefact is not None else record.case
+
+    def picture(self, case: str, kind: str) -> bytes | None:
+        """Return a picture of a case from memory or, where kept, from the records."""
+        artefact = self.artefacts.get(case)
+        if artefact is not None and kind in artefact.pictures:
+            return artefact.pictures[kind]
+        return self.history.picture(case, kind)
+
+    def pictures_of(self, case: str) -> set[str]:
+        """Return the kinds of picture that can be shown of a case."""
+        artefact = self.artefacts.get(case)
+        return (set(artefact.pictures) if artefact is not None else set()) | self.history.kept_pictures(case)
+
+    def _judge(
+        self,
+        contents: Sequence[bytes],
+        subject: str | None,
+        heat_map: bool,
+        submit: Callable[[Sequence[ToJudge]], "list[Future[PredictionLike]]"],
+    ) -> list[PredictionLike | CellResult]:
+        limit = self.settings.limits.file_mb * MEBIBYTE
+        fitting = [content for content in contents if len(content) <= limit]
+        wanted = heat_map or self.settings.keep_images
+        waiting = submit([ToJudge(content, subject, wanted) for content in fitting])
+        answers = iter(_wait(waiting, self.settings.limits.wait_s))
+        return [
+            next(answers) if len(content) <= limit else self._oversized(len(content), subject)
+            for content in contents
+        ]
+
+    def _oversized(self, size: int, subject: str | None) -> CellResult:
+        most = self.settings.limits.file_mb
+        detail = f"{REASON_WORDS[Reason.FILE_TOO_LARGE]} At most {most} MB are taken; give one cell image."
+        return CellResult(
+            source="",
+            decision=Decision.REJECTED,
+            probability=None,
+            reasons=(ReasonDetail(code=Reason.FILE_TOO_LARGE, message=detail),),
+            subject=subject,
+            model=self.model,
+        )
+
+    def _store(
+        self,
+        uploads: Sequence[Upload],
+        contents: Sequence[bytes],
+        predictions: Sequence[PredictionLike | CellResult],
+        origin: str,
+        job: str | None,
+    ) -> list[JudgedUpload]:
+        keep_images, keep_names = self.settings.keep_images, self.settings.keep_names
+        drawn = [{} if isinstance(prediction, CellResult) else draw(prediction) for prediction in predictions]
+        new = [
+            NewCase(
+                result=prediction if isinstance(prediction, CellResult) else prediction.result,
+                content=content,
+                origin=origin,
+                job=job,
+                name=upload.name if keep_names else None,
+                pictures=tuple(pictures.items()) if keep_images else (),
+            )
+            for upload, content, prediction, pictures in zip(
+                uploads, contents, predictions, drawn, strict=True
+            )
+        ]
+        records = self.history.record(new, actor=origin)
+        judged = []
+        for record, upload, pictures in zip(records, uploads, drawn, strict=True):
+            self.metrics.count(record.result, origin)
+            if job is not None or pictures:
+                self.artefacts.put(record.case, upload.name, {} if keep_images else pictures)
+            judged.append(JudgedUpload(record, upload.name))
+        return judged
+
+
+def _wait(waiting: "Sequence[Future[PredictionLike]]", wait_s: float) -> list[PredictionLike]:
+    end = time.monotonic() + wait_s
+    try:
+        return [future.result(max(0.0, end - time.monotonic())) for future in waiting]
+    except FutureTimeoutError:
+        for future in waiting:
+            future.cancel()
+        raise busy(f"The images were not judged within {wait_s:g} s; nothing was stored.", 5) from None

@@ -1,0 +1,119 @@
+"""How values are written on the pages: filters and shared values of all templates."""
+
+import hashlib
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, url_for
+
+from leukoscope.bundle.measure_words import MEASURES
+from leukoscope.bundle.report import Measurement, format_measurement
+from leukoscope.runtime.results import CellResult
+from leukoscope.terms import DECISION_WORDS, REASON_WORDS, RESEARCH_USE, Decision
+from leukoscope.web.storage.history import Verdict
+
+SHORT_WORDS = {
+    Decision.BLAST: "Blast",
+    Decision.NORMAL: "Normal",
+    Decision.UNCERTAIN: "Uncertain",
+    Decision.REJECTED: "Not judged",
+}
+LONG_WORDS = {
+    Decision.BLAST: DECISION_WORDS[Decision.BLAST],
+    Decision.NORMAL: DECISION_WORDS[Decision.NORMAL],
+    Decision.UNCERTAIN: "Uncertain",
+    Decision.REJECTED: DECISION_WORDS[Decision.REJECTED],
+}
+VERDICT_WORDS = {Verdict.AGREE: "Agree", Verdict.DISAGREE: "Disagree", Verdict.UNSURE: "Unsure"}
+ABSENT = "–"  # noqa: RUF001 - an en dash is meant
+
+
+def probability(value: float | None) -> str:
+    """Write a probability with two digits; near the ends it is never shown as certainty."""
+    if value is None:
+        return ABSENT
+    if value < 0.005:
+        return "< 0.01"
+    return "> 0.99" if value > 0.995 else f"{value:.2f}"
+
+
+def percent(value: float | None) -> str:
+    """Write a share in per cent without decimals."""
+    return ABSENT if value is None else f"{100 * value:.0f} %"
+
+
+def moment(value: datetime) -> str:
+    """Write a point in time, UTC, to the minute."""
+    return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def bytes_size(value: int) -> str:
+    """Write a size in MB."""
+    return f"{value / 1e6:.1f} MB"
+
+
+def plausible(result: CellResult) -> str:
+    """Say in words which classes conformal prediction leaves."""
+    classes = set(result.prediction_set)
+    if not classes:
+        return "neither class"
+    if len(classes) == 2:
+        return "both classes"
+    return "blast only" if Decision.BLAST in classes else "normal only"
+
+
+def sentence(text: str) -> str:
+    """Begin with a capital and end with a full stop; messages for terminals do neither."""
+    text = text.strip()
+    if not text:
+        return text
+    return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
+
+
+def measure(measurement: Measurement | None, name: str) -> str:
+    """Write a measured value with its interval in the words of the card."""
+    if measurement is None:
+        return ABSENT
+    words = MEASURES.get(name)
+    return format_measurement(measurement, percent=words.percent if words else False)
+
+
+def measure_title(name: str) -> str:
+    """Return a measure's name for people."""
+    words = MEASURES.get(name)
+    return words.title if words else name.replace("_", " ")
+
+
+def register(app: Flask) -> None:
+    """Give all templates these filters and values."""
+    static = Path(app.static_folder or "")
+
+    @lru_cache(maxsize=64)
+    def fingerprint(name: str) -> str:
+        return hashlib.sha256((static / name).read_bytes()).hexdigest()[:12]
+
+    def asset(name: str) -> str:
+        return url_for("static", filename=name, v=fingerprint(name))
+
+    filters: dict[str, Any] = {
+        "probability": probability,
+        "percent": percent,
+        "moment": moment,
+        "plausible": plausible,
+        "sentence": sentence,
+        "measure": measure,
+        "measure_title": measure_title,
+    }
+    app.jinja_env.filters.update(filters)
+    app.jinja_env.globals.update(
+        asset=asset,
+        Decision=Decision,
+        Verdict=Verdict,
+        short_words=SHORT_WORDS,
+        long_words=LONG_WORDS,
+        reason_words=REASON_WORDS,
+        verdict_words=VERDICT_WORDS,
+        research_use=RESEARCH_USE,
+    )
