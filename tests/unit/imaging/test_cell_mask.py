@@ -63,7 +63,7 @@ def test_spiral_is_one_component() -> None:
     rows, columns = np.mgrid[-60:60, -60:60]
     angle, radius = np.arctan2(rows, columns), np.hypot(rows, columns)
     mask = np.sin(angle + radius / 2) > 0.3
-    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    _labels, count = ndimage.label(mask, np.ones((3, 3)))
     assert component_areas(mask).size == count
 
 

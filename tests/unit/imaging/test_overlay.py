@@ -1,0 +1,163 @@
+"""Heat maps show the attribution and nothing else; sheets show every result in full."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leukoscope.assets import sample_cells_directory
+from leukoscope.errors import EngineError, UsageError
+from leukoscope.imaging import overlay
+from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.overlay import (
+    MAX_SHEET_ITEMS,
+    SheetItem,
+    colour_legend,
+    contact_sheet,
+    encode_png,
+    heat_map_overlay,
+)
+from leukoscope.terms import RESEARCH_USE, Decision
+
+CELL = decode_image(next(sample_cells_directory().glob("fold_0/hem/*.webp")))
+
+
+def luminance(rgb: np.ndarray) -> np.ndarray:
+    linear = (np.asarray(rgb, float) / 255) ** 2.2
+    return linear @ (0.2126, 0.7152, 0.0722)
+
+
+def test_zero_attribution_leaves_the_cell() -> None:
+    assert np.array_equal(heat_map_overlay(CELL, np.zeros((10, 10), np.float32)), CELL)
+
+
+def test_only_the_neighbourhood_of_the_attribution_changes() -> None:
+    attribution = np.zeros((10, 10), np.float32)
+    attribution[2, 7] = 1e-6  # small in itself, the strongest of this map
+    changed = (heat_map_overlay(CELL, attribution) != CELL).any(axis=2)
+    rows, columns = np.nonzero(changed)
+    # Pixel (2, 7) covers 90..134 x 315..359; bilinear enlargement reaches half a pixel (22 px) further each way.
+    assert rows.min() >= 67
+    assert rows.max() <= 157
+    assert columns.min() >= 292
+    assert columns.max() <= 382
+    assert changed[112, 337]
+
+
+def test_strength_does_not_depend_on_the_unit_of_the_map() -> None:
+    attribution = np.random.default_rng(1).random((10, 10)).astype(np.float32)
+    first, second = heat_map_overlay(CELL, attribution), heat_map_overlay(CELL, attribution * 1024)
+    assert np.array_equal(first, second)
+
+
+def test_opacity() -> None:
+    attribution = np.ones((5, 5), np.float32)
+    assert np.array_equal(heat_map_overlay(CELL, attribution, opacity=0), CELL)
+    assert np.unique(heat_map_overlay(CELL, attribution, opacity=1).reshape(-1, 3), axis=0).shape == (1, 3)
+
+
+def test_stronger_is_lighter_all_the_way() -> None:
+    legend = colour_legend(512, 60)[10]
+    assert (np.diff(luminance(legend[2:-2:16])) > 0).all()
+    assert luminance(legend[-3]) > 20 * luminance(legend[2])
+
+
+@pytest.mark.parametrize("value", [-1e-3, np.nan, np.inf])
+def test_impossible_values_are_refused(value: float) -> None:
+    attribution = np.ones((10, 10))
+    attribution[3, 3] = value
+    with pytest.raises(EngineError):
+        heat_map_overlay(CELL, attribution)
+
+
+@pytest.mark.parametrize("shape", [(10,), (1, 10, 10), (0, 10)])
+def test_impossible_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(EngineError, match=re.escape(str(shape))):
+        heat_map_overlay(CELL, np.ones(shape))
+
+
+def test_png_is_lossless() -> None:
+    assert np.array_equal(np.array(Image.open(io.BytesIO(encode_png(CELL)))), CELL)
+
+
+def item(decision: Decision, **more: object) -> SheetItem:
+    attribution = np.ones((10, 10), np.float32)
+    known = {"source": "cell.bmp", "probability": 0.5, "cell": CELL, "attribution": attribution}
+    return SheetItem(decision=decision, **{**known, **more})  # type: ignore[arg-type]
+
+
+def test_decisions_differ_without_colour() -> None:
+    grey = [luminance(contact_sheet([item(decision, probability=None)])) for decision in Decision]
+    card = [(sheet[340:] < 0.4) for sheet in grey]
+    for first in range(4):
+        for second in range(first):
+            assert np.count_nonzero(card[first] ^ card[second]) > 60
+
+
+def test_grid_grows_with_the_items() -> None:
+    one, four, five = (contact_sheet([item(Decision.BLAST)] * count, columns=4).shape for count in (1, 4, 5))
+    assert four[1] > one[1]
+    assert four[0] == one[0]
+    assert five[0] > four[0]
+
+
+def test_missing_pictures_are_said_not_invented() -> None:
+    sheet = contact_sheet([item(Decision.REJECTED, cell=None, attribution=None, probability=None)])
+    assert luminance(sheet).min(initial=1) < 0.1  # words
+    assert (sheet == 0).all(axis=2).mean() < 0.001  # no black frame where there is no cell
+
+
+def test_text_never_leaves_its_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[float, float]] = []
+    original = overlay.ImageDraw.ImageDraw.text
+
+    def record(self, place, text, *rest, **more):
+        box = self.textbbox(
+            place, text, font=rest[1] if len(rest) > 1 else more["font"], anchor=more.get("anchor")
+        )
+        drawn.append((box[0], box[2]))
+        return original(self, place, text, *rest, **more)
+
+    monkeypatch.setattr(overlay.ImageDraw.ImageDraw, "text", record)
+    long = "W" * 400
+    sheet = contact_sheet(
+        [item(Decision.UNCERTAIN, source=f"/{long}/x.bmp", reason=f"{long} and then some {long}")],
+        title=long,
+        notice=long,
+    )
+    assert drawn
+    assert min(left for left, _ in drawn) >= 0
+    assert max(right for _, right in drawn) <= sheet.shape[1]
+    card_right = 18 + 2 * 208 + 3 * 14
+    assert sum(right > card_right for _, right in drawn) <= 6  # head, legend and foot only
+
+
+def test_shortened_names_keep_their_end() -> None:
+    short = overlay._shorten("folder/" * 40 + "UID_H10_33_2_hem.bmp", 15, 300, middle=True)
+    assert short.startswith("folder")
+    assert short.endswith("H10_33_2_hem.bmp")
+    assert "..." in short
+    assert overlay._text_width(short, 15) <= 300
+
+
+def test_letters_the_font_lacks_are_replaced() -> None:
+    assert overlay._printable("Zellen müller\t細胞\n.bmp") == "Zellen muller ??.bmp".replace("??.", "?? .")
+
+
+@pytest.mark.parametrize(("probability", "words"), [(0.0, "< 0.001"), (1.0, "> 0.999"), (0.98765, "0.988")])
+def test_no_probability_is_drawn_as_certain(probability: float, words: str) -> None:
+    assert overlay._probability_words(probability) == words
+
+
+@pytest.mark.parametrize(("count", "columns"), [(0, 4), (MAX_SHEET_ITEMS + 1, 4), (1, 0)])
+def test_impossible_sheets_are_refused(count: int, columns: int) -> None:
+    with pytest.raises(UsageError):
+        contact_sheet([item(Decision.BLAST)] * count, columns=columns)
+
+
+def test_notice_is_drawn() -> None:
+    shown = contact_sheet([item(Decision.BLAST)])
+    assert RESEARCH_USE
+    assert not np.array_equal(shown, contact_sheet([item(Decision.BLAST)], notice=""))
