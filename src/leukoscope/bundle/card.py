@@ -117,7 +117,8 @@ def _decisions(decision: DecisionParameters) -> list[str]:
                 f"An image is refused as novel above {decision.novelty.limit:.4g}: {decision.novelty.method}",
                 f"An image is refused outside {limits.min_area_px:,} to {limits.max_area_px:,} px of foreground, with "
                 f"more than {limits.max_foreground_share:.0%} of foreground, more than "
-                f"{limits.max_border_contact_px} px on the border, more than {limits.max_components} objects, or a focus below {limits.min_focus:.3g}.",
+                f"{limits.max_border_contact_px} px on the border, more than {limits.max_components} objects, "
+                f"or a focus below {limits.min_focus:.3g}.",
             )
         ),
     ]
@@ -188,11 +189,7 @@ def _measure_table(measures: tuple[str, ...], columns: "list[tuple[str, Measurem
         for _, values in columns:
             measurement = values.get(name)
             percent = words.percent if words else False
-            cells.append(
-                format_measurement(measurement, percent=percent)
-                if isinstance(measurement, Measurement)
-                else "-"
-            )
+            cells.append("-" if measurement is None else format_measurement(measurement, percent=percent))
         if any(cell != "-" for cell in cells):
             rows.append((words.title if words else name.replace("_", " "), *cells))
     return _table(("measure", *(title for title, _ in columns)), rows)

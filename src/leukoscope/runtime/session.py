@@ -105,6 +105,8 @@ class Session:
                 raise UsageError("precision bf16 needs the engine openvino; leave out one of the two options")
             self._backend = _OnnxRuntime(model, self.threads, cuda=engine == "onnxruntime-cuda")
         self.input_px = _check_graph(self._backend.inputs, self._backend.outputs)
+        self._executor: Any = None
+        self._executor_lock = threading.Lock()
 
     @property
     def inputs(self) -> dict[str, tuple[str, tuple[int | None, ...]]]:
@@ -118,8 +120,8 @@ class Session:
 
     @property
     def in_flight(self) -> int:
-        """How many started passes keep the engine busy; more only wait."""
-        return self._backend.in_flight
+        """How many started passes keep the engine busy; more would only wait."""
+        return self._backend.workers + 1
 
     def description(self) -> dict[str, str | int]:
         """Return engine, version, device, precision and threads as plain data, for reports."""
@@ -145,16 +147,28 @@ class Session:
             Wrong dtype or shape, or the engine failed.
         """
         self._check_cells(cells)
-        return self._backend.run(np.ascontiguousarray(cells))
+        cells = np.ascontiguousarray(cells)
+        if len(cells) == 1 or self._backend.workers == 1:
+            return self._backend.run_alone(cells)
+        started = [self.start(cells[index : index + 1]) for index in range(len(cells))]
+        parts = [pending.result() for pending in started]
+        return ForwardResult(*map(np.concatenate, zip(*parts, strict=True)))
 
     def start(self, cells: Cells) -> Pending:
-        """Start a forward pass in the engine's own threads and return at once, or as soon as a place is free.
+        """Start a forward pass in a thread of the engine and return at once.
 
-        Meant for one cell a call: with as many calls open as ``in_flight`` every core is busy while the caller decodes
-        the next image. Parameters and errors are those of ``run``; errors of the engine come out of ``result()``.
+        Meant for one cell a call: with as many calls open as ``in_flight`` every core is busy while the caller
+        decodes the next image, and a cell's numbers do not depend on its neighbours in a batch. Parameters and
+        errors are those of ``run``; errors of the engine come out of ``result()``.
         """
         self._check_cells(cells)
-        return self._backend.start(np.ascontiguousarray(cells))
+        with self._executor_lock:
+            if self._executor is None:
+                from concurrent.futures import ThreadPoolExecutor
+
+                self._executor = ThreadPoolExecutor(self._backend.workers, thread_name_prefix="leukoscope")
+        pending: Pending = self._executor.submit(self._backend.run_in_worker, np.ascontiguousarray(cells))
+        return pending
 
     def _check_cells(self, cells: Cells) -> None:
         expected = (self.input_px, self.input_px, 3)
@@ -170,24 +184,28 @@ class _Backend(Protocol):
     outputs: dict[str, tuple[str, tuple[int | None, ...]]]
     version: str
     device: str
-    in_flight: int
+    workers: int
 
-    def run(self, cells: Cells) -> ForwardResult: ...
+    def run_alone(self, cells: Cells) -> ForwardResult:
+        """Run one batch with every core."""
+        ...
 
-    def start(self, cells: Cells) -> Pending: ...
+    def run_in_worker(self, cells: Cells) -> ForwardResult:
+        """Run one batch in one of ``workers`` threads."""
+        ...
 
 
 class _OpenVino:
-    """Two compilations of one model: all threads on one request, and one stream a thread for many.
+    """Two compilations of one model: every thread on one request, and one stream a thread for many requests.
 
-    The second is made when it is first needed: a single image never pays for it. In the streams every cell is a
-    request of its own, so that a cell's numbers do not depend on its neighbours in a batch.
+    The second is made when it is first needed: a single image never pays for it.
     """
 
     def __init__(self, model: Path | bytes, threads: int, precision: str, cache: Path | None) -> None:
-        self._openvino = _import_openvino()
-        self._core = self._openvino.Core()
-        self._threads = threads
+        openvino = _import_openvino()
+        self._core = openvino.Core()
+        self._new_tensor = openvino.Tensor
+        self._model = model
         self._settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": threads,
@@ -196,46 +214,39 @@ class _OpenVino:
             raise EngineError("precision bf16: this processor computes no bfloat16; use --precision f32")
         if cache is not None and _is_writable(cache):
             self._settings["CACHE_DIR"] = str(cache)
-        self._model = model
         self._lock = threading.Lock()
-        self._streams_lock = threading.Lock()
-        self._streams: _Streams | None = None
-        self._single = self._compile({"PERFORMANCE_HINT": "LATENCY"})
-        self._request = self._single.create_infer_request()
-        self.inputs = {_name(port): _describe_port(port) for port in self._single.inputs}
-        self.outputs = {_name(port): _describe_port(port) for port in self._single.outputs}
-        self.version = str(self._openvino.get_version()).partition("-")[0]
+        self._streams: Any = None
+        self._local = threading.local()
+        alone = self._compile({"PERFORMANCE_HINT": "LATENCY"})
+        self._request = alone.create_infer_request()
+        self._request_lock = threading.Lock()
+        self.inputs = {_name(port): _describe_port(port) for port in alone.inputs}
+        self.outputs = {_name(port): _describe_port(port) for port in alone.outputs}
+        self.version = str(openvino.get_version()).partition("-")[0]
         self.device = str(self._core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
-        self.in_flight = threads + 1
+        self.workers = threads
 
-    def run(self, cells: Cells) -> ForwardResult:
-        if len(cells) == 1 or self._threads == 1:
-            parts = [self._run_single(cells[index : index + 1]) for index in range(len(cells))]
-        else:
-            window: list[Pending] = []
-            parts = []
-            for index in range(len(cells)):
-                if len(window) == self.in_flight:
-                    parts.append(window.pop(0).result())
-                window.append(self.start(cells[index : index + 1]))
-            parts += [pending.result() for pending in window]
-        return parts[0] if len(parts) == 1 else ForwardResult(*map(np.concatenate, zip(*parts, strict=True)))
+    def run_alone(self, cells: Cells) -> ForwardResult:
+        with self._request_lock:
+            return self._infer(self._request, cells)
 
-    def start(self, cells: Cells) -> Pending:
-        with self._streams_lock:
-            if self._streams is None:
-                compiled = self._compile({"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": self._threads})
-                self._streams = _Streams(self._openvino, compiled, self.in_flight)
-        return self._streams.start(cells)
+    def run_in_worker(self, cells: Cells) -> ForwardResult:
+        if not hasattr(self._local, "request"):
+            with self._lock:
+                if self._streams is None:
+                    self._streams = self._compile(
+                        {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": self.workers}
+                    )
+                self._local.request = self._streams.create_infer_request()
+        return self._infer(self._local.request, cells)
 
-    def _run_single(self, cells: Cells) -> ForwardResult:
-        with self._lock:
-            _fill(self._openvino, self._request, cells)
-            try:
-                self._request.infer()
-            except RuntimeError as error:
-                raise _engine_failed(error) from None
-            return _read(self._request)
+    def _infer(self, request: Any, cells: Cells) -> ForwardResult:
+        try:
+            request.set_input_tensor(self._new_tensor(cells, shared_memory=True))
+            request.infer()
+            return ForwardResult(*(request.get_tensor(name).data.copy() for name in OUTPUT_NAMES))
+        except RuntimeError as error:
+            raise _engine_failed(error) from None
 
     def _compile(self, hints: dict[str, Any]) -> Any:
         settings = {**self._settings, **hints}
@@ -247,52 +258,6 @@ class _OpenVino:
             raise EngineError(
                 f"OpenVINO cannot compile the model: {_last_line(error)}; run `leukoscope bundle verify`"
             ) from None
-
-
-class _Streams:
-    """Requests of one compiled model, handed out one at a time; a caller waits while all are in use."""
-
-    def __init__(self, openvino: Any, compiled: Any, requests: int) -> None:
-        self._openvino = openvino
-        self._free = [compiled.create_infer_request() for _ in range(requests)]
-        self._returned = threading.Condition()
-
-    def start(self, cells: Cells) -> Pending:
-        with self._returned:
-            self._returned.wait_for(lambda: self._free)
-            request = self._free.pop()
-        try:
-            _fill(self._openvino, request, cells)
-            request.start_async()
-        except RuntimeError as error:
-            self._give_back(request)
-            raise _engine_failed(error) from None
-        return _OpenVinoPending(self, request)
-
-    def _give_back(self, request: Any) -> None:
-        with self._returned:
-            self._free.append(request)
-            self._returned.notify()
-
-
-class _OpenVinoPending:
-    def __init__(self, streams: _Streams, request: Any) -> None:
-        self._streams = streams
-        self._request: Any = request
-
-    def result(self) -> ForwardResult:
-        request, self._request = self._request, None
-        try:
-            request.wait()
-            return _read(request)
-        except RuntimeError as error:
-            raise _engine_failed(error) from None
-        finally:
-            self._streams._give_back(request)
-
-    def __del__(self) -> None:
-        if self._request is not None:  # an abandoned stream must not keep the place
-            self.result()
 
 
 class _OnnxRuntime:
@@ -331,24 +296,15 @@ class _OnnxRuntime:
         self.outputs = {node.name: _describe_node(node) for node in self._session.get_outputs()}
         self.version = str(onnxruntime.__version__)
         self.device = "CUDA" if cuda else "CPU"
-        self.in_flight = 2
-        self._workers: Any = None
-        self._workers_lock = threading.Lock()
+        self.workers = 1
 
-    def run(self, cells: Cells) -> ForwardResult:
+    def run_alone(self, cells: Cells) -> ForwardResult:
         try:
             return ForwardResult(*self._session.run(OUTPUT_NAMES, {INPUT_NAME: cells}))
         except Exception as error:
             raise _engine_failed(error) from None
 
-    def start(self, cells: Cells) -> Pending:
-        with self._workers_lock:
-            if self._workers is None:
-                from concurrent.futures import ThreadPoolExecutor
-
-                self._workers = ThreadPoolExecutor(1, thread_name_prefix="leukoscope-onnxruntime")
-        pending: Pending = self._workers.submit(self.run, cells)
-        return pending
+    run_in_worker = run_alone
 
 
 def usable_cores() -> int:
@@ -403,15 +359,6 @@ def _is_writable(directory: Path) -> bool:
     except OSError:
         return False
     return os.access(directory, os.W_OK | os.X_OK)
-
-
-def _fill(openvino: Any, request: Any, cells: Cells) -> None:
-    # A shared tensor would be read after the caller changed its array; copying 270 kB costs 0.02 ms.
-    request.set_input_tensor(openvino.Tensor(cells, shared_memory=False))
-
-
-def _read(request: Any) -> ForwardResult:
-    return ForwardResult(*(request.get_tensor(name).data.copy() for name in OUTPUT_NAMES))
 
 
 def _name(port: Any) -> str:
