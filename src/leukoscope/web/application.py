@@ -5,13 +5,15 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 
+from leukoscope.imaging.decode import DecodeLimits
+from leukoscope.runtime.predictor import Predictor
 from leukoscope.web import problems, security, words
 from leukoscope.web.batching import Batcher
 from leukoscope.web.context import EXTENSION, Services
 from leukoscope.web.jobs import JobBoard
 from leukoscope.web.metrics import Metrics
 from leukoscope.web.model import KnownModel
-from leukoscope.web.prediction import Judge
+from leukoscope.web.prediction import Judge, judge_with
 from leukoscope.web.service import Service
 from leukoscope.web.settings import MEBIBYTE, WebSettings, check_exposure
 from leukoscope.web.storage.database import Database
@@ -64,7 +66,7 @@ def create_app(settings: WebSettings, model: KnownModel, judge: Judge) -> Flask:
     history.note("started", "system", model=model.reference.sha256[:16], version=model.reference.version)
     metrics = Metrics()
     batcher = Batcher(judge, metrics, settings.batch, settings.batch_wait_ms, limits.queue_images)
-    service = Service(settings, model.reference, batcher, history, metrics)
+    service = Service(settings, batcher, history, metrics)
     app.extensions[EXTENSION] = Services(
         settings, model, database, history, metrics, batcher, service, JobBoard(service), gate
     )
@@ -73,6 +75,18 @@ def create_app(settings: WebSettings, model: KnownModel, judge: Judge) -> Flask:
     _measure(app, metrics)
     _add_routes(app)
     return app
+
+
+def open_app(settings: WebSettings, predictor: Predictor) -> Flask:
+    """Build the application over a predictor; see ``create_app``."""
+    return create_app(settings, KnownModel.from_bundle(predictor.bundle), judge_with(predictor))
+
+
+def decode_limits(settings: WebSettings) -> DecodeLimits:
+    """Return what the decoder refuses: the service is stricter than the command line."""
+    return DecodeLimits(
+        max_bytes=settings.limits.file_mb * MEBIBYTE, max_pixels=settings.limits.megapixels * 1_000_000
+    )
 
 
 def close_app(app: Flask) -> None:

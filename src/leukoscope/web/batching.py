@@ -13,13 +13,14 @@ from concurrent.futures import Future
 from threading import Condition, Thread
 
 from leukoscope.errors import EngineError
+from leukoscope.runtime.predictor import Prediction
 from leukoscope.web.metrics import Metrics
-from leukoscope.web.prediction import Judge, PredictionLike, ToJudge
+from leukoscope.web.prediction import Judge, ToJudge
 from leukoscope.web.problems import busy
 
 logger = logging.getLogger(__name__)
 
-Waiting = tuple[ToJudge, "Future[PredictionLike]"]
+Waiting = tuple[ToJudge, "Future[Prediction]"]
 
 
 class Batcher:
@@ -59,7 +60,7 @@ class Batcher:
         """True while images are taken."""
         return self._thread.is_alive() and not self._closed
 
-    def submit(self, images: Sequence[ToJudge]) -> list["Future[PredictionLike]"]:
+    def submit(self, images: Sequence[ToJudge]) -> list["Future[Prediction]"]:
         """Queue the images of one request, all or none.
 
         Raises
@@ -82,7 +83,7 @@ class Batcher:
             self._changed.notify_all()
         return [future for _, future in entries]
 
-    def submit_job(self, images: Sequence[ToJudge]) -> list["Future[PredictionLike]"]:
+    def submit_job(self, images: Sequence[ToJudge]) -> list["Future[Prediction]"]:
         """Queue images of a job; the caller holds back by waiting for them before it sends more."""
         with self._changed:
             self._check_open()

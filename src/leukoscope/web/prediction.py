@@ -1,10 +1,9 @@
-"""What the web application needs of a predictor, and nothing more of it."""
+"""The way from the queue to the predictor."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-from leukoscope.runtime.results import CellResult
+from leukoscope.runtime.predictor import Prediction, Predictor, Source
 
 NEUTRAL_NAME = "image"
 """What the predictor is told instead of the file's name, so that no message or log can repeat it."""
@@ -16,27 +15,18 @@ class ToJudge:
 
     content: bytes
     subject: str | None = None
-    heat_map: bool = False
 
 
-class PredictionLike(Protocol):
-    """One judged image with what is drawn of it."""
-
-    @property
-    def result(self) -> CellResult:
-        """What is said about the image."""
-
-    @property
-    def attribution(self) -> Any | None:
-        """Float array (h, w), or None."""
-
-    @property
-    def canvas(self) -> Any | None:
-        """The cell as the network saw it, uint8 (H, W, 3), or None."""
+Judge = Callable[[Sequence[ToJudge]], Sequence[Prediction]]
+"""The engine behind the queue: one prediction an image, in the given order; a refusal is a prediction too."""
 
 
-class Judge(Protocol):
-    """The engine behind the queue: judges a batch in one call, in the given order."""
+def judge_with(predictor: Predictor) -> Judge:
+    """Return the judge that asks ``predictor``: all cores for a single image, full throughput for several."""
 
-    def __call__(self, images: Sequence[ToJudge], /) -> Sequence[PredictionLike]:
-        """Return one prediction an image; a refusal is a prediction too."""
+    def judge(images: Sequence[ToJudge]) -> Sequence[Prediction]:
+        if len(images) == 1:
+            return [predictor.predict(images[0].content, name=NEUTRAL_NAME, subject=images[0].subject)]
+        return list(predictor.stream(Source(NEUTRAL_NAME, image.content, image.subject) for image in images))
+
+    return judge

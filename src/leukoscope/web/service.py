@@ -6,17 +6,19 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 
-from leukoscope.runtime.results import CellResult, ModelReference, ReasonDetail
-from leukoscope.terms import REASON_WORDS, Decision, Reason
+from leukoscope.runtime.predictor import Prediction
+from leukoscope.runtime.results import CellResult
 from leukoscope.web.artefacts import Artefacts
 from leukoscope.web.batching import Batcher
 from leukoscope.web.metrics import Metrics
 from leukoscope.web.pictures import draw
-from leukoscope.web.prediction import PredictionLike, ToJudge
+from leukoscope.web.prediction import ToJudge
 from leukoscope.web.problems import busy, too_large
 from leukoscope.web.settings import MEBIBYTE, WebSettings
 from leukoscope.web.storage.history import CaseRecord, History, NewCase
 from leukoscope.web.uploads import Upload
+
+Submit = Callable[[Sequence[ToJudge]], "list[Future[Prediction]]"]
 
 JOB_CHUNK = 8
 """Images of a job that are judged and stored together: small, so that results appear as they are ready."""
@@ -41,12 +43,11 @@ class Service:
     def __init__(
         self,
         settings: WebSettings,
-        model: ModelReference,
         batcher: Batcher,
         history: History,
         metrics: Metrics,
     ) -> None:
-        self.settings, self.model = settings, model
+        self.settings = settings
         self.batcher, self.history, self.metrics = batcher, history, metrics
         limits = settings.limits
         self.artefacts = Artefacts(limits.artefact_mb * MEBIBYTE, limits.artefact_minutes * 60.0)
@@ -62,16 +63,16 @@ class Service:
             held += len(contents[-1])
             if held > most:
                 raise too_large(f"The images unpack to more than {most // MEBIBYTE} MB; send them as a job.")
-        predictions = self._judge(contents, subject, heat_map, self.batcher.submit)
-        return self._store(uploads, contents, predictions, "api", None)
+        predictions = self._judge(contents, subject, self.batcher.submit)
+        return self._store(uploads, contents, predictions, None, heat_map)
 
     def judge_job(
         self, uploads: Sequence[Upload], subject: str | None, job: str, heat_map: bool
     ) -> list[JudgedUpload]:
         """Judge and store some images of a job."""
         contents = [upload.read() for upload in uploads]
-        predictions = self._judge(contents, subject, heat_map, self.batcher.submit_job)
-        return self._store(uploads, contents, predictions, "job", job)
+        predictions = self._judge(contents, subject, self.batcher.submit_job)
+        return self._store(uploads, contents, predictions, job, heat_map)
 
     def name_of(self, record: CaseRecord) -> str:
         """Return what a page calls a case: the kept or still remembered file name, else its id."""
@@ -92,48 +93,36 @@ class Service:
         artefact = self.artefacts.get(case)
         return (set(artefact.pictures) if artefact is not None else set()) | self.history.kept_pictures(case)
 
-    def _judge(
-        self,
-        contents: Sequence[bytes],
-        subject: str | None,
-        heat_map: bool,
-        submit: Callable[[Sequence[ToJudge]], "list[Future[PredictionLike]]"],
-    ) -> list[PredictionLike | CellResult]:
-        limit = self.settings.limits.file_mb * MEBIBYTE
-        fitting = [content for content in contents if len(content) <= limit]
-        wanted = heat_map or self.settings.keep_images
-        waiting = submit([ToJudge(content, subject, wanted) for content in fitting])
-        answers = iter(_wait(waiting, self.settings.limits.wait_s))
-        return [
-            next(answers) if len(content) <= limit else self._oversized(len(content), subject)
-            for content in contents
-        ]
-
-    def _oversized(self, size: int, subject: str | None) -> CellResult:
-        most = self.settings.limits.file_mb
-        detail = f"{REASON_WORDS[Reason.FILE_TOO_LARGE]} At most {most} MB are taken; give one cell image."
-        return CellResult(
-            source="",
-            decision=Decision.REJECTED,
-            probability=None,
-            reasons=(ReasonDetail(code=Reason.FILE_TOO_LARGE, message=detail),),
-            subject=subject,
-            model=self.model,
+    def cases_with_cell(self, cases: Sequence[str]) -> set[str]:
+        """Return those of the cases whose cell can be shown."""
+        remembered = {
+            case
+            for case in cases
+            if (artefact := self.artefacts.get(case)) is not None and "cell" in artefact.pictures
+        }
+        return remembered | self.history.with_picture(
+            [case for case in cases if case not in remembered], "cell"
         )
+
+    def _judge(self, contents: Sequence[bytes], subject: str | None, submit: Submit) -> list[Prediction]:
+        waiting = submit([ToJudge(content, subject) for content in contents])
+        return _wait(waiting, self.settings.limits.wait_s)
 
     def _store(
         self,
         uploads: Sequence[Upload],
         contents: Sequence[bytes],
-        predictions: Sequence[PredictionLike | CellResult],
-        origin: str,
+        predictions: Sequence[Prediction],
         job: str | None,
+        heat_map: bool,
     ) -> list[JudgedUpload]:
         keep_images, keep_names = self.settings.keep_images, self.settings.keep_names
-        drawn = [{} if isinstance(prediction, CellResult) else draw(prediction) for prediction in predictions]
+        origin = "api" if job is None else "job"
+        wanted = heat_map or keep_images
+        drawn = [draw(prediction) if wanted else {} for prediction in predictions]
         new = [
             NewCase(
-                result=prediction if isinstance(prediction, CellResult) else prediction.result,
+                result=prediction.result,
                 content=content,
                 origin=origin,
                 job=job,
@@ -154,7 +143,7 @@ class Service:
         return judged
 
 
-def _wait(waiting: "Sequence[Future[PredictionLike]]", wait_s: float) -> list[PredictionLike]:
+def _wait(waiting: "Sequence[Future[Prediction]]", wait_s: float) -> list[Prediction]:
     end = time.monotonic() + wait_s
     try:
         return [future.result(max(0.0, end - time.monotonic())) for future in waiting]

@@ -27,7 +27,7 @@ LONG_WORDS = {
     Decision.REJECTED: DECISION_WORDS[Decision.REJECTED],
 }
 VERDICT_WORDS = {Verdict.AGREE: "Agree", Verdict.DISAGREE: "Disagree", Verdict.UNSURE: "Unsure"}
-ABSENT = "–"  # noqa: RUF001 - an en dash is meant
+ABSENT = "–"
 
 
 def probability(value: float | None) -> str:

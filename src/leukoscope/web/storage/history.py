@@ -201,6 +201,14 @@ class History:
         with self.database.read() as session:
             return set(session.scalars(query))
 
+    def with_picture(self, cases: Sequence[str], kind: str) -> set[str]:
+        """Return those of the cases of which a picture of this kind is kept."""
+        if not cases:
+            return set()
+        query = select(Case.case).join(Picture, Case.number == Picture.case_number)
+        with self.database.read() as session:
+            return set(session.scalars(query.where(Case.case.in_(cases), Picture.kind == kind)))
+
     def delete(self, cases: Iterable[str], actor: str, reason: str = "request") -> int:
         """Remove cases with reviews and pictures; the audit log keeps that it happened. Returns how many."""
         return self._delete(Case.case.in_(list(cases)), actor, reason)
