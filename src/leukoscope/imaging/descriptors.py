@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.imaging.cell_mask import cell_mask, count_components
+from leukoscope.imaging.cell_mask import cell_mask, count_components, foreground_box
 from leukoscope.imaging.preprocess import CANVAS_PX, place_on_canvas
 
 
@@ -63,6 +63,7 @@ NINE_SCALARS: tuple[str, ...] = (
 )
 """The measures of the shortcut baseline: what size and colour alone give away."""
 
+_LEVELS = np.arange(256)
 _BLANK = Descriptors(0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0)
 
 
@@ -82,32 +83,41 @@ def describe_cell(rgb: NDArray[np.uint8], canvas_px: int = CANVAS_PX) -> Descrip
         All 0 for an image without foreground; never not-a-number.
     """
     canvas = place_on_canvas(rgb, canvas_px)
-    mask = cell_mask(canvas)
-    rows = np.flatnonzero(mask.any(axis=1))
-    if not rows.size:
+    found = foreground_box(canvas)
+    if found is None:
         return _BLANK
-    columns = np.flatnonzero(mask.any(axis=0))
-    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-    cut, cut_mask = canvas[box], mask[box]
-    pixels = cut[cut_mask].T.astype(np.float64, order="C")
-    mean, variance = _moments(pixels)
-    std = np.sqrt(variance)
-    contact = int(mask[0].sum() + mask[-1].sum() + mask[1:-1, 0].sum() + mask[1:-1, -1].sum())
+    y0, x0, y1, x1 = found
+    cut = canvas[y0:y1, x0:x1]
+    mask = cell_mask(cut)
+    area = int(np.count_nonzero(mask))
+    moments = [_moments(cut[..., channel][mask]) for channel in range(3)]
+    (mean_r, std_r), (mean_g, std_g), (mean_b, std_b) = moments
     return Descriptors(
-        area_px=pixels.shape[1],
-        box_height_px=cut.shape[0],
-        box_width_px=cut.shape[1],
-        mean_r=float(mean[0]),
-        mean_g=float(mean[1]),
-        mean_b=float(mean[2]),
-        std_r=float(std[0]),
-        std_g=float(std[1]),
-        std_b=float(std[2]),
-        focus=_focus(cut, cut_mask),
-        border_contact_px=contact,
-        foreground_share=pixels.shape[1] / mask.size,
-        components=count_components(cut_mask),
+        area_px=area,
+        box_height_px=y1 - y0,
+        box_width_px=x1 - x0,
+        mean_r=mean_r,
+        mean_g=mean_g,
+        mean_b=mean_b,
+        std_r=std_r,
+        std_g=std_g,
+        std_b=std_b,
+        focus=_focus(cut, mask),
+        border_contact_px=_border_contact(mask, found, canvas_px),
+        foreground_share=area / canvas_px**2,
+        components=count_components(mask),
     )
+
+
+def _border_contact(mask: NDArray[np.bool_], box: tuple[int, int, int, int], canvas_px: int) -> int:
+    """Count the foreground pixels on the canvas' outermost rows and columns; corners count once."""
+    y0, x0, y1, x1 = box
+    on_border = np.zeros_like(mask)
+    on_border[0] |= y0 == 0
+    on_border[-1] |= y1 == canvas_px
+    on_border[:, 0] |= x0 == 0
+    on_border[:, -1] |= x1 == canvas_px
+    return int(np.count_nonzero(mask & on_border))
 
 
 def _focus(rgb: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
@@ -121,17 +131,23 @@ def _focus(rgb: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
     grey = channels[..., 0] + channels[..., 1] + channels[..., 2]
     centre = grey[1:-1, 1:-1]
     laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * centre
-    _, variance = _moments(np.stack((laplacian[inner], centre[inner])).astype(np.float64))
-    return float(variance[0] / variance[1]) if variance[1] > 0 else 0.0
+    contrast = _variance(centre[inner])
+    return _variance(laplacian[inner]) / contrast if contrast > 0 else 0.0
 
 
-def _moments(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and population variance of each row of (rows, N).
+# Both sums are of whole numbers and stay exact in float64, so that the results do not depend on the order in which
+# a machine adds.
 
-    The values are small whole numbers, so that both sums are exact in float64 and the result is the same on every
-    machine, whatever order it adds in.
-    """
-    count = values.shape[1]
-    mean = values.sum(axis=1) / count
-    variance = np.einsum("ij,ij->i", values, values) / count - mean**2
-    return mean, np.maximum(variance, 0.0)
+
+def _variance(values: NDArray[np.int16]) -> float:
+    exact = values.astype(np.float64)
+    mean = float(exact.sum()) / exact.size
+    return max(float(np.einsum("i,i->", exact, exact)) / exact.size - mean**2, 0.0)
+
+
+def _moments(values: NDArray[np.uint8]) -> tuple[float, float]:
+    """Return mean and standard deviation by way of the histogram."""
+    counts = np.bincount(values, minlength=256)
+    mean = int(counts @ _LEVELS) / values.size
+    variance = int(counts @ _LEVELS**2) / values.size - mean**2
+    return mean, max(variance, 0.0) ** 0.5

@@ -11,7 +11,13 @@ from PIL import Image
 from scipy import ndimage
 
 from leukoscope.assets import sample_cells_directory
-from leukoscope.imaging.cell_mask import FOREGROUND_ABOVE, cell_mask, component_areas, count_components
+from leukoscope.imaging.cell_mask import (
+    FOREGROUND_ABOVE,
+    cell_mask,
+    component_areas,
+    count_components,
+    foreground_box,
+)
 from leukoscope.imaging.decode import decode_image
 
 CELLS = sorted(sample_cells_directory().rglob("*.webp"))
@@ -85,3 +91,17 @@ def test_noise_agrees_with_scipy(seed: int, density: float) -> None:
     mask = np.random.default_rng(seed).random((90, 110)) < density
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
     assert component_areas(mask).tolist() == sorted(np.bincount(labels.ravel())[1:].tolist(), reverse=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays(
+        np.uint8,
+        st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3)),
+        elements=st.sampled_from([0, 8, 9]),
+    )
+)
+def test_box_is_that_of_the_mask(rgb: np.ndarray) -> None:
+    rows, columns = np.nonzero(cell_mask(rgb))
+    expected = (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1) if rows.size else None
+    assert foreground_box(rgb) == expected
