@@ -105,6 +105,18 @@ MEASURES: dict[str, MeasureWords] = {
         explanation="Share of normal cells whose prediction set holds 'normal'.",
         percent=True,
     ),
+    "refused_as_novel": MeasureWords(
+        title="Refused as novel",
+        explanation="Share of test cells whose embedding lies beyond the novelty limit.",
+        percent=True,
+        better="lower",
+    ),
+    "refused_by_input_checks": MeasureWords(
+        title="Refused by input checks",
+        explanation="Share of test cells that a check of size, focus, border or number of objects refuses.",
+        percent=True,
+        better="lower",
+    ),
 }
 
 

@@ -136,7 +136,10 @@ class OperatingPointResult(_Record):
 
     name: str
     rule: str
-    threshold: float = Field(description="On the calibrated probability: blast is called at or above it.")
+    threshold: float | None = Field(
+        description="On the calibrated probability: blast is called at or above it. Null where splits are pooled: each "
+        "has its own."
+    )
     default: bool = Field(description="Whether the measures of this report use this point.")
     measures: Measurements
 
@@ -148,6 +151,7 @@ class Fitted(_Record):
     cells: Count
     subjects: Count
     temperature: float = Field(gt=0)
+    bias: float = 0.0
     conformal_alpha: Share | None = None
     conformal_quantiles: dict[str, float] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()

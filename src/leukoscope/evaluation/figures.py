@@ -185,9 +185,9 @@ def draw_histogram(split: SplitReport) -> Figure:
         share = np.array(counts) / max(1, sum(counts))
         axes.stairs(share, edges, fill=True, color=color, alpha=0.3)
         axes.stairs(share, edges, color=color, linewidth=1.4, label=f"{name}, {sum(counts):,} cells")
-    for index, point in enumerate(p for p in split.operating_points if p.default):
-        label = "Threshold" if index == 0 else None
-        axes.axvline(point.threshold, color=style.INK, linewidth=1, linestyle="--", label=label)
+    for point in split.operating_points:
+        if point.default and point.threshold is not None:
+            axes.axvline(point.threshold, color=style.INK, linewidth=1, linestyle="--", label="Threshold")
     axes.set_xlim(0, 1)
     axes.legend(loc="upper center")
     axes.set(

@@ -5,19 +5,30 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from leukoscope.config import read_toml
-from leukoscope.data.table import COLUMNS, read_cells
+from leukoscope.data.splits import SplitPlan, read_splits
+from leukoscope.data.table import COLUMNS, LABEL_VALUES, read_cells
 from leukoscope.errors import CohortError, SplitError, UsageError
 
 PARTS = ("train", "validation", "test")
 TEXT_COLUMNS = ("cell", "sha256", "subject", "group", "fold", "part", "inner_fold")
 SCORE_COLUMNS = (*TEXT_COLUMNS, "label", "logit")
-RUN_FILES = ("scores.csv", "cells.csv", "splits.json", "config.toml", "provenance.json")
+RUN_FILES = (
+    "scores.csv",
+    "cells.csv",
+    "splits.json",
+    "config.toml",
+    "provenance.json",
+    "embeddings.safetensors",
+)
 
 _NEEDED = {
     "validation": "thresholds and temperature are fitted on them; train again with inner folds",
@@ -38,7 +49,9 @@ class Run:
     split, protocol, leaks, split_seed
         From ``splits.json``.
     scores
-        One row a prediction, test cells once each; columns as in ``SCORE_COLUMNS``.
+        One row a prediction, test cells once each; columns as in ``SCORE_COLUMNS``, and ``row``: the row of
+        ``embeddings``.
+    embeddings : float32 (N, D)
     cells
         The cell table, indexed by cell key.
     config, provenance
@@ -54,8 +67,9 @@ class Run:
     split: str
     protocol: str
     leaks: bool
-    split_seed: int | None
+    split_seed: int
     scores: pd.DataFrame
+    embeddings: npt.NDArray[np.float32]
     cells: pd.DataFrame
     config: Mapping[str, Any]
     provenance: Mapping[str, Any]
@@ -89,18 +103,23 @@ def read_run(folder: Path) -> Run:
             f"{folder}: not a finished run: {', '.join(missing)} missing; "
             "finish it with `leukoscope train --resume` first"
         )
-    split = _read_split(folder / "splits.json")
     scores, remarks = _read_scores(folder / "scores.csv")
-    cells = _read_cells(folder / "cells.csv")
-    _check_agreement(folder, scores, cells, split)
+    embeddings = _read_embeddings(folder / "embeddings.safetensors", int(scores["row"].max()) + 1)
+    table = read_cells(folder / "cells.csv")
+    plan = read_splits(folder / "splits.json", table)
+    if len(plan.splits) != 1:
+        raise CohortError(f"{folder / 'splits.json'}: a run has one split, found {len(plan.splits)}")
+    cells = table.set_index("cell", drop=False).rename_axis(None)
+    _check_agreement(folder, scores, cells, plan)
     return Run(
         folder=folder,
         name=folder.resolve().name,
-        split=str(split["splits"][0]["name"]),
-        protocol=str(split["protocol"]),
-        leaks=bool(split["leaks"]),
-        split_seed=cast("int | None", split.get("seed")),
+        split=plan.splits[0].name,
+        protocol=plan.protocol,
+        leaks=plan.leaks,
+        split_seed=plan.seed,
         scores=scores,
+        embeddings=embeddings,
         cells=cells,
         config=read_toml(folder / "config.toml"),
         provenance=_read_json(folder / "provenance.json"),
@@ -117,16 +136,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CohortError(f"{path}: expected an object, got {type(content).__name__}")
     return content
-
-
-def _read_split(path: Path) -> dict[str, Any]:
-    split = _read_json(path)
-    absent = [key for key in ("protocol", "leaks", "splits") if key not in split]
-    if absent:
-        raise CohortError(f"{path}: {', '.join(absent)} missing; write the split again with `data split`")
-    if not isinstance(split["splits"], list) or len(split["splits"]) != 1:
-        raise CohortError(f"{path}: a run folder holds exactly one split, found {len(split['splits'])}")
-    return split
 
 
 def _read_table(path: Path, columns: tuple[str, ...], text: tuple[str, ...]) -> pd.DataFrame:
@@ -168,13 +177,14 @@ def _read_scores(path: Path) -> tuple[pd.DataFrame, list[str]]:
     for part in ("validation", "test"):
         if not (table["part"] == part).any():
             raise CohortError(f"{path}: no {part} rows; {_NEEDED[part]}")
-    if (table["subject"] == "").any() or (table["group"] == "").any():
-        raise CohortError(
-            f"{path}: a row without subject or group; both are needed, subjects are the unit of evidence"
-        )
+    if (table["group"] == "").any():
+        raise CohortError(f"{path}: a row without a group; groups are the unit of evidence")
+    # A cell of an unknown person stands for itself, as its group does.
+    table["subject"] = table["subject"].where(table["subject"] != "", table["group"])
     repeated = table.duplicated(["cell", "part", "inner_fold"])
     if repeated.any():
         raise CohortError(f"{path}: cell {table.loc[repeated, 'cell'].iloc[0]!r} stands twice in one part")
+    table["row"] = np.arange(len(table))
     return _average_test_rows(table)
 
 
@@ -192,19 +202,40 @@ def _average_test_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return pd.concat([table.loc[~test], first], ignore_index=True), [remark]
 
 
-def _read_cells(path: Path) -> pd.DataFrame:
-    return read_cells(path).set_index("cell", drop=False).rename_axis(None)
+def _read_embeddings(path: Path, least: int) -> npt.NDArray[np.float32]:
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise CohortError(f"{path}: not a safetensors file: {error}") from None
+    if "embeddings" not in tensors:
+        raise CohortError(f"{path}: no tensor 'embeddings', found {', '.join(tensors) or 'none'}")
+    embeddings = tensors["embeddings"].astype(np.float32)
+    if embeddings.ndim != 2 or len(embeddings) < least or not np.isfinite(embeddings).all():
+        raise CohortError(
+            f"{path}: embeddings of shape {embeddings.shape}: expected one row of finite numbers for each of the "
+            f"{least} rows of scores.csv"
+        )
+    return embeddings
 
 
-def _check_agreement(
-    folder: Path, scores: pd.DataFrame, cells: pd.DataFrame, split: Mapping[str, Any]
-) -> None:
+def _check_agreement(folder: Path, scores: pd.DataFrame, cells: pd.DataFrame, plan: SplitPlan) -> None:
     absent = sorted(set(scores["cell"]) - set(cells.index))
     if absent:
         raise CohortError(
             f"{folder}: {len(absent)} scored cells are not in cells.csv, for instance {absent[0]!r}"
         )
-    declared = set(split["splits"][0]["test"])
+    rows = cells.loc[scores["cell"]]
+    for column, stated in (
+        ("sha256", rows["sha256"]),
+        ("group", rows["group"]),
+        ("subject", rows["subject"].where(rows["subject"] != "", rows["group"])),
+        ("label", rows["label"].map(LABEL_VALUES)),
+    ):
+        differs = scores[column].to_numpy() != stated.to_numpy()
+        if differs.any():
+            cell = scores["cell"].to_numpy()[differs][0]
+            raise CohortError(f"{folder}: {column} of {cell!r} differs between scores.csv and cells.csv")
+    declared = set(plan.splits[0].test)
     scored = set(scores.loc[scores["part"] == "test", "cell"])
     if declared != scored:
         raise CohortError(
@@ -214,8 +245,8 @@ def _check_agreement(
     tested = set(scores.loc[scores["part"] == "test", "group"])
     learned = set(scores.loc[scores["part"] != "test", "group"])
     both = sorted(tested & learned)
-    if both and not split["leaks"]:
+    if both and not plan.leaks:
         raise SplitError(
-            f"{folder}: group {both[0]!r} and {len(both) - 1} others stand in test and in training or "
+            f"{folder}: group {both[0]!r} and {len(both) - 1} others have rows in test and in training or "
             "validation, but splits.json does not say that the split leaks"
         )

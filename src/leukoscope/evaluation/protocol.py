@@ -1,0 +1,208 @@
+"""From run folders to a report: what is fitted where, what is pooled, and what a reader must know."""
+
+import datetime
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from leukoscope.bundle.report import Report, RunRecord, SplitReport
+from leukoscope.errors import CohortError, UsageError
+from leukoscope.evaluation.baselines import score_baselines
+from leukoscope.evaluation.judging import JudgedSplit, fit_rules, judge_run, pool_splits
+from leukoscope.evaluation.scores import Run, read_run
+from leukoscope.evaluation.split_report import EvaluationSettings, Progress, report_split
+
+
+def evaluate(
+    folders: Sequence[Path],
+    *,
+    pooled: bool = False,
+    title: str | None = None,
+    settings: EvaluationSettings | None = None,
+    progress: Progress = lambda _: None,
+) -> Report:
+    """Evaluate finished runs.
+
+    Parameters
+    ----------
+    folders
+        Run folders, one split each.
+    pooled
+        Add the estimate over all test parts together; each cell must then be tested once only.
+    progress
+        Called with a word for each step.
+
+    Raises
+    ------
+    UsageError
+        No run was given, a folder is not a finished run, or ``pooled`` with a single run.
+    CohortError
+        A run's tables are inconsistent, two runs have the same split, or runs to be pooled test the same cell.
+    """
+    if not folders:
+        raise UsageError("no run given; name at least one run folder")
+    if pooled and len(folders) < 2:
+        raise UsageError("--pooled needs at least two runs with different test parts")
+    settings = settings or EvaluationSettings()
+    runs = [read_run(folder) for folder in folders]
+    _check_together(runs, pooled)
+    judged: list[JudgedSplit] = []
+    for run in runs:
+        progress(f"{run.split}: decision rules")
+        rules = fit_rules(run)
+        progress(f"{run.split}: baselines")
+        judged.append(judge_run(run, rules, score_baselines(run)))
+    splits = tuple(_report(split, settings, progress) for split in judged)
+    whole = _report(pool_splits(judged), settings, progress) if pooled else None
+    return Report(
+        title=title or f"Evaluation of {', '.join(run.name for run in runs)}",
+        created=_now(),
+        level=settings.bootstrap.level,
+        resamples=settings.bootstrap.replicates,
+        seed=settings.bootstrap.seed,
+        protocol=protocol_sentences(judged, pooled),
+        caveats=caveat_sentences([*splits, *([whole] if whole else [])]),
+        runs=tuple(record_run(run) for run in runs),
+        splits=splits,
+        pooled=whole,
+    )
+
+
+def _report(split: JudgedSplit, settings: EvaluationSettings, progress: Progress) -> SplitReport:
+    return report_split(split, settings, lambda section: progress(f"{split.name}: {section}"))
+
+
+def _check_together(runs: Sequence[Run], pooled: bool) -> None:
+    names = [run.split for run in runs]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise CohortError(
+            f"split {repeated[0]!r} stands in {names.count(repeated[0])} runs; evaluate them one by one and put the "
+            "reports side by side with `leukoscope compare`"
+        )
+    if not pooled:
+        return
+    seen: dict[str, str] = {}
+    for run in runs:
+        for cell in run.scores.loc[run.scores["part"] == "test", "sha256"].unique():
+            if seen.setdefault(cell, run.split) != run.split:
+                raise CohortError(
+                    f"runs {seen[cell]!r} and {run.split!r} both test the image {cell[:12]}: pooled cells must be "
+                    "tested once; leave --pooled out"
+                )
+
+
+def protocol_sentences(judged: Sequence[JudgedSplit], pooled: bool) -> tuple[str, ...]:
+    """Say what was fitted on which rows."""
+    sentences = [
+        "Temperature, operating points and conformal quantiles were fitted on validation rows: cells of the training "
+        "side, each scored by a model that had not seen its group ("
+        + "; ".join(
+            f"{s.name}: {s.fitted[0].cells:,} cells of {s.fitted[0].subjects} subjects" for s in judged
+        )
+        + ").",
+        "Baselines were fitted on the cells of the training side.",
+        "The test part was touched once: it was scored, and measured with what was already fitted. Nothing was chosen "
+        "on it. Rates at a held sensitivity or specificity are read off its curve and are no thresholds to use.",
+        "Intervals resample subjects (merged groups count as one), not cells; differences are paired on the same "
+        "resampled subjects.",
+    ]
+    if pooled:
+        sentences.append(
+            "The pooled estimate puts the test parts together, each cell judged once, by the rules of its own split."
+        )
+    return tuple(sentences)
+
+
+def caveat_sentences(splits: Sequence[SplitReport]) -> tuple[str, ...]:
+    """Say what a reader must know before using any number."""
+    sentences = []
+    leaking = [split.name for split in splits if split.leaks]
+    if leaking:
+        sentences.append(
+            f"LEAKING SPLIT ({', '.join(leaking)}): people stand on both sides. These figures are inflated and are no "
+            "evidence for unseen people."
+        )
+    if all(row.label != "mixed" for split in splits for row in split.subjects):
+        sentences.append(
+            "Every subject carries one label only: cell labels are the diagnosis of the person. Stain, camera session "
+            "and person are confounded with the class, and the effective sample is the number of people."
+        )
+    for split in splits:
+        test = split.parts["test"]
+        fewest = min(test.blast_subjects, test.normal_subjects)
+        if fewest < 10:
+            sentences.append(
+                f"{split.name}: {test.blast_subjects} subjects with blasts and {test.normal_subjects} with normal "
+                "cells in the test part; differences of a few points are within the noise of so few people."
+            )
+    sentences.append(
+        "Cell size gives the label away to a large part; read every figure beside the baselines."
+    )
+    sentences.append(
+        "All cells come from one laboratory; other stains, cameras and segmentations were not tested."
+    )
+    return tuple(sentences)
+
+
+def record_run(run: Run) -> RunRecord:
+    """Take down which run it was and what it cost, as far as its provenance tells."""
+    network = run.config.get("network", {})
+    network = network if isinstance(network, Mapping) else {}
+    git = run.provenance.get("git", {})
+    git = git if isinstance(git, Mapping) else {}
+    return RunRecord(
+        name=run.name,
+        split=run.split,
+        protocol=run.protocol,
+        leaks=run.leaks,
+        architecture=_text(network.get("arch")),
+        initial_weights=_weights_name(network.get("weights")),
+        seed=_whole(run.config.get("seed", run.provenance.get("seed"))),
+        git_commit=_text(git.get("commit", run.provenance.get("git_commit"))),
+        git_dirty=_truth(git.get("dirty", run.provenance.get("git_dirty"))),
+        config_sha256=run.hashes["config.toml"],
+        scores_sha256=run.hashes["scores.csv"],
+        cells_sha256=run.hashes["cells.csv"],
+        versions={
+            str(name): str(version) for name, version in dict(run.provenance.get("versions", {})).items()
+        },
+        parameters=_whole(run.provenance.get("parameters")),
+        flops=_number(run.provenance.get("flops")),
+        training_seconds=_number(run.provenance.get("training_seconds")),
+        milliseconds_per_image=_number(run.provenance.get("milliseconds_per_image")),
+        peak_memory_mb=_number(run.provenance.get("peak_memory_mb")),
+    )
+
+
+def _weights_name(value: Any) -> str | None:
+    """Keep the name of a weights file, never the place where it lay on somebody's machine."""
+    return None if value is None else Path(str(value)).name
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _truth(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _now() -> str:
+    # SOURCE_DATE_EPOCH makes a report reproducible to the byte (reproducible-builds.org).
+    stated = os.environ.get("SOURCE_DATE_EPOCH")
+    moment = (
+        datetime.datetime.fromtimestamp(int(stated), datetime.UTC)
+        if stated and stated.isdigit()
+        else datetime.datetime.now(datetime.UTC)
+    )
+    return moment.isoformat(timespec="seconds")

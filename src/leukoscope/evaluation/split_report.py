@@ -1,0 +1,279 @@
+"""The report of one judged test part: every section of it, from the same rows and the same resampled subjects."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from leukoscope.bundle.report import (
+    Abstention,
+    AreaMatched,
+    BaselineResult,
+    CurvePoint,
+    Measurements,
+    OperatingPointResult,
+    SplitReport,
+)
+from leukoscope.evaluation import cases, curves
+from leukoscope.evaluation.judging import JudgedSplit
+from leukoscope.evaluation.measures import (
+    Context,
+    Judged,
+    judge_cells,
+    mean_auc_of_splits,
+    measure_level,
+    measure_some,
+    pool_subjects,
+    statistics,
+)
+from leukoscope.evaluation.subgroups import measure_subgroups
+from leukoscope.stats import clusters, discrimination
+from leukoscope.stats.clusters import BLAST_ONLY, NORMAL_ONLY, Statistic
+from leukoscope.stats.intervals import BootstrapSettings
+
+BASELINE_MEASURES = ("roc_auc", "average_precision", "accuracy", "balanced_accuracy", "f1_weighted", "brier")
+POINT_MEASURES = ("sensitivity", "specificity", "ppv", "npv", "balanced_accuracy", "f1_weighted", "accuracy")
+CELL_RULE = "A cell is called blast where its calibrated probability reaches the threshold."
+SUBJECT_RULES = {
+    "mean": "A subject is called blast where the sigmoid of its mean calibrated logit reaches the threshold.",
+    "majority": "A subject is called blast where at least half of its cells are.",
+}
+BASELINE_WORDS: dict[str, tuple[str, str]] = {
+    "all_positive": ("All positive", "Calls every cell blast."),
+    "area": (
+        "Area alone",
+        "Foreground area of the cell, its direction and threshold learned on the training side.",
+    ),
+    "nine_scalars": (
+        "Nine scalars",
+        "Gradient boosting on area, box height and width, mean and standard deviation of R, G and B.",
+    ),
+}
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a report is made; the defaults are those of every published number."""
+
+    bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
+    bins: int = 15
+    area_caliper: float = 0.05
+    worst_errors: int = 24
+    label_suspects: int = 24
+
+
+def report_split(split: JudgedSplit, settings: EvaluationSettings, progress: Progress) -> SplitReport:
+    """Measure one judged test part.
+
+    Parameters
+    ----------
+    split
+        From ``judging.judge_run`` or ``judging.pool_splits``.
+    progress
+        Called with the name of each section before it is made.
+    """
+    context = Context(split.name, settings.bootstrap, settings.bins)
+    judged = judge_cells(split.rows)
+    progress("cells")
+    cell = measure_level(judged, context, CELL_RULE)
+    if len(split.parameters) > 1:
+        cell.measures["roc_auc_mean_of_splits"] = mean_auc_of_splits(
+            judged, split.rows["split"].to_numpy(dtype=str), context
+        )
+    progress("subjects")
+    by_mean, table = pool_subjects(split.rows, "mean")
+    by_majority, _ = pool_subjects(split.rows, "majority")
+    remarks = list(split.remarks)
+    mixed = int(table["label"].isna().sum())
+    if mixed:
+        remarks.append(f"{mixed} subjects have cells of both labels; they are left out at subject level.")
+    progress("baselines")
+    baselines = report_baselines(split, judged, context)
+    matched = match_areas(split, judged, context, settings.area_caliper)
+    if matched is None:
+        remarks.append("No two cells of different labels have nearly the same area: nothing to match.")
+    progress("subgroups")
+    subgroups = measure_subgroups(split.rows, context)
+    progress("curves")
+    return SplitReport(
+        name=split.name,
+        protocol=split.protocol,
+        leaks=split.leaks,
+        parts=split.parts,
+        fitted=split.fitted,
+        operating_points=report_points(split, judged, context),
+        cell=cell,
+        subject_mean=measure_level(by_mean, context, SUBJECT_RULES["mean"]),
+        subject_majority=measure_level(by_majority, context, SUBJECT_RULES["majority"]),
+        baselines=baselines,
+        area_matched=matched,
+        prevalence=curves.prevalence_curve(judged, context),
+        decision_curve=curves.decision_curve(judged, context, split.baselines.get("nine_scalars")),
+        abstention=report_abstention(split, judged, context),
+        subgroups=subgroups,
+        subjects=cases.subject_rows(table, split.rows),
+        worst_errors=cases.worst_errors(split.rows, settings.worst_errors),
+        label_suspects=cases.label_suspects(_out_of_sample(split), settings.label_suspects),
+        curves=curves.make_curves(judged, context),
+        remarks=tuple(remarks),
+    )
+
+
+def report_points(split: JudgedSplit, judged: Judged, context: Context) -> tuple[OperatingPointResult, ...]:
+    """Measure every operating point that all rules of the split have."""
+    results = []
+    for point in split.parameters[0].operating_points:
+        column = f"called:{point.name}"
+        if column not in split.rows or split.rows[column].isna().any():
+            continue
+        calls = judge_cells(split.rows.assign(called=split.rows[column]))
+        results.append(
+            OperatingPointResult(
+                name=point.name,
+                rule=point.rule,
+                threshold=point.threshold if len(split.parameters) == 1 else None,
+                default=point.name == split.parameters[0].default_operating_point,
+                measures=measure_some(calls, context, POINT_MEASURES),
+            )
+        )
+    return tuple(results)
+
+
+def report_baselines(split: JudgedSplit, judged: Judged, context: Context) -> tuple[BaselineResult, ...]:
+    """Measure each baseline on the same rows, and the model's paired lead over it."""
+    model = statistics(judged, context.bins)
+    results = []
+    for name, scores in split.baselines.items():
+        title, description = BASELINE_WORDS.get(name, (name, ""))
+        other = judge_cells(split.rows.assign(probability=scores, called=scores >= 0.5))
+        theirs = statistics(other, context.bins)
+        results.append(
+            BaselineResult(
+                name=name,
+                title=title,
+                description=description,
+                measures={m: context.estimate(other, theirs[m]) for m in BASELINE_MEASURES},
+                differences={m: context.estimate(judged, model[m], theirs[m]) for m in BASELINE_MEASURES},
+            )
+        )
+    return tuple(results)
+
+
+def match_areas(split: JudgedSplit, judged: Judged, context: Context, caliper: float) -> AreaMatched | None:
+    """Measure discrimination among cells of nearly equal area; None where no such pair exists."""
+    sample, areas = judged.sample(), split.rows["area_px"].to_numpy(dtype=np.float64)
+    usable = bool((areas > 0).all())
+    if not usable:
+        return None
+    _, pairs = clusters.area_matched_pairs(sample, judged.probability, areas, caliper)
+    if not pairs.sum():
+        return None
+    near = _has_partner(areas, judged.label, caliper)
+    return AreaMatched(
+        roc_auc=context.estimate(
+            judged, clusters.of_area_matched_auc(sample, judged.probability, areas, caliper)
+        ),
+        area_alone=context.estimate(judged, clusters.of_area_matched_auc(sample, areas, areas, caliper)),
+        pairs=int(pairs.sum()),
+        caliper=caliper,
+        matched_blasts=int((near & judged.label).sum()),
+        matched_normals=int((near & ~judged.label).sum()),
+    )
+
+
+def _has_partner(
+    areas: npt.NDArray[np.float64], label: npt.NDArray[np.bool_], caliper: float
+) -> npt.NDArray[np.bool_]:
+    sizes = np.log(areas)
+    result = np.zeros(len(areas), dtype=bool)
+    for mine in (True, False):
+        others = np.sort(sizes[label != mine])
+        own = sizes[label == mine]
+        first = np.searchsorted(others, own - caliper, side="left")
+        last = np.searchsorted(others, own + caliper, side="left")
+        result[label == mine] = last > first
+    return result
+
+
+def report_abstention(split: JudgedSplit, judged: Judged, context: Context) -> Abstention:
+    """Measure coverage of the prediction sets, what they decide, and risk where the least certain are left out."""
+    sample = judged.sample()
+    in_blast, in_normal = split.rows["set_blast"].to_numpy(bool), split.rows["set_normal"].to_numpy(bool)
+    covered = np.where(judged.label, in_blast, in_normal)
+    decided = in_blast != in_normal
+    right = decided & (judged.calls == judged.label)
+    share = clusters.of_mean
+    measures: Measurements = {
+        "coverage": context.estimate(judged, share(sample, covered)),
+        "coverage_blast": context.estimate(judged, share(sample, covered, BLAST_ONLY)),
+        "coverage_normal": context.estimate(judged, share(sample, covered, NORMAL_ONLY)),
+        "decided": context.estimate(judged, share(sample, decided)),
+        "accuracy_of_decided": context.estimate(judged, _share_of(sample, right, decided)),
+    }
+    novel, unfit = split.rows["novel"].to_numpy(bool), split.rows["unfit"].to_numpy(bool)
+    measures["refused_as_novel"] = context.estimate(judged, share(sample, novel))
+    measures["refused_by_input_checks"] = context.estimate(judged, share(sample, unfit))
+    confidence = split.rows["margin"].abs().to_numpy(dtype=np.float64)
+    wrong = judged.calls != judged.label
+    alphas = {one.conformal.alpha for one in split.parameters}
+    return Abstention(
+        alpha=max(alphas),
+        measures=measures,
+        outcomes={
+            "blast": int((in_blast & ~in_normal).sum()),
+            "normal": int((in_normal & ~in_blast).sum()),
+            "both": int((in_blast & in_normal).sum()),
+            "neither": int((~in_blast & ~in_normal).sum()),
+        },
+        risk_coverage=_risk_coverage(confidence, wrong),
+        risk_coverage_area=context.estimate(judged, _risk_area(sample, confidence, wrong)),
+    )
+
+
+def _share_of(
+    sample: clusters.SubjectSample, part: npt.NDArray[np.bool_], whole: npt.NDArray[np.bool_]
+) -> Statistic:
+    parts, wholes = sample.sums(part.astype(np.float64)), sample.sums(whole.astype(np.float64))
+    return Statistic(lambda counts: discrimination.ratio(counts @ parts, counts @ wholes))
+
+
+def _risk_coverage(
+    confidence: npt.NDArray[np.float64], wrong: npt.NDArray[np.bool_]
+) -> tuple[CurvePoint, ...]:
+    order = np.argsort(-confidence, kind="stable")
+    risk = np.cumsum(wrong[order]) / np.arange(1, len(order) + 1)
+    # The first few cells make a ragged start that means nothing.
+    kept = np.unique(np.linspace(max(0, len(order) // 50 - 1), len(order) - 1, 150).astype(int))
+    return tuple(CurvePoint(x=float((k + 1) / len(order)), y=float(risk[k])) for k in kept)
+
+
+def _risk_area(
+    sample: clusters.SubjectSample, confidence: npt.NDArray[np.float64], wrong: npt.NDArray[np.bool_]
+) -> Statistic:
+    """Area under risk over coverage: the mean share of wrong calls among cells at least as certain as each cell."""
+    order = np.argsort(-confidence, kind="stable")
+    index, errors = sample.index[order], wrong[order].astype(np.float64)
+
+    def figure(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        result = np.empty(len(counts))
+        rows = max(1, clusters.CHUNK_NUMBERS // max(1, len(order)))
+        for start in range(0, len(counts), rows):
+            weights = counts[start : start + rows][:, index]
+            kept = np.cumsum(weights, axis=1)
+            risk = np.divide(
+                np.cumsum(weights * errors, axis=1), kept, out=np.zeros_like(kept), where=kept > 0
+            )
+            result[start : start + rows] = (weights * risk).sum(axis=1) / np.maximum(kept[:, -1], 1e-300)
+        return result
+
+    return Statistic(figure)
+
+
+def _out_of_sample(split: JudgedSplit) -> pd.DataFrame:
+    columns = ["cell", "sha256", "subject", "label", "probability", "part", "split"]
+    both = pd.concat([split.validation[columns], split.rows[columns]], ignore_index=True)
+    # Pooled splits see a cell in validation of one and in test of another: the test row stands.
+    return both.drop_duplicates("cell", keep="last").reset_index(drop=True)
