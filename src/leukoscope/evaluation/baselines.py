@@ -74,7 +74,7 @@ def area_baseline(cells: pd.DataFrame, train: Sequence[str], test: Sequence[str]
         The training side lacks a class, or a key is not among the labelled cells of the table.
     """
     model = make_pipeline(StandardScaler(), LogisticRegression())
-    return _judge("area", model, ("area_px",), cells, train, test)
+    return _judge("area", model, ("area_px",), cells, (train, test))
 
 
 def nine_scalars_baseline(
@@ -103,7 +103,7 @@ def nine_scalars_baseline(
     """
     boosting = HistGradientBoostingClassifier(random_state=seed)
     model = BaggingClassifier(boosting, n_estimators=BAGS, random_state=seed)
-    return _judge("nine_scalars", model, NINE_SCALARS, cells, train, test)
+    return _judge("nine_scalars", model, NINE_SCALARS, cells, (train, test))
 
 
 BASELINES: Final[Mapping[str, Callable[[pd.DataFrame, Sequence[str], Sequence[str]], BaselineScores]]] = (
@@ -117,9 +117,9 @@ def _judge(
     model: Any,
     columns: Sequence[str],
     cells: pd.DataFrame,
-    train: Sequence[str],
-    test: Sequence[str],
+    sides: tuple[Sequence[str], Sequence[str]],
 ) -> BaselineScores:
+    train, test = sides
     rows = cells.set_index("cell")
     train_labels, test_labels = _labels(rows, train, "train"), _labels(rows, test, "test")
     if len(np.unique(train_labels)) < len(Label):
@@ -140,4 +140,4 @@ def _labels(rows: pd.DataFrame, keys: Sequence[str], side: str) -> NDArray[np.in
     if wrong.any() or not len(known):
         named = repr(keys[int(wrong.to_numpy().argmax())]) if len(known) else "none"
         raise SplitError(f"baseline, {side} side: {named}: labelled cells of the table are needed")
-    return known.map({word: int(label) for word, label in LABEL_VALUES.items()}).to_numpy(np.int64)
+    return np.array([int(LABEL_VALUES[word]) for word in known], np.int64)
