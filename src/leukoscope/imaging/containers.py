@@ -9,7 +9,6 @@ Sources: PNG (ISO/IEC 15948), JPEG (ITU-T T.81) and JFIF, TIFF 6.0, EXIF 2.32, W
 Windows and OS/2).
 """
 
-import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -65,7 +64,7 @@ def read_container(content: bytes) -> Container:
         ``UNKNOWN_FORMAT``, ``UNREADABLE``, ``MULTIPLE_FRAMES`` or ``UNSUPPORTED_MODE``.
     """
     for signature, reader in _READERS:
-        if signature.match(content):
+        if content.startswith(signature) and (reader is not _read_webp or content[8:12] == b"WEBP"):
             try:
                 return reader(content)
             except (struct.error, IndexError):
@@ -353,10 +352,10 @@ def _exif_orientation(block: bytes) -> int:
     return value if 1 <= value <= 8 else 1
 
 
-_READERS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], Container]], ...] = (
-    (re.compile(rb"BM"), _read_bmp),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), _read_png),
-    (re.compile(rb"\xff\xd8\xff"), _read_jpeg),
-    (re.compile(rb"II\*\0|MM\0\*"), _read_tiff),
-    (re.compile(rb"RIFF....WEBP", re.DOTALL), _read_webp),
+_READERS: tuple[tuple[bytes | tuple[bytes, ...], Callable[[bytes], Container]], ...] = (
+    (b"BM", _read_bmp),
+    (b"\x89PNG\r\n\x1a\n", _read_png),
+    (b"\xff\xd8\xff", _read_jpeg),
+    ((b"II*\0", b"MM\0*"), _read_tiff),
+    (b"RIFF", _read_webp),
 )
