@@ -56,6 +56,10 @@ class OddityKind(StrEnum):
     DUPLICATE = "duplicate"
 
 
+EXPECTED_ODDITIES = frozenset({OddityKind.DUPLICATE, OddityKind.CROPPED, OddityKind.NOT_AN_IMAGE})
+"""What the official archive itself shows; everything else calls for a look."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Oddity:
     """One thing worth saying about one file."""

@@ -1,74 +1,52 @@
-"""Splits: which cells train, which validate, which test; and the file that holds them, ``splits.json``.
-
-Groups never stand on two sides of a split. That is asserted when splits are made, when they are written and again when
-they are read. A plan that cannot promise it (the reference paper's random images; cells without a subject) says so:
-``leaks``.
-"""
+"""Splits: which cells train, which validate, which test; by the protocols of the field."""
 
 import dataclasses
-import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import TypeAdapter, ValidationError
 
 from leukoscope.data.cnmc import PRELIMINARY_TEST, TEST_FOLDS
 from leukoscope.data.partition import choose_groups, partition_groups
-from leukoscope.data.table import BLAST, NORMAL, labelled, table_sha256, write_atomically
+from leukoscope.data.split_plan import (
+    SCHEMA_VERSION,
+    Split,
+    SplitPlan,
+    assert_disjoint,
+    check_plan,
+    make_plan,
+    read_splits,
+    read_unchecked_splits,
+    select_rows,
+    single_split,
+    write_splits,
+)
+from leukoscope.data.table import BLAST, NORMAL, labelled
 from leukoscope.errors import SplitError, UsageError
 
-SCHEMA_VERSION: Final = 1
+__all__ = [
+    "PROTOCOLS",
+    "SCHEMA_VERSION",
+    "InnerFold",
+    "Protocol",
+    "Split",
+    "SplitPlan",
+    "assert_disjoint",
+    "check_plan",
+    "inner_folds",
+    "make_plan",
+    "make_splits",
+    "read_splits",
+    "read_unchecked_splits",
+    "single_split",
+    "write_splits",
+]
+
 Protocol = Literal["official", "grouped", "paper"]
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("official", "grouped", "paper")
 PAPER_PER_CLASS: Final = 2100
 """Images of each class in the reference paper's protocol, divided 1,500 / 300 / 300."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """One division of cells, by their keys."""
-
-    name: str
-    train: tuple[str, ...]
-    validation: tuple[str, ...]
-    test: tuple[str, ...]
-    removed: tuple[str, ...] = ()
-    """Cells taken off the training side because their group also stands on the test side."""
-
-    def parts(self) -> dict[str, tuple[str, ...]]:
-        """Return the three sides by name."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitPlan:
-    """The splits of one protocol."""
-
-    schema_version: int
-    protocol: str
-    seed: int
-    leaks: bool
-    """True where subjects may stand on two sides, so that results are too good."""
-    cells_sha256: str
-    """``table_sha256`` over the rows of the table that the splits name."""
-    splits: tuple[Split, ...]
-
-    def named(self, name: str) -> Split:
-        """Return the split of that name.
-
-        Raises
-        ------
-        UsageError
-            There is none.
-        """
-        for split in self.splits:
-            if split.name == name:
-                return split
-        known = ", ".join(split.name for split in self.splits)
-        raise UsageError(f"no split is named {name!r}; there are: {known}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,20 +118,6 @@ def make_splits(
     return make_plan(cells, protocol, seed, protocol == "paper" or unknown > 0, splits)
 
 
-def make_plan(
-    cells: pd.DataFrame, protocol: str, seed: int, leaks: bool, splits: Sequence[Split]
-) -> SplitPlan:
-    """Bind splits to the rows they name, after checking them."""
-    plan = SplitPlan(SCHEMA_VERSION, protocol, seed, leaks, _named_sha256(cells, splits), tuple(splits))
-    check_plan(cells, plan)
-    return plan
-
-
-def single_split(plan: SplitPlan, name: str, cells: pd.DataFrame) -> SplitPlan:
-    """Return a plan that holds one split of another: what a run folder keeps."""
-    return make_plan(cells, plan.protocol, plan.seed, plan.leaks, [plan.named(name)])
-
-
 def inner_folds(cells: pd.DataFrame, train_cells: Iterable[str], k: int, seed: int) -> list[InnerFold]:
     """Divide a training side for an inner cross-validation, by group and stratified.
 
@@ -174,7 +138,7 @@ def inner_folds(cells: pd.DataFrame, train_cells: Iterable[str], k: int, seed: i
     SplitError
         A class has fewer than 2 groups, or a key is not in the table.
     """
-    side = _rows(cells, tuple(train_cells))
+    side = select_rows(cells, tuple(train_cells))
     groups = side.groupby("label")["group"].nunique()
     available = int(groups.reindex([BLAST, NORMAL], fill_value=0).min())
     parts = partition_groups(_members(side), max(2, min(k, available)), np.random.default_rng(seed))
@@ -182,102 +146,6 @@ def inner_folds(cells: pd.DataFrame, train_cells: Iterable[str], k: int, seed: i
         InnerFold(_keys(side[~side["group"].isin(part)]), _keys(side[side["group"].isin(part)]))
         for part in parts
     ]
-
-
-def assert_disjoint(cells: pd.DataFrame, split: Split, *, leaks: bool = False) -> None:
-    """Check that no group and no identical file stands on two sides of a split.
-
-    Parameters
-    ----------
-    cells
-        Cell table.
-    split
-        What to check.
-    leaks
-        The plan admits to leaking: then only that no cell stands on two sides is checked.
-
-    Raises
-    ------
-    SplitError
-        A side is empty (validation may be), a cell is not in the table, has no label or stands twice, or a group stands
-        on two sides; the message names it.
-    """
-    sides = {
-        name: _rows(cells, keys, f"split {split.name!r}, {name}") for name, keys in split.parts().items()
-    }
-    for name, side in sides.items():
-        if name != "validation" and side.empty:
-            raise SplitError(f"split {split.name!r}: the {name} part is empty")
-        unlabelled = side.loc[side["label"].eq(""), "cell"]
-        if len(unlabelled):
-            raise SplitError(f"split {split.name!r}: {unlabelled.iloc[0]!r} in {name} has no label")
-    for column in ("cell",) if leaks else ("cell", "group", "sha256"):
-        seen: dict[str, str] = {}
-        for name, side in sides.items():
-            for value in side[column].unique():
-                if value in seen:
-                    raise SplitError(
-                        f"split {split.name!r} leaks: {column} {value!r} stands in {seen[value]} and in {name}; "
-                        "make the splits again with 'leukoscope data split'"
-                    )
-                seen[value] = name
-
-
-def check_plan(cells: pd.DataFrame, plan: SplitPlan) -> None:
-    """Check every split of a plan against the table.
-
-    Raises
-    ------
-    SplitError
-        As ``assert_disjoint``; there is no split, a name stands twice, or the rows are not those the plan was made for.
-    """
-    names = [split.name for split in plan.splits]
-    if not names or len(set(names)) != len(names):
-        raise SplitError(f"a plan needs splits with different names, got: {', '.join(names) or 'none'}")
-    for split in plan.splits:
-        assert_disjoint(cells, split, leaks=plan.leaks)
-    if _named_sha256(cells, plan.splits) != plan.cells_sha256:
-        raise SplitError(
-            "the cell table is not the one the splits were made for (a file, label, subject, group or fold differs); "
-            "make the splits again with 'leukoscope data split'"
-        )
-
-
-def write_splits(plan: SplitPlan, cells: pd.DataFrame, path: Path) -> None:
-    """Check a plan and write it; an interrupted write leaves the old file in place."""
-    check_plan(cells, plan)
-    write_atomically(path, json.dumps(dataclasses.asdict(plan), indent=1, ensure_ascii=False) + "\n")
-
-
-def read_splits(path: Path, cells: pd.DataFrame) -> SplitPlan:
-    """Read a plan and check it against the table.
-
-    Raises
-    ------
-    UsageError
-        There is no such file.
-    SplitError
-        Not a ``splits.json`` of this format, or ``check_plan`` fails.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise UsageError(f"{path}: no such file; make it with 'leukoscope data split'") from None
-    except ValueError as error:
-        raise SplitError(f"{path}: not JSON: {error}") from None
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
-        raise SplitError(
-            f"{path}: schema_version {version!r}, this release reads {SCHEMA_VERSION}; make the splits again"
-        )
-    try:
-        plan = TypeAdapter(SplitPlan).validate_python(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise SplitError(f"{path}: {where}: {first['msg']}; make the splits again") from None
-    check_plan(cells, plan)
-    return plan
 
 
 def _official(known: pd.DataFrame, validation_share: float, rng: np.random.Generator) -> list[Split]:
@@ -373,19 +241,3 @@ def _members(side: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _keys(side: pd.DataFrame) -> tuple[str, ...]:
     return tuple(side["cell"])
-
-
-def _rows(cells: pd.DataFrame, keys: Sequence[str], where: str = "cells") -> pd.DataFrame:
-    if len(set(keys)) != len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise SplitError(f"{where}: the cell {twice!r} stands twice")
-    rows = cells[cells["cell"].isin(set(keys))]
-    if len(rows) != len(keys):
-        absent = next(iter(set(keys) - set(rows["cell"])))
-        raise SplitError(f"{where}: the cell {absent!r} is not in the cell table; import again")
-    return rows
-
-
-def _named_sha256(cells: pd.DataFrame, splits: Sequence[Split]) -> str:
-    named = {key for split in splits for side in (*split.parts().values(), split.removed) for key in side}
-    return table_sha256(cells[cells["cell"].isin(named)])

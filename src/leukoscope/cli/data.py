@@ -1,0 +1,291 @@
+"""``leukoscope data``: import, verify, audit, split and sample a cohort."""
+
+import json
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from leukoscope.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pandas as pd
+
+    from leukoscope.data.splits import SplitPlan
+
+app = typer.Typer(
+    no_args_is_help=True, help="Import, verify, audit, split and sample a cohort of cell images."
+)
+
+Table = Annotated[Path, typer.Argument(help="Cell table, as written by 'leukoscope data import'.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads; the number of processors where left out.")]
+PerClass = Annotated[int, typer.Option(help="Images of each class in the protocol 'paper'.")]
+Folds = Annotated[int, typer.Option("--k", min=2, help="Parts of the protocol 'grouped'.")]
+CellsAsSubjects = Annotated[
+    bool,
+    typer.Option(
+        help="Accept cells without a subject, each as a person of its own; the plan is marked as leaking."
+    ),
+]
+
+
+class ProtocolChoice(StrEnum):
+    """How the cells are divided."""
+
+    OFFICIAL = "official"
+    GROUPED = "grouped"
+    PAPER = "paper"
+
+
+@app.command("import", epilog="Example: leukoscope data import C-NMC_training_data --out cells.csv")
+def import_(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder (C-NMC archive, Kaggle copy, class folders) or CSV (file, label, subject)."
+        ),
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="The cell table to write.")] = Path("cells.csv"),
+    blast: Annotated[
+        list[str] | None, typer.Option(help="Class name that means blast; may be repeated.")
+    ] = None,
+    normal: Annotated[
+        list[str] | None, typer.Option(help="Class name that means normal; may be repeated.")
+    ] = None,
+    workers: Workers = None,
+    strict: Annotated[
+        bool, typer.Option(help="End with 1 when anything but duplicates and cropping is odd.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read a cohort into a cell table: one row a cell, with digest, label, subject, group and descriptors.
+
+    The layout is recognised. Everything odd is said, and listed beside the table in <name>.import.json. A second import
+    reads changed and new files only.
+    """
+    from leukoscope.cli.data_tables import show_import
+    from leukoscope.data.importing import import_cohort
+    from leukoscope.data.layouts import EXPECTED_ODDITIES
+
+    with _progress("Reading images") as progress:
+        report = import_cohort(
+            source, out, blast=blast or (), normal=normal or (), workers=workers, progress=progress
+        )
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        show_import(report)
+    if strict and any(oddity.kind not in EXPECTED_ODDITIES for oddity in report.oddities):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: leukoscope data verify C-NMC_Leukemia")
+def verify(
+    source: Annotated[
+        Path, typer.Argument(help="Folder with C-NMC images, in any order and under any names.")
+    ],
+    *,
+    complete: Annotated[bool, typer.Option(help="End with 1 when an official file is missing, too.")] = False,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare files with the 15,114 official ones of C-NMC 2019 by SHA-256.
+
+    Ends with 1 when a file is altered or unknown.
+    """
+    from leukoscope.cli.data_tables import show_verification
+    from leukoscope.data.verify import verify_files
+
+    with _progress("Hashing") as progress:
+        verification = verify_files(source, workers=workers, progress=progress)
+    if as_json:
+        _print_json(verification.to_json())
+    else:
+        show_verification(verification)
+    if not verification.trustworthy or (complete and verification.missing):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: leukoscope data audit cells.csv --protocol official")
+def audit(
+    table: Table,
+    *,
+    protocol: Annotated[
+        ProtocolChoice | None,
+        typer.Option(help="Split to judge; 'official' where there are folds, else 'grouped'."),
+    ] = None,
+    splits: Annotated[Path | None, typer.Option(help="Judge the splits of this splits.json instead.")] = None,
+    k: Folds = 5,
+    seed: Seed = 0,
+    per_class: PerClass = 2100,
+    cells_as_subjects: CellsAsSubjects = False,
+    baselines: Annotated[bool, typer.Option(help="Measure what size and colour alone give away.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Report identical images, merged subjects, balance, leaks of a split, and the shortcut baselines under it.
+
+    Ends with 1 when the split leaks.
+    """
+    from leukoscope.cli.data_tables import show_audit, show_baselines, show_leaks
+    from leukoscope.data.audit import audit_cells, find_leaks
+    from leukoscope.data.splits import make_splits, read_unchecked_splits
+    from leukoscope.data.table import read_cells
+
+    if splits is not None and protocol is not None:
+        raise UsageError("--splits and --protocol exclude each other; give one of them")
+    cells = read_cells(table)
+    audited = audit_cells(cells)
+    if not as_json:
+        show_audit(audited)
+    if splits is not None:
+        plan = read_unchecked_splits(splits, cells)
+    else:
+        plan = make_splits(
+            cells,
+            (protocol or _default_protocol(cells)).value,
+            k=k,
+            seed=seed,
+            validation_share=0,
+            per_class=per_class,
+            cells_as_subjects=cells_as_subjects,
+        )
+    leaks = find_leaks(cells, plan)
+    scores = _score_baselines(cells, plan) if baselines else []
+    if as_json:
+        found = {"audit": audited.to_json(), "protocol": plan.protocol, "leaks": leaks, "baselines": scores}
+        _print_json(found)
+    else:
+        show_leaks(plan, leaks)
+        show_baselines(scores)
+    if leaks:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: leukoscope data split cells.csv --protocol grouped --k 5 --out splits.json")
+def split(
+    table: Table,
+    *,
+    out: Annotated[Path, typer.Option(help="The splits to write.")] = Path("splits.json"),
+    protocol: Annotated[
+        ProtocolChoice,
+        typer.Option(
+            help="official: each fold held out in turn. grouped: k parts by merged subjects. "
+            "paper: random images, as in the reference paper; leaks."
+        ),
+    ] = ProtocolChoice.OFFICIAL,
+    k: Folds = 5,
+    seed: Seed = 0,
+    validation_share: Annotated[
+        float,
+        typer.Option(min=0.0, max=0.9, help="Share of the training side that validates, by whole groups."),
+    ] = 0.2,
+    per_class: PerClass = 2100,
+    cells_as_subjects: CellsAsSubjects = False,
+    as_json: AsJson = False,
+) -> None:
+    """Divide the cells into training, validation and test parts; no group stands on two sides."""
+    from leukoscope.cli.data_tables import show_plan, summarise_plan
+    from leukoscope.data.splits import make_splits, write_splits
+    from leukoscope.data.table import read_cells
+
+    cells = read_cells(table)
+    plan = make_splits(
+        cells,
+        protocol.value,
+        k=k,
+        seed=seed,
+        validation_share=validation_share,
+        per_class=per_class,
+        cells_as_subjects=cells_as_subjects,
+    )
+    write_splits(plan, cells, out)
+    if as_json:
+        _print_json({"file": str(out), **summarise_plan(plan, cells)})
+    else:
+        show_plan(plan, cells, out)
+
+
+@app.command(epilog="Example: leukoscope data sample cells.csv --count 60 --out sample")
+def sample(
+    table: Table,
+    *,
+    count: Annotated[int, typer.Option(min=2, help="Cells in all, half of each class.")] = 20,
+    fold: Annotated[list[str] | None, typer.Option(help="Draw from this fold only; may be repeated.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Copy the files there; without it they are listed.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a balanced sample, spread over subjects, and copy or list its files."""
+    from leukoscope.data.sampling import copy_sample, draw_sample
+    from leukoscope.data.table import read_cells, resolve_paths
+
+    cells = read_cells(table)
+    if fold:
+        unknown = set(fold) - set(cells["fold"])
+        if unknown:
+            present = ", ".join(sorted(set(cells["fold"]) - {""})) or "none"
+            raise UsageError(f"--fold {min(unknown)!r}: there is no such fold; there are: {present}")
+        cells = cells[cells["fold"].isin(fold)]
+    drawn = draw_sample(cells, count, seed=seed)
+    files = resolve_paths(drawn, table) if out is None else copy_sample(drawn, table, out)
+    if as_json:
+        rows = drawn[["cell", "label", "subject", "group", "fold"]].to_dict("records")
+        _print_json([{**row, "file": str(file)} for row, file in zip(rows, files, strict=True)])
+    else:
+        for file in files:
+            typer.echo(file)
+
+
+def _default_protocol(cells: "pd.DataFrame") -> ProtocolChoice:
+    from leukoscope.data.cnmc import TEST_FOLDS
+
+    folds = set(cells.loc[cells["label"].ne(""), "fold"]) - {"", *TEST_FOLDS}
+    return ProtocolChoice.OFFICIAL if len(folds) > 1 else ProtocolChoice.GROUPED
+
+
+def _score_baselines(cells: "pd.DataFrame", plan: "SplitPlan") -> list[dict[str, Any]]:
+    from leukoscope.evaluation.baselines import BASELINES
+
+    rows = []
+    with _progress("Baselines") as progress:
+        for part in plan.splits:
+            row: dict[str, Any] = {"split": part.name, "test_cells": len(part.test)}
+            for name, judge in BASELINES.items():
+                scores = judge(cells, (*part.train, *part.validation), part.test)
+                row[name] = {"auc": scores.auc, "weighted_f1": scores.weighted_f1}
+            rows.append(row)
+            progress(len(rows), len(plan.splits))
+    return rows
+
+
+@contextmanager
+def _progress(what: str) -> "Iterator[Callable[[int, int], None]]":
+    """Show a bar with the time left on standard error, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print_json(content: Any) -> None:
+    import dataclasses
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return dataclasses.asdict(value)
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+
+    typer.echo(json.dumps(content, ensure_ascii=False, indent=1, default=plain))

@@ -1,0 +1,208 @@
+"""The plan of splits and its file, ``splits.json``.
+
+Groups never stand on two sides of a split. That is asserted when a plan is made, when it is written and again when it
+is read. A plan that cannot promise it says so: ``leaks``.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+from pydantic import TypeAdapter, ValidationError
+
+from leukoscope.data.table import table_sha256, write_atomically
+from leukoscope.errors import SplitError, UsageError
+
+SCHEMA_VERSION: Final = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One division of cells, by their keys."""
+
+    name: str
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+    removed: tuple[str, ...] = ()
+    """Cells taken off the training side because their group also stands on the test side."""
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """Return the three sides by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitPlan:
+    """The splits of one protocol."""
+
+    schema_version: int
+    protocol: str
+    seed: int
+    leaks: bool
+    """True where subjects may stand on two sides, so that results are too good."""
+    cells_sha256: str
+    """``table_sha256`` over the rows of the table that the splits name."""
+    splits: tuple[Split, ...]
+
+    def named(self, name: str) -> Split:
+        """Return the split of that name.
+
+        Raises
+        ------
+        UsageError
+            There is none.
+        """
+        for split in self.splits:
+            if split.name == name:
+                return split
+        known = ", ".join(split.name for split in self.splits)
+        raise UsageError(f"no split is named {name!r}; there are: {known}")
+
+
+def make_plan(
+    cells: pd.DataFrame, protocol: str, seed: int, leaks: bool, splits: Sequence[Split]
+) -> SplitPlan:
+    """Bind splits to the rows they name, after checking them."""
+    plan = SplitPlan(SCHEMA_VERSION, protocol, seed, leaks, _named_sha256(cells, splits), tuple(splits))
+    check_plan(cells, plan)
+    return plan
+
+
+def single_split(plan: SplitPlan, name: str, cells: pd.DataFrame) -> SplitPlan:
+    """Return a plan that holds one split of another: what a run folder keeps."""
+    return make_plan(cells, plan.protocol, plan.seed, plan.leaks, [plan.named(name)])
+
+
+def assert_disjoint(cells: pd.DataFrame, split: Split, *, leaks: bool = False) -> None:
+    """Check that no group and no identical file stands on two sides of a split.
+
+    Parameters
+    ----------
+    cells
+        Cell table.
+    split
+        What to check.
+    leaks
+        The plan admits to leaking: then only that no cell stands on two sides is checked.
+
+    Raises
+    ------
+    SplitError
+        A side is empty (validation may be), a cell is not in the table, has no label or stands twice, or a group stands
+        on two sides; the message names it.
+    """
+    sides = {
+        name: select_rows(cells, keys, f"split {split.name!r}, {name}")
+        for name, keys in split.parts().items()
+    }
+    for name, side in sides.items():
+        if name != "validation" and side.empty:
+            raise SplitError(f"split {split.name!r}: the {name} part is empty")
+        unlabelled = side.loc[side["label"].eq(""), "cell"]
+        if len(unlabelled):
+            raise SplitError(f"split {split.name!r}: {unlabelled.iloc[0]!r} in {name} has no label")
+    for column in ("cell",) if leaks else ("cell", "group", "sha256"):
+        seen: dict[str, str] = {}
+        for name, side in sides.items():
+            for value in side[column].unique():
+                if value in seen:
+                    raise SplitError(
+                        f"split {split.name!r} leaks: {column} {value!r} stands in {seen[value]} and in {name}; "
+                        "make the splits again with 'leukoscope data split'"
+                    )
+                seen[value] = name
+
+
+def check_plan(cells: pd.DataFrame, plan: SplitPlan) -> None:
+    """Check every split of a plan against the table.
+
+    Raises
+    ------
+    SplitError
+        As ``assert_disjoint``; there is no split, a name stands twice, or the rows are not those the plan was made for.
+    """
+    names = [split.name for split in plan.splits]
+    if not names or len(set(names)) != len(names):
+        raise SplitError(f"a plan needs splits with different names, got: {', '.join(names) or 'none'}")
+    for split in plan.splits:
+        assert_disjoint(cells, split, leaks=plan.leaks)
+    if _named_sha256(cells, plan.splits) != plan.cells_sha256:
+        raise SplitError(
+            "the cell table is not the one the splits were made for (a file, label, subject, group or fold differs); "
+            "make the splits again with 'leukoscope data split'"
+        )
+
+
+def write_splits(plan: SplitPlan, cells: pd.DataFrame, path: Path) -> None:
+    """Check a plan and write it; an interrupted write leaves the old file in place."""
+    check_plan(cells, plan)
+    write_atomically(path, json.dumps(dataclasses.asdict(plan), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_splits(path: Path, cells: pd.DataFrame) -> SplitPlan:
+    """Read a plan and check it against the table.
+
+    Raises
+    ------
+    UsageError
+        There is no such file.
+    SplitError
+        Not a ``splits.json`` of this format, or ``check_plan`` fails.
+    """
+    plan = read_unchecked_splits(path, cells)
+    check_plan(cells, plan)
+    return plan
+
+
+def read_unchecked_splits(path: Path, cells: pd.DataFrame) -> SplitPlan:
+    """Read a plan without asserting that it keeps groups apart: for the audit, which measures that.
+
+    Raises
+    ------
+    UsageError
+        There is no such file.
+    SplitError
+        Not a ``splits.json`` of this format, or it names a cell that is not in the table.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise UsageError(f"{path}: no such file; make it with 'leukoscope data split'") from None
+    except ValueError as error:
+        raise SplitError(f"{path}: not JSON: {error}") from None
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise SplitError(
+            f"{path}: schema_version {version!r}, this release reads {SCHEMA_VERSION}; make the splits again"
+        )
+    try:
+        plan = TypeAdapter(SplitPlan).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise SplitError(f"{path}: {where}: {first['msg']}; make the splits again") from None
+    for split in plan.splits:
+        for name, keys in split.parts().items():
+            select_rows(cells, keys, f"{path}: split {split.name!r}, {name}")
+    return plan
+
+
+def select_rows(cells: pd.DataFrame, keys: Sequence[str], where: str = "cells") -> pd.DataFrame:
+    """Return the rows of some keys, in the order of the table; a key that is not there or stands twice is an error."""
+    if len(set(keys)) != len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise SplitError(f"{where}: the cell {twice!r} stands twice")
+    rows = cells[cells["cell"].isin(set(keys))]
+    if len(rows) != len(keys):
+        absent = next(iter(set(keys) - set(rows["cell"])))
+        raise SplitError(f"{where}: the cell {absent!r} is not in the cell table; import again")
+    return rows
+
+
+def _named_sha256(cells: pd.DataFrame, splits: Sequence[Split]) -> str:
+    named = {key for split in splits for side in (*split.parts().values(), split.removed) for key in side}
+    return table_sha256(cells[cells["cell"].isin(named)])
