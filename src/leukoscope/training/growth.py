@@ -23,6 +23,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -138,6 +139,15 @@ def match_statistics(source: Any, grown: Any, images: Tensor) -> None:
         return match
 
     _run_hooked(grown, [(norm, matcher(source_norm)) for source_norm, norm in pairs], images)
+
+
+def write_weights(network: Any, path: Path) -> None:
+    """Write the network's tensors as safetensors, in one step; the metadata name where they come from."""
+    origin = f"grown from {SOURCE_ARCH}, SHA-256 {SOURCE_SHA256}, Apache-2.0"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    save_file(network.state_dict(), part, metadata={"origin": origin})
+    part.replace(path)
 
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...]], None]

