@@ -1,0 +1,182 @@
+"""The command line: which commands there are, how errors end, and nothing that takes long to load.
+
+A command's module is imported when the command runs. What a module shows in ``--help`` of the whole program stands in
+``COMMANDS``, so that listing the commands imports none of them.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple, NoReturn
+
+import typer
+import typer.core
+import typer.main
+
+from leukoscope.errors import LeukoscopeError, UsageError
+from leukoscope.terms import RESEARCH_USE
+
+DEBUG_VARIABLE = "LEUKOSCOPE_DEBUG"
+INTERNAL_ERROR = 70  # sysexits.h: EX_SOFTWARE
+
+
+class Command(NamedTuple):
+    """Where a command lives, and its line in the list of commands."""
+
+    module: str
+    help: str
+    panel: str
+
+
+_USE, _DEVELOP = "Use a model", "Develop a model"
+
+COMMANDS: dict[str, Command] = {
+    "predict": Command("operate", "Judge cell images: probability, decision, heat map.", _USE),
+    "demo": Command("demo", "Judge the shipped sample cells and write a contact sheet.", _USE),
+    "serve": Command("serve", "Start the web application.", _USE),
+    "bundle": Command("operate", "Verify or show a bundle (an exported model).", _USE),
+    "explain-check": Command("operate", "Measure how faithful a bundle's heat maps are.", _USE),
+    "data": Command("data", "Import, verify, audit, split and sample a cohort.", _DEVELOP),
+    "train": Command("train", "Train a network.", _DEVELOP),
+    "evaluate": Command("evaluate", "Evaluate runs by subject and write the report.", _DEVELOP),
+    "export": Command("export", "Make a bundle of a finished run.", _DEVELOP),
+    "benchmark": Command("benchmark", "Measure speed and memory.", _DEVELOP),
+}
+"""Name -> module under ``leukoscope.cli`` with ``register(app)``, or with ``app`` for a group of commands."""
+
+EXTRAS: dict[str, str] = {
+    "alembic": "web",
+    "flask": "web",
+    "flask_openapi3": "web",
+    "prometheus_client": "web",
+    "sqlalchemy": "web",
+    "waitress": "web",
+    "onnxruntime": "onnxruntime",
+    "cleanlab": "evaluate",
+    "jinja2": "evaluate",
+    "matplotlib": "evaluate",
+    "pandas": "evaluate",
+    "scipy": "evaluate",
+    "sklearn": "evaluate",
+    "lightning_fabric": "train",
+    "onnx": "train",
+    "onnxscript": "train",
+    "optuna": "train",
+    "timm": "train",
+    "torch": "train",
+    "torchvision": "train",
+}
+"""Imported package -> the extra of leukoscope that brings it."""
+
+
+class LazyGroup(typer.core.TyperGroup):
+    """A group whose commands are imported when they run, and whose errors are one line and an exit code."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands whose module is there."""
+        return [name for name, command in COMMANDS.items() if _module_exists(command.module)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a stand-in with the command's help line; ``resolve_command`` returns the command itself."""
+        command = COMMANDS.get(cmd_name)
+        if command is None or not _module_exists(command.module):
+            return None
+        return typer.core.TyperCommand(
+            cmd_name, help=command.help, rich_help_panel=command.panel, context_settings={"obj": None}
+        )
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the arguments name, and import it."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command if command is None else load_command(str(name)), rest
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run; every error on purpose ends as one line on stderr and its exit code."""
+        try:
+            return super().main(*args, **extra)
+        except LeukoscopeError as error:
+            _fail(str(error), error.exit_code, error)
+        except ModuleNotFoundError as error:
+            _fail_missing(error)
+        except Exception as error:
+            text = f"internal error: {type(error).__name__}: {error}"
+            _fail(f"{text}; run again with --debug and report the output", INTERNAL_ERROR, error)
+
+
+def load_command(name: str) -> Any:
+    """Import a command's module and return its click command."""
+    module = importlib.import_module(f"leukoscope.cli.{COMMANDS[name].module}")
+    if hasattr(module, "register"):
+        app = typer.Typer(rich_markup_mode=None)
+        module.register(app)
+        return typer.main.get_group(app).commands[name]
+    command = typer.main.get_command(module.app)
+    command.name = name
+    return command
+
+
+def _module_exists(name: str) -> bool:
+    return importlib.util.find_spec(f"leukoscope.cli.{name}") is not None
+
+
+def _fail(message: str, exit_code: int, error: BaseException) -> NoReturn:
+    if os.environ.get(DEBUG_VARIABLE):
+        raise error
+    sys.stdout.flush()
+    typer.secho(f"leukoscope: {message}", fg="red", err=True)
+    sys.exit(exit_code)
+
+
+def _fail_missing(error: ModuleNotFoundError) -> NoReturn:
+    package = (error.name or "").partition(".")[0]
+    extra = EXTRAS.get(package)
+    if extra is None:
+        _fail(f"internal error: {error}; reinstall leukoscope", INTERNAL_ERROR, error)
+    text = f'this command needs {package}, which is not installed; run: pip install "leukoscope[{extra}]"'
+    _fail(text, UsageError.exit_code, error)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"leukoscope {version('leukoscope')}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=RESEARCH_USE,
+)
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help=f"Show the traceback of an error (also ${DEBUG_VARIABLE}=1).")
+    ] = False,
+) -> None:
+    """Leukemia detection from single-cell images: train, evaluate by subject, explain and serve.
+
+    Try: leukoscope predict cell.bmp
+    """
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; the entry point of the installed program."""
+    app(None if arguments is None else list(arguments), prog_name="leukoscope")
+
+
+if __name__ == "__main__":
+    run()
