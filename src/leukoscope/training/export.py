@@ -1,0 +1,143 @@
+"""The network as an ONNX file: fixed names, dynamic batch, 16-bit weights where wanted, float32 arithmetic."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from leukoscope.errors import WeightsError
+from leukoscope.training.network import CellNetwork
+
+INPUT_NAME = "cells"
+OUTPUT_NAMES = ("logits", "embedding", "activation_map")
+SMALLEST_HALVED = (
+    256  # elements; biases and batch-norm statistics stay float32: they weigh nothing and set the scale
+)
+FLOAT16_LIMIT = 65504.0
+
+
+@dataclass(frozen=True)
+class TensorDescription:
+    """One input or output of the graph.
+
+    Parameters
+    ----------
+    name
+        Name in the graph.
+    dtype
+        ``uint8`` or ``float32``.
+    shape
+        One entry an axis; ``"N"`` is the dynamic batch.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+def export_onnx(
+    network: CellNetwork, path: Path, weights_dtype: Literal["float16", "float32"] = "float16"
+) -> dict[str, list[dict[str, Any]]]:
+    """Write the network's forward pass to ``path``.
+
+    Parameters
+    ----------
+    network
+        Exported in evaluation mode; its own mode is put back afterwards.
+    path
+        Replaced atomically.
+    weights_dtype
+        ``float16`` stores weights of at least 256 elements in 16 bits behind a cast; every operation still computes
+        in float32.
+
+    Returns
+    -------
+    dict
+        ``{"inputs": [...], "outputs": [...]}``, each entry with ``name``, ``dtype`` and ``shape``, as read back from
+        the graph.
+
+    Raises
+    ------
+    WeightsError
+        A weight is not finite or does not fit 16 bits.
+    """
+    model = _trace(network)
+    if weights_dtype == "float16":
+        _halve_weights(model)
+    onnx.checker.check_model(model, full_check=True)
+    part = path.with_name(path.name + ".part")
+    onnx.save_model(model, part)
+    part.replace(path)
+    return describe_graph(model)
+
+
+def describe_graph(model: onnx.ModelProto) -> dict[str, list[dict[str, Any]]]:
+    """Return name, dtype and shape of the graph's inputs and outputs as plain data."""
+    return {
+        "inputs": [asdict(_describe(value)) for value in model.graph.input],
+        "outputs": [asdict(_describe(value)) for value in model.graph.output],
+    }
+
+
+def _trace(network: CellNetwork) -> onnx.ModelProto:
+    size = network.settings.input_px
+    device = next(network.parameters()).device
+    modes = [(module, module.training) for module in network.modules()]
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8, device=device)
+    try:
+        network.eval()
+        with torch.no_grad():
+            program = torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                verbose=False,
+                input_names=[INPUT_NAME],
+                output_names=list(OUTPUT_NAMES),
+                dynamic_shapes={"cells": {0: torch.export.Dim("N", min=1)}},
+            )
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    assert program is not None  # noqa: S101  (the exporter raises on failure)
+    model: onnx.ModelProto = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # stack traces of the exporting machine
+        node.doc_string = ""
+    del model.graph.value_info[:]
+    model.producer_name = "leukoscope"
+    return model
+
+
+def _halve_weights(model: onnx.ModelProto) -> None:
+    graph = model.graph
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        if values.size < SMALLEST_HALVED or values.ndim < 2:
+            continue
+        largest = float(np.abs(values).max())
+        if not largest < FLOAT16_LIMIT:  # also true of NaN
+            raise WeightsError(
+                f"weight {tensor.name!r} reaches {largest:g}, 16 bits hold up to {FLOAT16_LIMIT:g}: "
+                "export with float32 weights"
+            )
+        stored = f"{tensor.name}.float16"
+        casts.append(helper.make_node("Cast", [stored], [tensor.name], to=TensorProto.FLOAT))
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), stored))
+    nodes = list(graph.node)
+    del graph.node[:]
+    graph.node.extend(casts + nodes)
+
+
+def _describe(value: onnx.ValueInfoProto) -> TensorDescription:
+    tensor = value.type.tensor_type
+    shape = tuple(axis.dim_param or axis.dim_value for axis in tensor.shape.dim)
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    return TensorDescription(value.name, dtype, shape)

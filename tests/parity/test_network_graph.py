@@ -1,0 +1,179 @@
+"""The exported graph against the network, and its closed-form Grad-CAM against autograd and the grad-cam package."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+from pytorch_grad_cam import GradCAM
+
+from leukoscope.errors import WeightsError
+from leukoscope.training.export import export_onnx
+from leukoscope.training.network import CellNetwork
+from leukoscope.training.settings import NetworkSettings
+
+PX = 64
+
+
+@pytest.fixture(autouse=True)
+def without_trace_records():
+    """Spare pytest the thousands of records that torch's tracer would otherwise give to its log capture."""
+    logger = logging.getLogger("torch.__trace")
+    logger.disabled = True
+    yield
+    logger.disabled = False
+
+
+def make_network(**options) -> CellNetwork:
+    torch.manual_seed(3)
+    network = CellNetwork(NetworkSettings(input_px=PX, weights="none", **options)).eval()
+    network.train()
+    with torch.no_grad():  # statistics and a head that make the outputs differ from cell to cell
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+                module.momentum = None
+        network(make_cells(24, seed=1))
+        for parameter in (
+            *network.head.parameters(),
+            *(network.descriptor_head or torch.nn.Module()).parameters(),
+        ):
+            parameter.copy_(torch.randn(parameter.shape) * 0.3)
+        network.feature_mean.uniform_(-0.2, 0.2)
+        network.feature_std.uniform_(0.5, 2.0)
+    network.eval()
+    if (
+        network(make_cells(5, seed=2)).activation_map.max() == 0
+    ):  # no evidence for blast anywhere: ask for the other class
+        with torch.no_grad():
+            network.head.dense.weight.neg_()
+            network.head.dense.bias.neg_()
+    return network
+
+
+def make_cells(count: int, seed: int) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    cells = np.zeros((count, PX, PX, 3), np.uint8)
+    for cell in cells:
+        y, x, h, w = rng.integers(8, 20, 4)
+        cell[y : y + h + 12, x : x + w + 12] = rng.integers(1, 256, (h + 12, w + 12, 3))
+    return torch.from_numpy(cells)
+
+
+NETWORKS = {
+    "linear": {"arch": "efficientnet_lite0"},
+    "paper": {"arch": "resnet10t", "head": "paper", "drop_rate": 0.5},
+    "stages": {"arch": "mobilenetv3_small_050", "pooled_stages": (-3, -2, -1), "standardise_features": True},
+    "stages_any_order": {
+        "arch": "resnet10t",
+        "head": "paper",
+        "pooled_stages": (-1, -2),
+        "standardise_features": True,
+    },
+    "descriptors": {"arch": "resnet10t", "head": "paper", "descriptor_head": True},
+    "nhwc": {"arch": "convnext_atto", "descriptor_head": True},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_activation_map_is_the_gradient_weighted_map(name):
+    network = make_network(**NETWORKS[name])
+    cells = make_cells(5, seed=2)
+    outputs = network(cells)
+    captured = {}
+    last = network.backbone.units[-1]
+    handle = last.register_forward_hook(lambda module, args, out: captured.setdefault("map", out))
+    logits = network(cells).logits
+    handle.remove()
+    (gradient,) = torch.autograd.grad(logits.sum(), captured["map"])
+    weights = gradient.mean(dim=(2, 3), keepdim=True)
+    expected = torch.relu((weights * captured["map"]).sum(dim=1, keepdim=True)).detach()
+    assert outputs.activation_map.max() > 0
+    torch.testing.assert_close(outputs.activation_map, expected, rtol=1e-4, atol=1e-5 * float(expected.max()))
+
+
+@pytest.mark.parametrize("name", ["linear", "paper"])
+def test_activation_map_agrees_with_the_public_grad_cam_package(name):
+    network = make_network(**NETWORKS[name])
+    cells = make_cells(4, seed=4)
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, images):
+            return self.network.classify(self.network.standardise(self.network.embed(images)))
+
+    images = network.normalise(cells.permute(0, 3, 1, 2).float())
+    with GradCAM(model=Logits(), target_layers=[network.backbone.units[-1]]) as cam:
+        # The package's own step before it rescales each map to 0..1 for drawing.
+        logits = cam.activations_and_grads(images)
+        logits.sum().backward()
+        activations = cam.activations_and_grads.activations[0].numpy()
+        gradients = cam.activations_and_grads.gradients[0].numpy()
+        expected = np.maximum(
+            cam.get_cam_image(images, network.backbone.units[-1], None, activations, gradients, False), 0
+        )
+    ours = network(cells).activation_map[:, 0].detach().numpy()
+    assert ours.shape == expected.shape
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5 * expected.max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["paper", "stages", "nhwc"])
+def test_exported_graph_gives_the_networks_outputs(name, tmp_path: Path):
+    network = make_network(**NETWORKS[name])
+    description = export_onnx(network, tmp_path / "model.onnx", "float32")
+    assert [entry["name"] for entry in description["outputs"]] == ["logits", "embedding", "activation_map"]
+    assert description["inputs"] == [{"name": "cells", "dtype": "uint8", "shape": ("N", PX, PX, 3)}]
+    assert description["outputs"][1]["shape"] == ("N", network.embedding_width)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    compiled = openvino.Core().compile_model(
+        tmp_path / "model.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    for count in (1, 5):
+        cells = make_cells(count, seed=5)
+        with torch.no_grad():
+            expected = [output.numpy() for output in network(cells)]
+        by_openvino = compiled(cells.numpy())
+        for index, theirs in enumerate(session.run(list(network(cells)._fields), {"cells": cells.numpy()})):
+            scale = max(float(np.abs(expected[index]).max()), 1.0 if index == 0 else 1e-6)
+            assert np.abs(theirs - expected[index]).max() < 1e-4 * scale
+            assert np.abs(by_openvino[index] - expected[index]).max() < 1e-4 * scale
+
+
+def test_half_stored_weights_compute_in_float32_and_stay_close(tmp_path: Path):
+    network = make_network(arch="resnet10t")
+    network.train()
+    export_onnx(network, tmp_path / "half.onnx")
+    assert network.training
+    network.eval()
+    export_onnx(network, tmp_path / "full.onnx", "float32")
+    assert (tmp_path / "half.onnx").stat().st_size < 0.52 * (tmp_path / "full.onnx").stat().st_size
+    model = onnx.load(tmp_path / "half.onnx")
+    halves = {
+        tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16
+    }
+    users = [node.op_type for node in model.graph.node for name in node.input if name in halves]
+    assert len(users) == len(halves) > 5
+    assert set(users) == {"Cast"}
+    cells = make_cells(6, seed=6).numpy()
+    half, full = (
+        onnxruntime.InferenceSession(tmp_path / name).run(["logits"], {"cells": cells})[0]
+        for name in ("half.onnx", "full.onnx")
+    )
+    assert np.abs(half - full).max() < 0.02 * np.abs(full).max()
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_weights_beyond_16_bits_are_refused(tmp_path: Path):
+    network = make_network(arch="resnet10t")
+    with torch.no_grad():
+        network.head.dense.weight[0, 0] = 70000.0
+    with pytest.raises(WeightsError, match="float32"):
+        export_onnx(network, tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
