@@ -242,7 +242,7 @@ def show_subject(subject: str) -> Response:
 def model() -> Response:
     """Describe the bundle."""
     known = services().model
-    return _json(ModelInfo(model=known.reference, manifest=known.manifest, report=known.report))
+    return _json(ModelInfo(model=known.reference, manifest=known.manifest, report=known.published_report))
 
 
 @blueprint.get("/healthz")

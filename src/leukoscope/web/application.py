@@ -56,7 +56,7 @@ def create_app(settings: WebSettings, model: KnownModel, judge: Judge) -> Flask:
         MAX_CONTENT_LENGTH=limits.request_mb * MEBIBYTE,
         MAX_FORM_MEMORY_SIZE=64 * 1024,
         MAX_FORM_PARTS=limits.request_files + _FORM_FIELDS,
-        SEND_FILE_MAX_AGE_DEFAULT=3600,
+        SEND_FILE_MAX_AGE_DEFAULT=0,
         PROPAGATE_EXCEPTIONS=False,
     )
     gate = security.register(app, settings)

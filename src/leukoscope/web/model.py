@@ -30,6 +30,14 @@ class KnownModel:
         return cls(reference, manifest, bundle.decision, bundle.report, bundle.read(CARD).decode("utf-8"))
 
     @cached_property
+    def published_report(self) -> Report | None:
+        """The report without library versions."""
+        if self.report is None:
+            return None
+        runs = tuple(run.model_copy(update={"versions": {}}) for run in self.report.runs)
+        return self.report.model_copy(update={"runs": runs})
+
+    @cached_property
     def manifest(self) -> dict[str, Any]:
         """The manifest as plain data. Library versions are of use to developers, who have the bundle itself."""
         return self.details.model_dump(mode="json", exclude={"libraries"})

@@ -68,7 +68,7 @@ def job_page(job: str) -> str:
         following=records[-1].number if records else 0,
         counts=services().history.count(Search(job=job)),
         subjects=_subjects_of(job),
-        first=panel_context(records[0]) if records else None,
+        **(panel_context(records[0]) if records else {}),
     )
 
 
@@ -257,4 +257,6 @@ def _subjects_of(job: str) -> list[Any]:
 @lru_cache(maxsize=4)
 def _card_html(card: str) -> str:
     # "js-default" allows no HTML of the text itself; what comes out is safe to place on a page.
-    return str(MarkdownIt("js-default").render(card))
+    # Library versions are of use to developers, who have the bundle; a service does not tell them.
+    lines = [line for line in card.splitlines() if not line.startswith("| Libraries |")]
+    return str(MarkdownIt("js-default").render("\n".join(lines)))

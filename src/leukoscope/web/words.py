@@ -1,17 +1,13 @@
 """How values are written on the pages: filters and shared values of all templates."""
 
-import hashlib
 from datetime import UTC, datetime
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from flask import Flask, url_for
 
-from leukoscope.bundle.measure_words import MEASURES
-from leukoscope.bundle.report import Measurement, format_measurement
 from leukoscope.runtime.results import CellResult
 from leukoscope.terms import DECISION_WORDS, REASON_WORDS, RESEARCH_USE, Decision
+from leukoscope.web.context import services
 from leukoscope.web.storage.history import Verdict
 
 SHORT_WORDS = {
@@ -49,11 +45,6 @@ def moment(value: datetime) -> str:
     return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def bytes_size(value: int) -> str:
-    """Write a size in MB."""
-    return f"{value / 1e6:.1f} MB"
-
-
 def plausible(result: CellResult) -> str:
     """Say in words which classes conformal prediction leaves."""
     classes = set(result.prediction_set)
@@ -72,40 +63,39 @@ def sentence(text: str) -> str:
     return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
 
 
-def measure(measurement: Measurement | None, name: str) -> str:
-    """Write a measured value with its interval in the words of the card."""
-    if measurement is None:
-        return ABSENT
-    words = MEASURES.get(name)
-    return format_measurement(measurement, percent=words.percent if words else False)
-
-
-def measure_title(name: str) -> str:
-    """Return a measure's name for people."""
-    words = MEASURES.get(name)
-    return words.title if words else name.replace("_", " ")
+def schema_type(schema: dict[str, Any]) -> str:
+    """Say a JSON schema's type in a few words."""
+    if "$ref" in schema:
+        return str(schema["$ref"]).rsplit("/", 1)[-1]
+    if "anyOf" in schema:
+        return " or ".join(schema_type(option) for option in schema["anyOf"])
+    kind = str(schema.get("type", "any"))
+    if kind == "array":
+        inner = schema.get("items", {})
+        return f"array of {schema_type(inner)}" if inner else "array"
+    return kind
 
 
 def register(app: Flask) -> None:
     """Give all templates these filters and values."""
-    static = Path(app.static_folder or "")
-
-    @lru_cache(maxsize=64)
-    def fingerprint(name: str) -> str:
-        return hashlib.sha256((static / name).read_bytes()).hexdigest()[:12]
 
     def asset(name: str) -> str:
-        return url_for("static", filename=name, v=fingerprint(name))
+        return url_for("static", filename=name)
 
     filters: dict[str, Any] = {
         "probability": probability,
         "percent": percent,
         "moment": moment,
         "plausible": plausible,
+        "schema_type": schema_type,
         "sentence": sentence,
-        "measure": measure,
-        "measure_title": measure_title,
     }
+
+    @app.context_processor
+    def present() -> dict[str, Any]:
+        known = services()
+        return {"known_model": known.model, "signed_in": known.gate.is_signed_in()}
+
     app.jinja_env.filters.update(filters)
     app.jinja_env.globals.update(
         asset=asset,

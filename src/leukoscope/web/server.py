@@ -1,0 +1,114 @@
+"""Running the application: waitress in front, old records out once an hour, an orderly end."""
+
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from flask import Flask
+
+from leukoscope.errors import LeukoscopeError, UsageError
+from leukoscope.web.application import close_app
+from leukoscope.web.context import services
+from leukoscope.web.settings import MEBIBYTE, is_loopback
+
+logger = logging.getLogger(__name__)
+
+_PURGE_EVERY_S = 3600.0
+_CHANNEL_TIMEOUT_S = 60
+"""A client that sends nothing for so long is cut off."""
+
+
+def serve(app: Flask, on_ready: Callable[[str], None]) -> None:
+    """Answer requests until SIGINT or SIGTERM.
+
+    Parameters
+    ----------
+    on_ready
+        Called with the address once the service listens.
+
+    Raises
+    ------
+    UsageError
+        The address is taken or cannot be used.
+    """
+    import waitress
+
+    settings = services(app).settings
+    try:
+        server = waitress.create_server(
+            app,
+            host=settings.host.strip("[]"),
+            port=settings.port,
+            threads=settings.threads,
+            # Flask refuses what is too large with a clear answer; this is the wall behind it.
+            max_request_body_size=(settings.limits.request_mb + 1) * MEBIBYTE,
+            connection_limit=1000,
+            channel_timeout=_CHANNEL_TIMEOUT_S,
+            ident=None,
+            expose_tracebacks=False,
+            clear_untrusted_proxy_headers=True,
+        )
+    except (OSError, ValueError) as error:
+        close_app(app)
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"cannot listen on {settings.host}:{settings.port}: {reason}; choose another with --port"
+        ) from None
+    # waitress warns of every request that waits for a thread; waiting is what the queue is for.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    stop = threading.Event()
+    threading.Thread(
+        target=_purge_regularly, args=(app, stop), name="leukoscope-retention", daemon=True
+    ).start()
+    try:
+        with suppress(ValueError):  # not in the main thread: whoever runs us there stops us otherwise
+            signal.signal(signal.SIGTERM, _interrupt)
+        on_ready(_address(settings.host, server))
+        server.run()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        stop.set()
+        server.close()
+        close_app(app)
+
+
+def purge(app: Flask) -> int:
+    """Remove what is older than the retention time; returns how many cases."""
+    parts = services(app)
+    if parts.settings.retention_days is None:
+        return 0
+    return parts.history.purge(parts.settings.retention_days, actor="system")
+
+
+def _purge_regularly(app: Flask, stop: threading.Event) -> None:
+    while True:
+        try:
+            removed = purge(app)
+        except LeukoscopeError as error:
+            logger.error("old records could not be removed: %s", error)
+        else:
+            if removed:
+                logger.info("removed %d cases after their retention time", removed)
+        if stop.wait(_PURGE_EVERY_S):
+            return
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _address(host: str, server: object) -> str:
+    port = getattr(server, "effective_port", None)
+    if port is None:  # several addresses of one name
+        listeners = [
+            listener
+            for listener in getattr(server, "map", {}).values()
+            if hasattr(listener, "effective_port")
+        ]
+        port = listeners[0].effective_port if listeners else 0
+    shown = host if is_loopback(host) else socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104
+    return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/"
