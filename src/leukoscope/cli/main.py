@@ -42,7 +42,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command("train", "Train a network.", _DEVELOP),
     "evaluate": Command("evaluate", "Evaluate runs by subject and write the report.", _DEVELOP),
     "export": Command("export", "Make a bundle of a finished run.", _DEVELOP),
-    "benchmark": Command("benchmark", "Measure speed and memory.", _DEVELOP),
+    "benchmark": Command("benchmark_predict", "Measure speed and memory.", _DEVELOP),
 }
 """Name -> module under ``leukoscope.cli`` with ``register(app)``, or with ``app`` for a group of commands."""
 
@@ -74,18 +74,16 @@ EXTRAS: dict[str, str] = {
 class LazyGroup(typer.core.TyperGroup):
     """A group whose commands are imported when they run, and whose errors are one line and an exit code."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names of the commands whose module is there."""
-        return [name for name, command in COMMANDS.items() if _module_exists(command.module)]
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, command in COMMANDS.items():
+            if importlib.util.find_spec(f"leukoscope.cli.{command.module}") is not None:
+                stand_in = typer.core.TyperCommand(name, help=command.help, rich_help_panel=command.panel)
+                self.commands[name] = stand_in
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a stand-in with the command's help line; ``resolve_command`` returns the command itself."""
-        command = COMMANDS.get(cmd_name)
-        if command is None or not _module_exists(command.module):
-            return None
-        return typer.core.TyperCommand(
-            cmd_name, help=command.help, rich_help_panel=command.panel, context_settings={"obj": None}
-        )
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the commands in the order of the table."""
+        return list(self.commands)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that the arguments name, and import it."""
@@ -115,10 +113,6 @@ def load_command(name: str) -> Any:
     command = typer.main.get_command(module.app)
     command.name = name
     return command
-
-
-def _module_exists(name: str) -> bool:
-    return importlib.util.find_spec(f"leukoscope.cli.{name}") is not None
 
 
 def _fail(message: str, exit_code: int, error: BaseException) -> NoReturn:

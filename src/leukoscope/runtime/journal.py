@@ -38,7 +38,8 @@ class Journal:
     Raises
     ------
     UsageError
-        The folder cannot be written; there are results and ``resume`` is not set; or they were made with other settings.
+        The folder cannot be written; there are results and ``resume`` is not set; or they were made with other
+        settings.
     """
 
     def __init__(self, directory: Path, settings: dict[str, Any], *, resume: bool) -> None:

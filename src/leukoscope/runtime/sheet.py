@@ -62,7 +62,8 @@ class HtmlSheet:
             f'<!doctype html><html lang="en"><meta charset="utf-8">'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{escape(title)}</title><style>{_STYLE}</style><h1>{escape(title)}</h1>"
-            f'<p><strong>{escape(RESEARCH_USE)}</strong></p><p class="faint">Left the cell, right its Grad-CAM heat map. '
+            f"<p><strong>{escape(RESEARCH_USE)}</strong></p>"
+            f'<p class="faint">Left the cell, right its Grad-CAM heat map. '
             f"Colours are relative within each cell.</p>"
             f'<img src="{legend}" alt="Colour scale from weak to strong influence" width="320" height="44">'
             f'<main class="grid">'

@@ -125,6 +125,22 @@ def iterate_sources(
                 yield source(str(path), path)
 
 
+def count_sources(arguments: Iterable[str]) -> int:
+    """Count what ``iterate_sources`` will yield, for a progress bar; no image is opened.
+
+    An archive that is refused counts as one. Errors are left to ``iterate_sources``.
+    """
+    total = 0
+    ignored = Ignored()
+    for argument in arguments:
+        try:
+            for path in (Path(argument),) if argument == STDIN else _expand(argument, ignored):
+                total += _count_archive(path, ignored) if _is_archive(path) else 1
+        except UsageError:
+            continue
+    return total
+
+
 def read_list(stdin: BinaryIO) -> Iterator[str]:
     """Yield the paths of a list, one a line; empty lines are passed over.
 
@@ -281,6 +297,15 @@ def _iterate_archive(
         )
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         yield str(path), ImageError(Reason.UNREADABLE, f"the archive is damaged ({error}); copy it again")
+
+
+def _count_archive(path: Path, ignored: Ignored) -> int:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = _members(path, archive, ArchiveLimits(), ignored)
+            return 1 if isinstance(members, ImageError) else len(members)
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return 1
 
 
 def _members(

@@ -4,8 +4,9 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from leukoscope.decision.calibrate import sigmoid
 from leukoscope.decision.parameters import DecisionParameters
-from leukoscope.decision.policy import Verdict, pool_subject, sigmoid
+from leukoscope.decision.policy import Verdict, pool_subject
 from leukoscope.runtime.results import CellResult, ModelReference, SubjectResult
 from leukoscope.terms import Decision
 
@@ -74,7 +75,8 @@ class SubjectPool:
         for _ in range(tally.rejected):
             yield Verdict(Decision.REJECTED, None, (), None, (), threshold, None)
         for logit in tally.uncertain:
-            yield Verdict(Decision.UNCERTAIN, sigmoid(logit), (), None, (), threshold, logit)
+            yield Verdict(Decision.UNCERTAIN, float(sigmoid(logit)), (), None, (), threshold, logit)
         for logit in tally.decided:
-            decision = Decision.BLAST if sigmoid(logit) >= threshold else Decision.NORMAL
-            yield Verdict(decision, sigmoid(logit), (), None, (), threshold, logit)
+            probability = float(sigmoid(logit))
+            decision = Decision.BLAST if probability >= threshold else Decision.NORMAL
+            yield Verdict(decision, probability, (), None, (), threshold, logit)

@@ -1,0 +1,426 @@
+"""How ``leukoscope predict`` goes about it: sources in, results to the terminal, to files and to pictures."""
+
+import csv
+import io
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from leukoscope.errors import UsageError
+from leukoscope.terms import RESEARCH_USE, Decision, Reason
+
+if TYPE_CHECKING:
+    from leukoscope.runtime.journal import Journal
+    from leukoscope.runtime.predictor import Prediction, Predictor, Source
+    from leukoscope.runtime.results import CellResult, SubjectResult
+
+SUBJECTS_FILE = "subjects.csv"
+RESULTS_CSV = "results.csv"
+HEAT_MAPS = "heat_maps"
+CSV_COLUMNS = (
+    "source", "decision", "probability", "subject", "logit", "threshold", "prediction_set", "novelty",
+    "reasons", "width_px", "height_px", "area_px", "heat_map", "duration_ms", "model", "model_sha256", "notice",
+)  # fmt: skip
+_COLOURS = {
+    Decision.BLAST: "red", Decision.NORMAL: "blue", Decision.UNCERTAIN: "yellow", Decision.REJECTED: "bright_black",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What the user asked for; see ``leukoscope predict --help``."""
+
+    sources: tuple[str, ...]
+    bundle: Path | None = None
+    as_json: bool = False
+    csv_file: Path | None = None
+    out: Path | None = None
+    heat_maps: bool = True
+    sheet: Path | None = None
+    subjects: Path | None = None
+    stdin_list: bool = False
+    resume: bool = False
+    quiet: bool = False
+    operating_point: str | None = None
+    tta: int = 1
+    engine: str = "openvino"
+    threads: int | None = None
+    precision: str = "f32"
+    cache: Path | None = None
+
+
+def run_predict(options: PredictOptions) -> int:
+    """Judge everything and return the exit code: 1 where an image could not be read or is no cell image."""
+    _check(options)
+    from leukoscope.runtime.predictor import Predictor
+    from leukoscope.runtime.sources import Ignored
+
+    predictor = Predictor.open(
+        options.bundle,
+        engine=options.engine,
+        threads=options.threads,
+        precision=options.precision,
+        cache_directory=options.cache,
+        tta=options.tta,
+        operating_point=options.operating_point,
+    )
+    ignored = Ignored()
+    with ExitStack() as stack:
+        outputs = _Outputs(options, predictor, stack)
+        sources = _skip_done(_sources(options, ignored), outputs.journal)
+        progress = stack.enter_context(_Progress(options, outputs.done))
+        for prediction in predictor.stream(sources):
+            outputs.add(prediction)
+            progress.advance()
+    outputs.finish()
+    if ignored.count and not options.quiet:
+        names = ", ".join(ignored.examples)
+        _say(f"{ignored.count} other files passed over, which are no images by their name ({names}, ...)")
+    return outputs.exit_code
+
+
+def _check(options: PredictOptions) -> None:
+    if not options.sources and not options.stdin_list:
+        raise UsageError(
+            "no image named; for example: leukoscope predict cell.bmp (see leukoscope predict --help)"
+        )
+    if options.stdin_list and "-" in options.sources:
+        raise UsageError(
+            "standard input is either one image (-) or a list (--stdin-list); leave out one of them"
+        )
+    if options.resume and options.out is None:
+        raise UsageError("--resume continues the results of a folder; name it with --out DIR")
+    if options.sheet is not None and options.sheet.suffix.lower() not in (".png", ".html"):
+        raise UsageError(f"--sheet {options.sheet}: the name must end in .png or .html")
+    for path in (options.csv_file, options.sheet):
+        if path is not None and path.is_dir():
+            raise UsageError(f"{path}: is a folder; name a file")
+
+
+def _sources(options: PredictOptions, ignored: Any) -> "Iterator[Source]":
+    from itertools import chain
+
+    from leukoscope.runtime.sources import iterate_sources, read_list
+
+    listed: Iterable[str] = read_list(sys.stdin.buffer) if options.stdin_list else ()
+    return iterate_sources(
+        chain(options.sources, listed),
+        subject_of=_subject_of(options.subjects),
+        stdin=sys.stdin.buffer,
+        ignored=ignored,
+    )
+
+
+def _subject_of(table: Path | None) -> Callable[[str], str | None]:
+    """Return the look-up in the user's table, or the reading of C-NMC's own names."""
+    if table is not None:
+        from leukoscope.runtime.sources import lookup_subject, read_subjects
+
+        return lookup_subject(read_subjects(table))
+
+    def from_name(name: str) -> str | None:
+        file = name.replace("\\", "/").rpartition("/")[2]
+        if not file.startswith("UID_"):
+            return None
+        from leukoscope.data.cnmc import parse_name
+
+        official = parse_name(file)
+        return None if official is None else official.subject
+
+    return from_name
+
+
+def _skip_done(sources: "Iterator[Source]", journal: "Journal | None") -> "Iterator[Source]":
+    """Pass over what the journal holds, after seeing that it is of the same images in the same order."""
+    if journal is None or not journal.done:
+        return sources
+    for number, result in enumerate(journal.results(), 1):
+        source = next(sources, None)
+        if source is None or source.name != result.source:
+            given = "no image" if source is None else source.name
+            raise UsageError(
+                f"{journal.path}, line {number}: {result.source}, but image {number} of this call is {given}; "
+                "resume with the images of the first call, or name another folder"
+            )
+    return sources
+
+
+class _Outputs:
+    """Everything that is written: terminal, journal, CSV, heat maps, sheet, subjects, counts."""
+
+    def __init__(self, options: PredictOptions, predictor: "Predictor", stack: ExitStack) -> None:
+        from leukoscope.runtime.subjects import SubjectPool
+
+        self._options = options
+        self._pool = SubjectPool(predictor.bundle.decision, predictor.operating_point.name)
+        self._counts: Counter[Decision] = Counter()
+        self._unreadable = 0
+        self._kept: list[Prediction] = []
+        self._sheet: Any = None
+        self._csv: Any = None
+        self._rows = 0
+        self.journal: Journal | None = None
+        self.done = 0
+        if options.out is not None:
+            self._open_journal(options, predictor, stack)
+        if options.csv_file is not None:
+            self._csv = stack.enter_context(_CsvFile(options.csv_file))
+        if options.sheet is not None and options.sheet.suffix.lower() == ".html":
+            from leukoscope.runtime.sheet import HtmlSheet
+
+            self._sheet = stack.enter_context(HtmlSheet(options.sheet, "leukoscope results"))
+        if self.journal is not None and self.done:
+            for result in self.journal.results():
+                self._count(result)
+
+    def _open_journal(self, options: PredictOptions, predictor: "Predictor", stack: ExitStack) -> None:
+        from leukoscope.runtime.journal import Journal
+
+        assert options.out is not None  # noqa: S101 - the caller has looked
+        settings = {
+            "model": predictor.model.model_dump(),
+            "bundle_sha256": predictor.bundle.sha256,
+            "operating_point": predictor.operating_point.name,
+            "tta": options.tta,
+            "engine": options.engine,
+            "precision": options.precision,
+        }
+        self.journal = stack.enter_context(Journal(options.out, settings, resume=options.resume))
+        self.done = self.journal.done
+        if options.heat_maps:
+            (options.out / HEAT_MAPS).mkdir(exist_ok=True)
+
+    def add(self, prediction: "Prediction") -> None:
+        from leukoscope.runtime.predictor import with_heat_map
+
+        self._rows += 1
+        out = self._options.out
+        if out is not None and self._options.heat_maps and prediction.activation_map is not None:
+            prediction = with_heat_map(prediction, _write_heat_map(out, self.done + self._rows, prediction))
+        result = prediction.result
+        self._count(result)
+        if self.journal is not None:
+            self.journal.append(result)
+        if self._options.as_json:
+            print(result.model_dump_json())  # noqa: T201
+        elif not self._options.quiet:
+            _print_row(result, first=self._rows == 1)
+        if self._sheet is not None:
+            self._sheet.add(prediction)
+        elif self._options.sheet is not None:
+            from leukoscope.imaging.overlay import MAX_SHEET_ITEMS
+
+            if len(self._kept) < MAX_SHEET_ITEMS:
+                self._kept.append(prediction)
+
+    def _count(self, result: "CellResult") -> None:
+        self._counts[result.decision] += 1
+        self._pool.add(result)
+        # Novelty is the model's judgement of an image it could read; all else says that this is no cell image.
+        if result.decision is Decision.REJECTED and result.reasons[0].code is not Reason.NOVEL:
+            self._unreadable += 1
+        if self._csv is not None:
+            self._csv.add(result)
+
+    @property
+    def exit_code(self) -> int:
+        """1 where an image could not be read or is no cell image, else 0."""
+        return 1 if self._unreadable else 0
+
+    def finish(self) -> None:
+        subjects = list(self._pool.results())
+        total = sum(self._counts.values())
+        said = ", ".join(
+            f"{self._counts[decision]:,} {decision}" for decision in Decision if self._counts[decision]
+        )
+        counts = f"{total:,} image{'' if total == 1 else 's'}: {said}."
+        out = self._options.out
+        if out is not None and self.journal is not None:
+            with _CsvFile(out / RESULTS_CSV) as table:
+                for result in self.journal.results():
+                    table.add(result)
+            if subjects:
+                _write_subjects(out / SUBJECTS_FILE, subjects)
+        self._finish_sheet(subjects, counts)
+        if self._options.quiet or self._options.as_json:
+            return
+        if subjects and (len(subjects) > 1 or total > 1):
+            _print_subjects(subjects)
+        print(f"\n{counts} {RESEARCH_USE}" if total > 1 else RESEARCH_USE)  # noqa: T201
+        for path in (out, self._options.csv_file, self._options.sheet):
+            if path is not None:
+                _say(f"written: {path}")
+
+    def _finish_sheet(self, subjects: "list[SubjectResult]", counts: str) -> None:
+        path = self._options.sheet
+        if self._sheet is not None:
+            self._sheet.close(subjects, counts)
+        elif path is not None and self._kept:
+            from leukoscope.imaging.overlay import SheetItem, contact_sheet, encode_png
+
+            items = []
+            for prediction in self._kept:
+                result = prediction.result
+                reason = result.reasons[0].message if result.reasons else ""
+                items.append(
+                    SheetItem(
+                        result.source, result.decision, result.probability, prediction.canvas,
+                        prediction.activation_map, reason,
+                    )
+                )  # fmt: skip
+            if len(items) < self._rows:
+                _say(
+                    f"the sheet shows the first {len(items):,} of {self._rows:,} images; an .html sheet holds more"
+                )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(path.name + ".part")
+            part.write_bytes(encode_png(contact_sheet(items)))
+            part.replace(path)
+
+
+class _CsvFile:
+    """A CSV of results that is put into its place when it is complete."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._part = path.with_name(path.name + ".part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: TextIO = self._part.open("w", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._writer.writerow(CSV_COLUMNS)
+
+    def __enter__(self) -> "_CsvFile":
+        return self
+
+    def __exit__(self, kind: object, *details: object) -> None:
+        self._file.close()
+        if kind is None:
+            self._part.replace(self._path)
+
+    def add(self, result: "CellResult") -> None:
+        values = result.model_dump(mode="json")
+        values["model"], values["model_sha256"] = (
+            f"{result.model.name} {result.model.version}",
+            result.model.sha256,
+        )
+        values["reasons"] = " ".join(reason.code.value for reason in result.reasons)
+        values["prediction_set"] = " ".join(result.prediction_set)
+        self._writer.writerow([_cell(values[column]) for column in CSV_COLUMNS])
+
+
+class _Progress:
+    """A bar with the time to go on stderr, where that is a terminal; nothing elsewhere, nothing for one image."""
+
+    def __init__(self, options: PredictOptions, done: int) -> None:
+        self._bar: Any = None
+        if options.quiet or not sys.stderr.isatty():
+            return
+        total = _count_sources(options)
+        if total is not None and total < 2:
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        # Rich would lead a piped stdout to stderr; on a terminal it keeps rows and bar apart.
+        self._bar = Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty())
+        self._task = self._bar.add_task("judging", total=total, completed=done)
+
+    def __enter__(self) -> "_Progress":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self) -> None:
+        if self._bar is not None:
+            self._bar.advance(self._task)
+
+
+def _count_sources(options: PredictOptions) -> int | None:
+    """Return how many images there are; None for a list on standard input, which can be read once only."""
+    if options.stdin_list:
+        return None
+    from leukoscope.runtime.sources import count_sources
+
+    return count_sources(options.sources)
+
+
+def _write_heat_map(out: Path, number: int, prediction: "Prediction") -> str:
+    from leukoscope.imaging.overlay import encode_png, heat_map_overlay
+
+    assert prediction.canvas is not None and prediction.activation_map is not None  # noqa: S101
+    file = prediction.result.source.replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
+    safe = "".join(
+        letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "_" for letter in file
+    )
+    path = out / HEAT_MAPS / f"{number:06d}_{safe[:80] or 'image'}.png"
+    path.write_bytes(
+        encode_png(heat_map_overlay(prediction.canvas, prediction.activation_map), compress_level=1)
+    )
+    return str(path)
+
+
+def _write_subjects(path: Path, subjects: "list[SubjectResult]") -> None:
+    stream = io.StringIO()
+    columns = [name for name in type(subjects[0]).model_fields if name != "model"]
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    for entry in subjects:
+        values = entry.model_dump(mode="json")
+        writer.writerow([_cell(values[name]) for name in columns])
+    part = path.with_name(path.name + ".part")
+    part.write_text(stream.getvalue(), encoding="utf-8")
+    part.replace(path)
+
+
+def _cell(value: object) -> str:
+    """Return a table cell; text that a spreadsheet would run as a formula is kept as text."""
+    if value is None:
+        return ""
+    text = str(value)
+    return (
+        f"'{text}" if isinstance(value, str) and text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    )
+
+
+def _print_row(result: "CellResult", *, first: bool) -> None:
+    import typer
+
+    if first:
+        print(f"{'decision':<11}{'P(blast)':<10}{'subject':<9}image")  # noqa: T201
+    score = "-" if result.probability is None else f"{result.probability:.3f}"
+    word = typer.style(f"{result.decision.value:<11}", fg=_COLOURS[result.decision])
+    typer.echo(f"{word}{score:<10}{result.subject or '-':<9}{printable(result.source)}")
+    for reason in result.reasons:
+        typer.echo(f"{'':<11}{reason.message}")
+
+
+def _print_subjects(subjects: "list[SubjectResult]") -> None:
+    print(f"\n{'subject':<12}{'pooled':<11}{'P(blast)':<10}{'judged':>6}{'rejected':>10}  share of blasts")  # noqa: T201
+    for entry in islice(subjects, 200):
+        score = "-" if entry.probability is None else f"{entry.probability:.3f}"
+        share = "-"
+        if entry.blast_share is not None:
+            share = f"{entry.blast_share:.0%} ({entry.blast_share_low:.0%} to {entry.blast_share_high:.0%})"
+        counts = f"{entry.judged:>6}{entry.rejected:>10}"
+        print(f"{printable(entry.subject):<12}{entry.decision.value:<11}{score:<10}{counts}  {share}")  # noqa: T201
+    if len(subjects) > 200:
+        _say(f"{len(subjects) - 200} more subjects; --out DIR writes them all")
+
+
+def printable(text: str) -> str:
+    """Return a name without control characters, which could steer the terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201
