@@ -50,7 +50,7 @@ class Weights:
         def normal(*shape: int) -> np.ndarray:
             return rng.normal(0, 1, shape).astype(np.float32)
 
-        head = normal(1, FEATURES)
+        head = normal(1, FEATURES) + np.float32(0.6)  # so that the maps are not empty
         return cls(
             normal(8, 3, 4, 4) / 6,
             normal(8) / 4,

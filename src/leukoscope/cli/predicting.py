@@ -110,13 +110,13 @@ def _sources(options: PredictOptions, ignored: Any) -> "Iterator[Source]":
     listed: Iterable[str] = read_list(sys.stdin.buffer) if options.stdin_list else ()
     return iterate_sources(
         chain(options.sources, listed),
-        subject_of=_subject_of(options.subjects),
+        subject_of=subject_of(options.subjects),
         stdin=sys.stdin.buffer,
         ignored=ignored,
     )
 
 
-def _subject_of(table: Path | None) -> Callable[[str], str | None]:
+def subject_of(table: Path | None) -> Callable[[str], str | None]:
     """Return the look-up in the user's table, or the reading of C-NMC's own names."""
     if table is not None:
         from leukoscope.runtime.sources import lookup_subject, read_subjects

@@ -1,0 +1,104 @@
+"""``leukoscope explain-check``: how faithful a bundle's heat maps are."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from leukoscope.terms import RESEARCH_USE
+
+if TYPE_CHECKING:
+    from leukoscope.runtime.predictor import Predictor, PreparedCell
+
+
+def run_explain_check(
+    sources: tuple[str, ...],
+    *,
+    bundle: Path | None,
+    limit: int,
+    engine: str,
+    threads: int | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure and print; see the command's help."""
+    from leukoscope.assets import sample_cells_directory
+    from leukoscope.runtime.attribution import check_explanations
+    from leukoscope.runtime.predictor import Predictor
+
+    predictor = Predictor.open(bundle, engine=engine, threads=threads)
+    prepared, passed_over = _prepare(predictor, sources or (str(sample_cells_directory()),), limit)
+    with _Bar(len(prepared)) as bar:
+        check = check_explanations(predictor, prepared, passed_over=passed_over, progress=bar.show)
+    supplement = check.supplement()
+    text = supplement.model_dump_json(indent=2) + "\n"
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part = out.with_name(out.name + ".part")
+        part.write_text(text, encoding="utf-8")
+        part.replace(out)
+    if as_json:
+        typer.echo(text, nl=False)
+        return
+    from leukoscope.bundle.report import format_measurement
+
+    subjects = len(set(check.subjects))
+    typer.echo(
+        f"{supplement.title}: {len(check.sources)} cells of {subjects} subjects, {predictor.bundle.directory}"
+    )
+    for name, measurement in supplement.measures.items():
+        note = f"  [{measurement.not_estimable}]" if measurement.not_estimable else ""
+        typer.echo(f"  {name.replace('_', ' '):<22}{format_measurement(measurement)}{note}")
+    typer.echo(f"\n{supplement.text}")
+    if check.passed_over:
+        typer.echo(f"{check.passed_over} images gave no map and were left out.")
+    typer.echo(RESEARCH_USE)
+
+
+def _prepare(
+    predictor: "Predictor", sources: tuple[str, ...], limit: int
+) -> "tuple[list[PreparedCell], int]":
+    """Read at most ``limit`` images, spread evenly over the input."""
+    from leukoscope.cli.predicting import subject_of
+    from leukoscope.runtime.predictor import PreparedCell
+    from leukoscope.runtime.sources import count_sources, iterate_sources
+
+    total = count_sources(sources)
+    step = max(1.0, total / limit)
+    wanted = {int(number * step) for number in range(min(limit, total))}
+    prepared, passed_over = [], 0
+    for number, source in enumerate(iterate_sources(sources, subject_of=subject_of(None))):
+        if number in wanted:
+            entry = predictor.prepare(source)
+            if isinstance(entry, PreparedCell):
+                prepared.append(entry)
+            else:
+                passed_over += 1
+    return prepared, passed_over
+
+
+class _Bar:
+    """A progress bar on stderr, where that is a terminal."""
+
+    def __init__(self, total: int) -> None:
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True))
+            self._task = self._bar.add_task("measuring maps", total=total)
+
+    def __enter__(self) -> "_Bar":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, done: int, total: int) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total)
