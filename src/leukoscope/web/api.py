@@ -216,7 +216,7 @@ def review_case(case: str) -> Response:
     )
 )
 def show_picture(case: str, kind: str) -> Response:
-    """Return a PNG: `cell`, or `heat` (transparent, to be laid over it)."""
+    """Return a PNG: the cell, or its heat map at full opacity."""
     png = services().service.picture(case_id(case), kind) if kind in PICTURE_KINDS else None
     if png is None:
         raise not_found(

@@ -54,7 +54,8 @@ def create_app(settings: WebSettings, model: KnownModel, judge: Judge) -> Flask:
     limits = settings.limits
     app.config.update(
         MAX_CONTENT_LENGTH=limits.request_mb * MEBIBYTE,
-        MAX_FORM_MEMORY_SIZE=64 * 1024,
+        # The parser reads files in pieces of 64 KB and holds each piece against this limit: it must be well above.
+        MAX_FORM_MEMORY_SIZE=512 * 1024,
         MAX_FORM_PARTS=limits.request_files + _FORM_FIELDS,
         SEND_FILE_MAX_AGE_DEFAULT=0,
         PROPAGATE_EXCEPTIONS=False,

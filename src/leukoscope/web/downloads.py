@@ -21,7 +21,7 @@ from leukoscope.web.subjects import by_subject
 
 blueprint = Blueprint("downloads", __name__)
 _PAGE = 500
-REPORT_CELLS = 60
+REPORT_CELLS = 36
 """Cells listed on the printed page; the counts and the summary are over all of them."""
 
 COLUMNS = (

@@ -17,9 +17,17 @@ import leukoscope
 from leukoscope.terms import RESEARCH_USE
 from leukoscope.web import metrics, problems
 from leukoscope.web.problems import ProblemDetails
+from leukoscope.web.storage.history import PICTURE_KINDS
 
 ViewT = TypeVar("ViewT", bound=Callable[..., Any])
 _TEMPLATE = "#/components/schemas/{model}"
+_PATH_WORDS = {
+    "case": "Id of a stored case, such as `LK-7F3K9-2QD4M`.",
+    "job": "Id of a job, from the answer that opened it.",
+    "kind": "`cell`, or `heat`: the heat map at full opacity.",
+    "subject": "Code of a subject, as given with its images.",
+}
+_TAGS = ("predict", "jobs", "history", "model", "operation")
 _ALWAYS = (400, 401, 403, 421, 429, 500, 503)
 
 
@@ -53,7 +61,7 @@ def operation(description: Operation) -> Callable[[ViewT], ViewT]:
 
 def build_document(app: Flask, with_token: bool) -> dict[str, Any]:
     """Return the document of all described routes of ``app``."""
-    operations = list(_described(app))
+    operations = sorted(_described(app), key=lambda item: (_TAGS.index(item[3].tag), item[0], item[1]))
     schemas = _schemas(described for _, _, _, described in operations)
     paths: dict[str, dict[str, Any]] = {}
     for path, method, view, described in operations:
@@ -67,7 +75,7 @@ def build_document(app: Flask, with_token: bool) -> dict[str, Any]:
             "description": "Judges single-cell blood-smear images. " + (leukoscope.__doc__ or "").strip(),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "paths": dict(sorted(paths.items())),
+        "paths": paths,
         "components": {"schemas": schemas},
     }
     if with_token:
@@ -104,11 +112,7 @@ def _schemas(operations: Iterable[Operation]) -> dict[str, Any]:
 def _operation(
     path: str, endpoint: str, described: Operation, schemas: dict[str, Any], with_token: bool
 ) -> dict[str, Any]:
-    parameters: list[dict[str, Any]] = [
-        {"name": part[1:-1], "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-        for part in path.split("/")
-        if part.startswith("{")
-    ]
+    parameters = [_path_parameter(part[1:-1]) for part in path.split("/") if part.startswith("{")]
     if described.query is not None:
         parameters += _query_parameters(schemas[described.query.__name__])
     entry: dict[str, Any] = {
@@ -129,6 +133,13 @@ def _operation(
     if with_token and endpoint in ("api.health", "api.ready"):
         entry["security"] = []
     return entry
+
+
+def _path_parameter(name: str) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string", "minLength": 1}
+    if name == "kind":
+        schema["enum"] = list(PICTURE_KINDS)
+    return {"name": name, "in": "path", "required": True, "description": _PATH_WORDS[name], "schema": schema}
 
 
 def _query_parameters(schema: dict[str, Any]) -> list[dict[str, Any]]:

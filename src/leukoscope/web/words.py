@@ -1,9 +1,11 @@
 """How values are written on the pages: filters and shared values of all templates."""
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 from flask import Flask, url_for
+from markupsafe import Markup, escape
 
 from leukoscope.runtime.results import CellResult
 from leukoscope.terms import DECISION_WORDS, REASON_WORDS, RESEARCH_USE, Decision
@@ -76,6 +78,11 @@ def schema_type(schema: dict[str, Any]) -> str:
     return kind
 
 
+def ticks(text: str) -> Markup:
+    """Set words between back-ticks as code."""
+    return Markup(re.sub(r"`+([^`]+)`+", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before
+
+
 def register(app: Flask) -> None:
     """Give all templates these filters and values."""
 
@@ -89,6 +96,7 @@ def register(app: Flask) -> None:
         "plausible": plausible,
         "schema_type": schema_type,
         "sentence": sentence,
+        "ticks": ticks,
     }
 
     @app.context_processor
