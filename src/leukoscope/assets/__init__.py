@@ -23,3 +23,8 @@ def other_images_directory() -> Path:
 def default_bundle_path() -> Path:
     """Return the folder of the bundle that is used where none is named."""
     return _HERE / "bundle"
+
+
+def licence_text() -> str:
+    """Return the licence of the code and of the weights trained with it (Apache-2.0)."""
+    return (_HERE / "LICENSE").read_text(encoding="utf-8")
