@@ -16,6 +16,7 @@ from sklearn.ensemble import BaggingClassifier, HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from leukoscope.data.table import LABEL_VALUES
 from leukoscope.errors import SplitError
@@ -124,8 +125,10 @@ def _judge(
     train_labels, test_labels = _labels(rows, train, "train"), _labels(rows, test, "test")
     if len(np.unique(train_labels)) < len(Label):
         raise SplitError(f"baseline {name!r}: the training side of {len(train)} cells lacks a class")
-    model.fit(_features(rows, train, columns), train_labels)
-    probability = model.predict_proba(_features(rows, test, columns))[:, 1]
+    # One thread: with some thousand rows the threads wait for each other longer than they work.
+    with threadpool_limits(1):
+        model.fit(_features(rows, train, columns), train_labels)
+        probability = model.predict_proba(_features(rows, test, columns))[:, 1]
     inner = np.clip(probability, _PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)
     return BaselineScores(name, tuple(test), test_labels, np.log(inner / (1 - inner)), probability)
 

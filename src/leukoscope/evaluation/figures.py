@@ -113,7 +113,7 @@ def draw_confusion(split: SplitReport) -> Figure:
                     f"{matrix[row, column]:,}\n{share:.1%}",
                     ha="center",
                     va="center",
-                    color="white" if share > 0.55 else style.INK,
+                    color="white" if share > 0.6 else style.INK,
                     fontsize=11,
                 )
         pane.set_xticks([0, 1], ["called blast", "called normal"])
@@ -133,10 +133,12 @@ def draw_decision_curve(split: SplitReport) -> Figure | None:
     figure, axes = style.new_figure()
     thresholds = np.array([point.threshold for point in points])
     model = np.array([point.model.value for point in points], dtype=float)
+    top = float(max(model.max(), *(point.call_all for point in points)))
     if all(point.model.low is not None for point in points):
         low = np.array([point.model.low for point in points], dtype=float)
         high = np.array([point.model.high for point in points], dtype=float)
         axes.fill_between(thresholds, low, high, color=style.MODEL, alpha=0.15, linewidth=0)
+        top = float(high.max())
     call_all = np.array([point.call_all for point in points])
     axes.plot(thresholds, model, color=style.MODEL, label="Model")
     if all(point.baseline is not None for point in points):
@@ -144,7 +146,6 @@ def draw_decision_curve(split: SplitReport) -> Figure | None:
         axes.plot(thresholds, baseline, color=style.BASELINES[1], linestyle="--", label="Nine scalars")
     axes.plot(thresholds, call_all, color=style.MUTED, linewidth=1.2, linestyle="-.", label="Call all blast")
     axes.axhline(0, color=style.MUTED, linewidth=1.2, linestyle=":", label="Call none blast")
-    top = float(max(model.max(), call_all.max()))
     axes.set_ylim(-0.15 * top - 0.01, top * 1.1 + 0.01)
     axes.set_xlim(0, 1)
     axes.legend(loc="lower left")
@@ -206,7 +207,7 @@ def draw_risk_coverage(split: SplitReport) -> Figure | None:
     decided, right = abstention.measures["decided"].value, abstention.measures["accuracy_of_decided"].value
     if decided is not None and right is not None:
         axes.plot(decided, 1 - right, "o", color=style.BLAST, label="Prediction sets", zorder=4)
-        axes.legend(loc="upper left")
+        figure.legend(loc="outside lower center")
     axes.set_xlim(0, 1.02)
     axes.set_ylim(bottom=0)
     axes.set(title="Risk and coverage, cells", xlabel="Share of cells decided", ylabel="Share of wrong calls")

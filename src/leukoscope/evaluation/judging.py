@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from leukoscope.bundle.report import Fitted, PartCounts
 from leukoscope.decision.abstain import prediction_set
@@ -14,6 +15,7 @@ from leukoscope.decision.calibrate import Calibration
 from leukoscope.decision.fit import DecisionFit, DecisionSettings, ScoredRows, fit_decision
 from leukoscope.decision.input_checks import check_descriptors
 from leukoscope.decision.parameters import DecisionParameters
+from leukoscope.evaluation.baselines import BASELINES
 from leukoscope.evaluation.scores import PARTS, Run
 from leukoscope.imaging.descriptors import Descriptors
 from leukoscope.terms import Decision
@@ -68,6 +70,18 @@ class JudgedSplit:
     parameters: tuple[DecisionParameters, ...]
     fitted: tuple[Fitted, ...]
     remarks: tuple[str, ...]
+
+
+def score_baselines(run: Run) -> dict[str, npt.NDArray[np.float64]]:
+    """Return each baseline's probabilities for the rows of ``run.part("test")``, fitted on the training side."""
+    learned = run.scores.loc[run.scores["part"] != "test", "cell"].unique().tolist()
+    tested = run.part("test")["cell"].tolist()
+    scores = {"all_positive": np.ones(len(tested))}
+    # The trees are small: threads that wait for each other cost more than they bring, on a busy machine minutes.
+    with threadpool_limits(limits=1):
+        for name, baseline in BASELINES.items():
+            scores[name] = baseline(run.cells, learned, tested).probability
+    return scores
 
 
 def judge_run(run: Run, fit: DecisionFit, baselines: dict[str, npt.NDArray[np.float64]]) -> JudgedSplit:

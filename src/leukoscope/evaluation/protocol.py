@@ -8,8 +8,7 @@ from typing import Any
 
 from leukoscope.bundle.report import Report, RunRecord, SplitReport
 from leukoscope.errors import CohortError, UsageError
-from leukoscope.evaluation.baselines import score_baselines
-from leukoscope.evaluation.judging import JudgedSplit, fit_rules, judge_run, pool_splits
+from leukoscope.evaluation.judging import JudgedSplit, fit_rules, judge_run, pool_splits, score_baselines
 from leukoscope.evaluation.scores import Run, read_run
 from leukoscope.evaluation.split_report import EvaluationSettings, Progress, report_split
 

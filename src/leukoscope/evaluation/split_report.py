@@ -48,7 +48,7 @@ BASELINE_WORDS: dict[str, tuple[str, str]] = {
     ),
     "nine_scalars": (
         "Nine scalars",
-        "Gradient boosting on area, box height and width, mean and standard deviation of R, G and B.",
+        "Gradient boosting, ten models averaged, on area, box sides, mean and standard deviation of R, G and B.",
     ),
 }
 Progress = Callable[[str], None]

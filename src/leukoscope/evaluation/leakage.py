@@ -1,0 +1,101 @@
+"""Leakage in the open: the same recipe judged on people it has seen and on people it has not."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leukoscope.bundle.measure_words import MEASURES
+from leukoscope.bundle.report import Measurement, format_measurement
+from leukoscope.errors import UsageError
+from leukoscope.evaluation.compare import markdown_row
+from leukoscope.evaluation.judging import fit_rules, judge_run
+from leukoscope.evaluation.measures import Context, judge_cells, measure_some
+from leukoscope.evaluation.scores import Run
+from leukoscope.evaluation.split_report import EvaluationSettings
+
+
+@dataclass(frozen=True)
+class Inflation:
+    """One measure under a leaking and under a subject-disjoint split, and how much higher the first is."""
+
+    name: str
+    leaking: Measurement
+    disjoint: Measurement
+    difference: Measurement
+
+
+def measure_inflation(
+    leaking: Run, disjoint: Run, settings: EvaluationSettings | None = None
+) -> list[Inflation]:
+    """Measure the same recipe under both kinds of split.
+
+    The two test parts hold different cells, so the difference is not paired; its interval joins those of the two
+    figures (MOVER: G. Y. Zou, A. Donner, Statistics in Medicine 27 (2008) 1693-1702, doi 10.1002/sim.3095).
+
+    Raises
+    ------
+    UsageError
+        The first run does not leak, or the second does.
+    """
+    if not leaking.leaks or disjoint.leaks:
+        raise UsageError(
+            f"first run: leaks = {leaking.leaks}, second run: leaks = {disjoint.leaks}; give the leaking run first "
+            "(protocol paper), the subject-disjoint one second"
+        )
+    settings = settings or EvaluationSettings()
+    names = ("accuracy", "balanced_accuracy", "f1_weighted", "roc_auc", "average_precision")
+    sides = []
+    for run in (leaking, disjoint):
+        judged = judge_run(run, fit_rules(run), {})
+        context = Context(run.split, settings.bootstrap, settings.bins)
+        sides.append(measure_some(judge_cells(judged.rows), context, names))
+    return [
+        Inflation(name, sides[0][name], sides[1][name], _difference(sides[0][name], sides[1][name]))
+        for name in names
+    ]
+
+
+def _difference(first: Measurement, second: Measurement) -> Measurement:
+    value = low = high = None
+    if first.value is not None and second.value is not None:
+        value = first.value - second.value
+        if (
+            first.low is not None
+            and first.high is not None
+            and second.low is not None
+            and second.high is not None
+        ):
+            low = value - math.hypot(first.value - first.low, second.high - second.value)
+            high = value + math.hypot(first.high - first.value, second.value - second.low)
+    return Measurement(
+        value=value,
+        low=low,
+        high=high,
+        n_cells=first.n_cells + second.n_cells,
+        n_subjects=first.n_subjects + second.n_subjects,
+        split=f"{first.split} minus {second.split}",
+        unit="cell",
+        method="MOVER from the two intervals, unpaired",
+        not_estimable=first.not_estimable or second.not_estimable,
+    )
+
+
+INFLATION_HEADER = ("Measure", "Leaking split", "Subject-disjoint split", "Inflation")
+
+
+def inflation_rows(inflations: Sequence[Inflation]) -> list[tuple[str, ...]]:
+    """Return the rows as texts, in the order of ``INFLATION_HEADER``."""
+    return [
+        (
+            MEASURES[one.name].title,
+            *(format_measurement(m, percent=MEASURES[one.name].percent) for m in (one.leaking, one.disjoint)),
+            format_measurement(one.difference, percent=MEASURES[one.name].percent, signed=True),
+        )
+        for one in inflations
+    ]
+
+
+def inflation_markdown(inflations: Sequence[Inflation]) -> str:
+    """Return the table as Markdown."""
+    lines = [markdown_row(INFLATION_HEADER), "|---|---|---|---|"]
+    return "\n".join([*lines, *(markdown_row(row) for row in inflation_rows(inflations))])
