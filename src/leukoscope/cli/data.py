@@ -67,8 +67,9 @@ def import_(
 ) -> None:
     """Read a cohort into a cell table: one row a cell, with digest, label, subject, group and descriptors.
 
-    The layout is recognised. Everything odd is said, and listed beside the table in <name>.import.json. A second import
-    reads changed and new files only.
+    The layout is recognised. Everything odd is said, and listed beside the table in NAME.import.json.
+
+    A second import reads new and changed files only.
     """
     from leukoscope.cli.data_tables import show_import
     from leukoscope.data.importing import import_cohort

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from leukoscope.data.verify import Verification
 
 EXAMPLES = 3
+LISTED = 50
 _STATUSES = ("official", "renamed", "converted", "copy", "altered", "missing", "unknown")
 
 
@@ -66,13 +67,15 @@ def show_verification(verification: "Verification") -> None:
         table.add_row(part, *(f"{of_part.get(status, 0):,}" for status in used))
     console.print(table)
     bad = [file for file in verification.files if file.status in ("altered", "unknown")]
-    for file in bad:
+    for file in bad[:LISTED]:
         style = "red" if file.status == "altered" else "yellow"
         console.print(
             f"[{style}]{file.status.value}[/{style}] {escape(file.file)} {escape(file.message)}",
             soft_wrap=True,
             highlight=False,
         )
+    if len(bad) > LISTED:
+        console.print(f"and {len(bad) - LISTED:,} more; --json lists all of them")
     if verification.trustworthy:
         console.print(f"All {len(verification.files):,} images are official ones.")
     else:

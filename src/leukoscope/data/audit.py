@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from leukoscope.data.groups import UNKNOWN_SUBJECT_PREFIX
+from leukoscope.data.groups import UNKNOWN_SUBJECT_PREFIX, natural_order
 from leukoscope.data.splits import Split, SplitPlan
 from leukoscope.data.table import BLAST, NORMAL, UNLABELLED
 
@@ -100,7 +100,9 @@ def audit_cells(cells: pd.DataFrame) -> CohortAudit:
     return CohortAudit(
         cells=len(cells),
         folds={str(fold): _count_fold(side, duplicates) for fold, side in cells.groupby("fold")},
-        subjects=tuple(sorted((_balance(side) for _, side in subjects), key=lambda item: item.group)),
+        subjects=tuple(
+            sorted((_balance(side) for _, side in subjects), key=lambda item: natural_order(item.subject))
+        ),
         unknown_subjects=int((labelled & cells["subject"].eq("")).sum()),
         duplicates=duplicates,
         duplicate_counts={

@@ -72,7 +72,7 @@ def group_name(subjects: Iterable[str]) -> str:
     >>> group_name({"75", "h3", "8", "H10"})
     '8+75+H10+h3'
     """
-    return "+".join(sorted(subjects, key=_natural))
+    return "+".join(sorted(subjects, key=natural_order))
 
 
 def assign_groups(
@@ -112,7 +112,8 @@ def assign_groups(
     ]
 
 
-def _natural(subject: str) -> tuple[str, int, str]:
+def natural_order(subject: str) -> tuple[str, int, str]:
+    """Return the sorting key that puts 9 before 11, and 11 before H2."""
     letters = subject.rstrip("0123456789")
     digits = subject[len(letters) :]
     return letters, int(digits) if digits else -1, subject
