@@ -61,7 +61,7 @@ def create_app(settings: WebSettings, model: KnownModel, judge: Judge) -> Flask:
         PROPAGATE_EXCEPTIONS=False,
     )
     gate = security.register(app, settings)
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, settings.lock_wait_s)
     database.migrate()
     history = History(database)
     history.note("started", "system", model=model.reference.sha256[:16], version=model.reference.version)

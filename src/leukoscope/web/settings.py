@@ -77,6 +77,8 @@ class WebSettings:
     retention_days: int | None = None
     threads: int = 80
     """Request threads; they mostly wait for the engine, so more than clients is right."""
+    lock_wait_s: float = 5.0
+    """How long a writer waits for another process before the answer is 'busy'."""
     batch: int = 16
     batch_wait_ms: float = 3.0
     limits: Limits = field(default_factory=Limits)
@@ -90,8 +92,8 @@ class WebSettings:
             )
         if self.retention_days is not None and self.retention_days < 1:
             raise ValueError(f"retention_days must be at least 1, got {self.retention_days}")
-        if self.threads < 1 or self.batch < 1 or self.batch_wait_ms < 0:
-            raise ValueError("threads and batch must be at least 1, batch_wait_ms at least 0")
+        if self.threads < 1 or self.batch < 1 or self.batch_wait_ms < 0 or self.lock_wait_s < 0:
+            raise ValueError("threads and batch must be at least 1, batch_wait_ms and lock_wait_s at least 0")
 
     @property
     def database_url(self) -> str:

@@ -167,7 +167,7 @@ class History:
         wide = replace(search, before=None, after=None, decision=None)
         query = _filtered(select(Case.decision, func.count()), wide).group_by(Case.decision)
         with self.database.read() as session:
-            counted = {Decision(decision): number for decision, number in session.execute(query).tuples()}
+            counted = {Decision(decision): number for decision, number in session.execute(query)}
         return {decision: counted.get(decision, 0) for decision in Decision}
 
     def total(self) -> int:
@@ -224,7 +224,7 @@ class History:
 
     def _delete(self, condition: ColumnElement[bool], actor: str, reason: str) -> int:
         with self.database.write() as session:
-            found = session.execute(select(Case.number, Case.case).where(condition)).tuples().all()
+            found = session.execute(select(Case.number, Case.case).where(condition)).all()
             for start in range(0, len(found), 500):
                 part = found[start : start + 500]
                 session.execute(delete(Case).where(Case.number.in_([number for number, _ in part])))

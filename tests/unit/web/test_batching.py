@@ -1,0 +1,152 @@
+"""Batching: concurrency becomes batches, a full queue a refusal, one bad image nobody else's problem."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from leukoscope.errors import EngineError
+from leukoscope.runtime.predictor import Prediction
+from leukoscope.runtime.results import CellResult, ModelReference
+from leukoscope.terms import Decision
+from leukoscope.web.batching import Batcher
+from leukoscope.web.metrics import Metrics
+from leukoscope.web.prediction import ToJudge
+from leukoscope.web.problems import Problem
+
+MODEL = ModelReference(name="echo", version="1", sha256="b" * 64)
+
+
+class Echo:
+    """A judge that answers with the image's own bytes; it can be held still and made to fail."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[bytes]] = []
+        self.go = threading.Event()
+        self.go.set()
+
+    def __call__(self, images):
+        self.go.wait(10)
+        self.batches.append([image.content for image in images])
+        if any(image.content == b"poison" for image in images):
+            raise ValueError("boom")
+        return [
+            Prediction(
+                CellResult(
+                    source=image.content.decode(), decision=Decision.NORMAL, probability=0.1, model=MODEL
+                )
+            )
+            for image in images
+        ]
+
+
+@pytest.fixture
+def judge():
+    return Echo()
+
+
+@pytest.fixture
+def make_batcher(judge):
+    made = []
+
+    def make(batch=8, wait_ms=5.0, queue_images=16):
+        made.append(Batcher(judge, Metrics(), batch, wait_ms, queue_images))
+        return made[-1]
+
+    yield make
+    judge.go.set()
+    for batcher in made:
+        batcher.close()
+
+
+def images(*names: str) -> list[ToJudge]:
+    return [ToJudge(name.encode()) for name in names]
+
+
+def hold(judge, batcher) -> None:
+    """Keep the engine busy with one image, so that what comes next waits."""
+    judge.go.clear()
+    batcher.submit(images("first"))
+    deadline = time.monotonic() + 5
+    while batcher.waiting and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert batcher.waiting == 0
+
+
+def test_everybody_gets_their_own_answer_and_batches_form(judge, make_batcher):
+    batcher = make_batcher(queue_images=500)
+
+    def ask(number: int) -> bool:
+        futures = batcher.submit(images(f"{number}a", f"{number}b"))
+        return [future.result(10).result.source for future in futures] == [f"{number}a", f"{number}b"]
+
+    with ThreadPoolExecutor(32) as pool:
+        assert all(pool.map(ask, range(100)))
+    assert sum(map(len, judge.batches)) == 200
+    assert max(map(len, judge.batches)) <= 8
+    assert len(judge.batches) < 150
+
+
+def test_a_full_queue_refuses_at_once_and_names_a_time(judge, make_batcher):
+    batcher = make_batcher(queue_images=3)
+    hold(judge, batcher)
+    batcher.submit(images("1", "2"))
+    started = time.monotonic()
+    with pytest.raises(Problem) as caught:
+        batcher.submit(images("3", "4"))
+    assert time.monotonic() - started < 0.5
+    assert caught.value.status == 503
+    assert int(caught.value.headers["Retry-After"]) >= 1
+    assert batcher.waiting == 2  # all of a request or none
+    batcher.submit(images("3"))
+
+
+def test_one_bad_image_does_not_take_its_neighbours_down(judge, make_batcher):
+    batcher = make_batcher()
+    hold(judge, batcher)
+    good1, bad, good2 = batcher.submit(images("a", "poison", "b"))
+    judge.go.set()
+    assert good1.result(5).result.source == "a"
+    assert good2.result(5).result.source == "b"
+    with pytest.raises(EngineError) as caught:
+        bad.result(5)
+    assert "boom" not in str(caught.value)
+    assert batcher.submit(images("after"))[0].result(5).result.source == "after"
+
+
+def test_requests_go_first_but_jobs_are_not_starved(judge, make_batcher):
+    batcher = make_batcher(batch=4, queue_images=100)
+    hold(judge, batcher)
+    jobs = batcher.submit_job(images("job1", "job2"))
+    requests = batcher.submit(images(*[f"r{number}" for number in range(9)]))
+    judge.go.set()
+    for future in [*jobs, *requests]:
+        future.result(5)
+    assert judge.batches[1] == [b"r0", b"r1", b"r2", b"job1"]
+    assert judge.batches[2] == [b"r3", b"r4", b"r5", b"job2"]
+
+
+def test_cancelled_images_are_not_judged(judge, make_batcher):
+    batcher = make_batcher()
+    hold(judge, batcher)
+    given_up, wanted = batcher.submit(images("given up", "wanted"))
+    assert given_up.cancel()
+    judge.go.set()
+    wanted.result(5)
+    assert b"given up" not in [content for batch in judge.batches for content in batch]
+
+
+def test_closing_answers_those_who_wait(judge, make_batcher):
+    batcher = make_batcher()
+    hold(judge, batcher)
+    waiting = batcher.submit(images("a"))[0]
+    closer = threading.Thread(target=batcher.close)
+    closer.start()
+    with pytest.raises(EngineError, match="shutting down"):
+        waiting.result(5)
+    judge.go.set()
+    closer.join(5)
+    assert not batcher.alive
+    with pytest.raises(EngineError):
+        batcher.submit(images("late"))

@@ -1,0 +1,189 @@
+"""Names, limits, memory of recent pictures, words, and who may listen where."""
+
+from pathlib import Path
+
+import pytest
+
+from leukoscope.errors import ConfigError, UsageError
+from leukoscope.web.artefacts import Artefacts
+from leukoscope.web.downloads import _harmless
+from leukoscope.web.problems import Problem
+from leukoscope.web.security import FailureLimiter, secret_key
+from leukoscope.web.settings import Limits, WebSettings, check_exposure, is_loopback
+from leukoscope.web.uploads import clean_name, clean_subject
+from leukoscope.web.words import probability, schema_type, sentence, ticks
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("cell.bmp", "cell.bmp"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\Users\\jane\\cell.bmp", "cell.bmp"),
+        ("a\x00b\nc\u202ed.png", "abcd.png"),
+        ("", "unnamed"),
+        (None, "unnamed"),
+        ("folder/", "unnamed"),
+        ("x" * 400, "x" * 255),
+        ("e\u0301.png", "\u00e9.png"),
+    ],
+)
+def test_names_are_cleaned_for_display(given, shown):
+    assert clean_name(given) == shown
+
+
+def test_subject_codes_are_trimmed_or_refused():
+    assert clean_subject("  S-17 ") == "S-17"
+    assert clean_subject(" ") is None
+    for wrong in ("x" * 121, "a\nb", "a\x00"):
+        with pytest.raises(Problem) as caught:
+            clean_subject(wrong)
+        assert caught.value.status == 422
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.5", False),
+        ("lab-server", False),
+        ("127.0.0.1.evil.example", False),
+    ],
+)
+def test_a_public_address_needs_a_token(host, alone, tmp_path):
+    assert is_loopback(host) is alone
+    settings = WebSettings(host=host, data=tmp_path)
+    if alone:
+        check_exposure(settings)
+    else:
+        with pytest.raises(UsageError, match="LEUKOSCOPE_TOKEN"):
+            check_exposure(settings)
+    check_exposure(WebSettings(host=host, data=tmp_path, token="t" * 16))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"token": "short"}, {"port": 70000}, {"retention_days": 0}, {"threads": 0}, {"lock_wait_s": -1}],
+)
+def test_impossible_settings_are_refused(changes):
+    with pytest.raises(ValueError, match=r"\d|at least"):
+        WebSettings(**changes)
+
+
+def test_limits_come_from_toml_and_unknown_ones_are_errors():
+    from leukoscope.config import build
+
+    settings = build(WebSettings, {"port": 9000, "limits": {"file_mb": 3}})
+    assert (settings.port, settings.limits) == (9000, Limits(file_mb=3))
+    with pytest.raises(ConfigError, match="file_mb"):
+        build(WebSettings, {"limits": {"file_mbb": 3}})
+    with pytest.raises(ConfigError, match="positive"):
+        build(WebSettings, {"limits": {"file_mb": 0}})
+
+
+def test_the_session_key_stays_and_is_private(tmp_path):
+    key = secret_key(tmp_path / "data")
+    assert len(key) == 32
+    assert secret_key(tmp_path / "data") == key
+    file = tmp_path / "data" / "session.key"
+    assert file.stat().st_mode & 0o077 == 0
+    file.write_bytes(b"short")
+    with pytest.raises(UsageError, match="delete the file"):
+        secret_key(tmp_path / "data")
+
+
+def test_an_unusable_folder_is_a_usage_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="--data"):
+        secret_key(tmp_path / "file" / "data")
+
+
+def test_guessing_is_slowed_down(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("leukoscope.web.security.time.monotonic", lambda: now)
+    limiter = FailureLimiter(limit=3, window_s=60)
+    for _ in range(3):
+        assert limiter.wait_s() == 0
+        limiter.failed()
+    assert 0 < limiter.wait_s() <= 61
+    now = 161.0
+    assert limiter.wait_s() == 0
+
+
+def test_pictures_in_memory_are_bounded_in_bytes():
+    memory = Artefacts(limit_bytes=10_000, keep_s=60)
+    for number in range(50):
+        memory.put(f"c{number}", "name", {"cell": bytes(1000)})
+        assert memory.size <= 10_000 + 2000
+    assert memory.get("c0") is None
+    newest = memory.get("c49")
+    assert newest is not None
+    assert newest.pictures["cell"] == bytes(1000)
+    memory.forget("c49")
+    assert memory.get("c49") is None
+
+
+def test_pictures_in_memory_expire(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("leukoscope.web.artefacts.time.monotonic", lambda: now)
+    memory = Artefacts(limit_bytes=10_000, keep_s=60)
+    memory.put("a", "name", {})
+    now = 59.0
+    assert memory.get("a") is not None
+    now = 61.0
+    assert memory.get("a") is None
+    assert memory.size == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0.0, "< 0.01"),
+        (0.004, "< 0.01"),
+        (0.005, "0.01"),
+        (0.5, "0.50"),
+        (0.995, "0.99"),
+        (1.0, "> 0.99"),
+    ],
+)
+def test_no_probability_is_written_as_certain(value, text):
+    assert probability(value) == text
+
+
+def test_messages_become_sentences():
+    assert sentence("the file is empty") == "The file is empty."
+    assert sentence("Done!") == "Done!"
+    assert sentence("") == ""
+
+
+def test_code_in_descriptions_is_escaped():
+    assert str(ticks("<b>`x<y`</b>")) == "&lt;b&gt;<code>x&lt;y</code>&lt;/b&gt;"
+
+
+def test_types_are_said_in_words():
+    assert schema_type({"anyOf": [{"type": "number"}, {"type": "null"}]}) == "number or null"
+    assert schema_type({"type": "array", "items": {"$ref": "#/components/schemas/Cell"}}) == "array of Cell"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx"])
+def test_no_cell_of_an_export_is_a_formula(text):
+    assert _harmless(text) == "'" + text
+    assert _harmless(0.5) == 0.5
+    assert _harmless("LK-1") == "LK-1"
+
+
+def test_the_data_folder_can_be_named(monkeypatch, tmp_path):
+    from leukoscope.web.settings import default_data_folder
+
+    monkeypatch.setenv("LEUKOSCOPE_DATA", str(tmp_path))
+    assert default_data_folder() == tmp_path
+    monkeypatch.delenv("LEUKOSCOPE_DATA")
+    monkeypatch.setenv("XDG_DATA_HOME", "/somewhere")
+    assert default_data_folder() == Path("/somewhere/leukoscope")

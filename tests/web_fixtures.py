@@ -1,0 +1,117 @@
+"""The real web application over the real predictor and the small bundle, for tests on every floor."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import waitress
+from flask import Flask
+from flask.testing import FlaskClient
+from PIL import Image
+
+from leukoscope.runtime.predictor import Predictor
+from leukoscope.web.application import close_app, decode_limits, open_app
+from leukoscope.web.context import Services, services
+from leukoscope.web.settings import WebSettings
+from small_bundle import make_small_bundle, sample_paths
+
+TOKEN = "correct-horse-battery-staple"
+MakeApp = Callable[..., Flask]
+
+
+@pytest.fixture(scope="session")
+def small_bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_small_bundle(tmp_path_factory.mktemp("bundle") / "small").directory
+
+
+@pytest.fixture(scope="session")
+def web_predictor(small_bundle_path: Path) -> Predictor:
+    limits = decode_limits(WebSettings())
+    return Predictor.open(small_bundle_path, threads=1, limits=limits)
+
+
+@pytest.fixture
+def make_app(tmp_path: Path, web_predictor: Predictor) -> Iterator[MakeApp]:
+    """Build applications with differing settings; all are closed at the end."""
+    opened: list[Flask] = []
+
+    def make(**changes: Any) -> Flask:
+        app = open_app(WebSettings(**{"data": tmp_path / "data", **changes}), web_predictor)
+        opened.append(app)
+        return app
+
+    yield make
+    for app in opened:
+        close_app(app)
+
+
+@pytest.fixture
+def app(make_app: MakeApp) -> Flask:
+    return make_app()
+
+
+@pytest.fixture
+def parts(app: Flask) -> Services:
+    return services(app)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """A program: no cookies, no Origin."""
+    return app.test_client(use_cookies=False)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A served application."""
+
+    address: str
+    app: Flask
+
+
+@contextmanager
+def run_server(app: Flask) -> Iterator[Running]:
+    """Serve with waitress, as the command does, on a free port."""
+    server = waitress.create_server(app, host="127.0.0.1", port=0, threads=16, ident=None)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        yield Running(f"http://127.0.0.1:{server.effective_port}", app)
+    finally:
+        server.close()
+        thread.join(timeout=10)
+
+
+def cells(count: int) -> list[tuple[str, bytes]]:
+    """Names and contents of real sample cells."""
+    paths = sample_paths()
+    chosen = [paths[index * len(paths) // count] for index in range(count)] if count <= len(paths) else paths
+    return [(path.name, path.read_bytes()) for path in chosen]
+
+
+def form(files: list[tuple[str, bytes]], **fields: str) -> dict[str, Any]:
+    """A multipart form for Flask's client."""
+    return {"files": [(BytesIO(content), name) for name, content in files], **fields}
+
+
+def png(rgb: np.ndarray) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(rgb).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def wait_for_job(client: FlaskClient, job: str, tries: int = 400) -> dict[str, Any]:
+    """Poll until a job is over."""
+    pause = threading.Event()
+    for _ in range(tries):
+        state = client.get(f"/api/v1/jobs/{job}").get_json()
+        if state["state"] not in ("running", "receiving"):
+            return dict(state)
+        pause.wait(0.05)
+    raise AssertionError(f"the job did not end: {state}")
