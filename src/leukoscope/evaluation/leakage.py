@@ -99,3 +99,13 @@ def inflation_markdown(inflations: Sequence[Inflation]) -> str:
     """Return the table as Markdown."""
     lines = [markdown_row(INFLATION_HEADER), "|---|---|---|---|"]
     return "\n".join([*lines, *(markdown_row(row) for row in inflation_rows(inflations))])
+
+
+def inflation_warnings(leaking: Run, disjoint: Run) -> list[str]:
+    """Say what keeps the two runs from being the same recipe, where something does."""
+    notes = []
+    first, second = dict(leaking.config), dict(disjoint.config)
+    different = sorted(key for key in {*first, *second} if first.get(key) != second.get(key))
+    if different:
+        notes.append(f"the runs' configurations differ in: {', '.join(different)}")
+    return notes

@@ -1,0 +1,262 @@
+"""``leukoscope evaluate``, ``compare``, ``leakage`` and ``publish``: from finished runs to reports and documents."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from leukoscope.errors import UsageError
+from leukoscope.terms import RESEARCH_USE
+
+if TYPE_CHECKING:
+    from leukoscope.bundle.report import Report, Supplement
+    from leukoscope.evaluation.leakage import Inflation
+    from leukoscope.evaluation.split_report import EvaluationSettings
+
+Replicates = Annotated[int, typer.Option(min=200, help="Resamples of subjects behind every interval.")]
+Seed = Annotated[int, typer.Option(help="Seed of the resampling.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Runs = Annotated[list[Path], typer.Argument(help="Run folders, as 'leukoscope train' wrote them.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to the program."""
+    app.command(
+        epilog="Example: leukoscope evaluate runs/fold_0_to_1 runs/fold_1_to_0 --pooled --out reports/b3"
+    )(evaluate)
+    app.command(
+        epilog="Example: leukoscope compare runs/b3 runs/resnet50 reports/b3/report.json --out reports/all"
+    )(compare)
+    app.command(epilog="Example: leukoscope leakage runs/paper_split runs/fold_0_to_1")(leakage)
+    app.command(epilog="Example: leukoscope publish README.md docs/results.md --check")(publish)
+
+
+def evaluate(
+    runs: Runs,
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write; RUN/evaluation for one run, 'evaluation' for several."),
+    ] = None,
+    pooled: Annotated[bool, typer.Option(help="Add the estimate over all test parts together.")] = False,
+    title: Annotated[str | None, typer.Option(help="Title of the report.")] = None,
+    attach: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="JSON of another command to carry along (explain-check, novelty); may be repeated."
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder that cell keys are relative to: pictures for the galleries.")
+    ] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Bundle that draws the heat maps beside them.")] = None,
+    replicates: Replicates = 2000,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of a table.")] = False,
+) -> None:
+    """Measure finished runs by cell and by subject; write report.json, figures and one HTML page.
+
+    Thresholds and temperature are fitted on validation rows; the test part is touched once. Score tables are enough;
+    --images and --bundle only add pictures.
+    """
+    if bundle is not None and images is None:
+        raise UsageError("--bundle draws heat maps over cell images; name their folder with --images")
+    from leukoscope.evaluation.protocol import evaluate as evaluate_runs
+    from leukoscope.evaluation.report import cells_to_picture, write_outputs
+
+    folder = out or (runs[0] / "evaluation" if len(runs) == 1 else Path("evaluation"))
+    supplements = tuple(_read_supplement(path) for path in attach or ())
+    with _steps() as step:
+        report = evaluate_runs(
+            runs, pooled=pooled, title=title, settings=_settings(replicates, seed), progress=step
+        )
+        report = report.model_copy(update={"supplements": supplements})
+        pictures = {}
+        if images is not None:
+            from leukoscope.cli.galleries import picture_cells
+
+            pictures = picture_cells(cells_to_picture(report), images, bundle, progress=step)
+        write_outputs(report, folder, pictures, progress=step)
+    if as_json:
+        typer.echo(report.model_dump_json(indent=1))
+        return
+    _show_report(report)
+    typer.echo(
+        f"\nWritten: {folder / 'report.html'} (open in a browser, print to PDF), {folder / 'report.json'}, figures/"
+    )
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders or report.json files.")],
+    *,
+    out: Annotated[Path | None, typer.Option(help="Folder for comparison.md, .html and .json.")] = None,
+    literature: Annotated[bool, typer.Option(help="Add published figures with their kind of split.")] = True,
+    replicates: Replicates = 2000,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Put runs, their baselines and the literature into one table, each row with its kind of split."""
+    from leukoscope.evaluation.compare import compare as compare_sources
+    from leukoscope.evaluation.compare import to_html, to_markdown
+
+    with _steps() as step:
+        step("measuring")
+        comparison = compare_sources(runs, literature=literature, settings=_settings(replicates, seed))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        texts = {
+            "comparison.json": comparison.model_dump_json(indent=1) + "\n",
+            "comparison.md": to_markdown(comparison) + "\n",
+            "comparison.html": to_html(comparison),
+        }
+        for name, text in texts.items():
+            _write(out / name, text)
+    typer.echo(comparison.model_dump_json(indent=1) if as_json else to_markdown(comparison))
+
+
+def leakage(
+    leaking: Annotated[Path, typer.Argument(help="Run on a split that leaks (protocol paper).")],
+    disjoint: Annotated[Path, typer.Argument(help="Run of the same recipe on a subject-disjoint split.")],
+    *,
+    replicates: Replicates = 2000,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Show how much a leaking split inflates the figures of one recipe."""
+    from leukoscope.evaluation.leakage import inflation_markdown, inflation_warnings, measure_inflation
+    from leukoscope.evaluation.scores import read_run
+
+    first, second = read_run(leaking), read_run(disjoint)
+    with _steps() as step:
+        step("measuring")
+        inflations = measure_inflation(first, second, _settings(replicates, seed))
+    warnings = inflation_warnings(first, second)
+    if as_json:
+        typer.echo(_inflation_json(inflations, warnings))
+        return
+    typer.echo(inflation_markdown(inflations))
+    for warning in warnings:
+        typer.echo(f"Note: {warning}")
+    typer.echo(RESEARCH_USE)
+
+
+def publish(
+    documents: Annotated[list[Path], typer.Argument(help="Markdown files with 'leukoscope:' blocks.")],
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; end with 1 where a number has drifted.")
+    ] = False,
+) -> None:
+    """Render the tables and numbers of documents from the reports they name.
+
+    A block is written between <!-- leukoscope: results report=PATH --> and <!-- /leukoscope -->.
+    """
+    from leukoscope.evaluation.publish import DriftError, find_drift
+    from leukoscope.evaluation.publish import publish as publish_document
+
+    if check:
+        drifts = [drift for path in documents for drift in find_drift(path)]
+        if drifts:
+            places = "; ".join(f"{drift.path}:{drift.line} ({drift.what})" for drift in drifts)
+            raise DriftError(f"differs from its report: {places}; run `leukoscope publish` on it")
+        typer.echo(f"{len(documents)} documents show what their reports say.")
+        return
+    for path in documents:
+        typer.echo(f"{path}: {'written' if publish_document(path) else 'already current'}")
+
+
+def _settings(replicates: int, seed: int) -> "EvaluationSettings":
+    from leukoscope.evaluation.split_report import EvaluationSettings
+    from leukoscope.stats.intervals import BootstrapSettings
+
+    return EvaluationSettings(bootstrap=BootstrapSettings(replicates=replicates, seed=seed))
+
+
+def _read_supplement(path: Path) -> "Supplement":
+    from pydantic import ValidationError
+
+    from leukoscope.bundle.report import Supplement
+
+    try:
+        return Supplement.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"--attach {path}: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"--attach {path}: not a supplement: {place}: {first['msg']}") from None
+
+
+def _show_report(report: "Report") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from leukoscope.bundle.measure_words import MEASURES
+    from leukoscope.bundle.report import format_measurement
+
+    columns = list(report.columns())
+    table = Table(title=report.title, title_justify="left", caption=RESEARCH_USE, caption_justify="left")
+    table.add_column("Cells")
+    for split in columns:
+        test = split.parts["test"]
+        table.add_column(f"{split.name}\n{test.cells:,} cells, {test.subjects} subjects")
+    for name in (
+        "roc_auc",
+        "average_precision",
+        "accuracy",
+        "sensitivity",
+        "specificity",
+        "f1_weighted",
+        "ece",
+    ):
+        texts = [format_measurement(s.cell.measures[name], percent=MEASURES[name].percent) for s in columns]
+        table.add_row(MEASURES[name].title, *texts)
+    for index, baseline in enumerate(columns[0].baselines):
+        texts = [
+            format_measurement(s.baselines[index].differences["roc_auc"], signed=True)
+            if index < len(s.baselines)
+            else ""
+            for s in columns
+        ]
+        table.add_row(f"AUC minus {baseline.title.lower()}", *texts)
+    texts = [format_measurement(s.subject_mean.measures["accuracy"], percent=True) for s in columns]
+    table.add_row("Subjects called right", *texts)
+    console = Console()
+    console.print(table)
+    for caveat in report.caveats:
+        console.print(f"- {caveat}", highlight=False)
+
+
+def _inflation_json(inflations: "list[Inflation]", warnings: list[str]) -> str:
+    import json
+
+    rows = {
+        one.name: {
+            "leaking": one.leaking.model_dump(),
+            "disjoint": one.disjoint.model_dump(),
+            "inflation": one.difference.model_dump(),
+        }
+        for one in inflations
+    }
+    return json.dumps({"notice": RESEARCH_USE, "notes": warnings, "measures": rows}, indent=1)
+
+
+@contextmanager
+def _steps() -> Iterator[Callable[[str], None]]:
+    """Show on stderr which step runs; silent where nobody watches."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading")
+        yield lambda text: progress.update(task, description=text)
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
