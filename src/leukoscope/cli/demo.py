@@ -37,7 +37,7 @@ def demo(
         (out / file).unlink(missing_ok=True)
     run_predict(PredictOptions(sources=tuple(map(_shown, folders)), out=out, sheet=out / SHEET))
     typer.echo(
-        "\nThese cells were seen in training: they show the tool, not the model's worth (leukoscope bundle show --card)."
+        "\nSeen in training: these cells show the tool, not its worth (leukoscope bundle show --card)."
     )
     typer.echo(
         f"Next: open {out / SHEET}, then try your own: leukoscope predict cell.bmp, or leukoscope serve"
