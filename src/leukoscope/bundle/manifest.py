@@ -21,7 +21,8 @@ Content = TypeVar("Content", bound=BaseModel)
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Built when first used: a prediction reads the manifest, never the expected outputs.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class TensorSpec(_Record):

@@ -1,16 +1,15 @@
 """How ``leukoscope predict`` goes about it: sources in, results to the terminal, to files and to pictures."""
 
-import csv
-import io
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
+from leukoscope.cli.printing import CsvFile, print_row, print_subjects, say, write_subjects
 from leukoscope.errors import UsageError
 from leukoscope.terms import RESEARCH_USE, Decision, Reason
 
@@ -22,13 +21,6 @@ if TYPE_CHECKING:
 SUBJECTS_FILE = "subjects.csv"
 RESULTS_CSV = "results.csv"
 HEAT_MAPS = "heat_maps"
-CSV_COLUMNS = (
-    "source", "decision", "probability", "subject", "logit", "threshold", "prediction_set", "novelty",
-    "reasons", "width_px", "height_px", "area_px", "heat_map", "duration_ms", "model", "model_sha256", "notice",
-)  # fmt: skip
-_COLOURS = {
-    Decision.BLAST: "red", Decision.NORMAL: "blue", Decision.UNCERTAIN: "yellow", Decision.REJECTED: "bright_black",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,6 +52,10 @@ def run_predict(options: PredictOptions) -> int:
     from leukoscope.runtime.predictor import Predictor
     from leukoscope.runtime.sources import Ignored
 
+    ignored = Ignored()
+    found = _sources(options, ignored)
+    first = list(islice(found, 2))
+    found = chain(first, found)
     predictor = Predictor.open(
         options.bundle,
         engine=options.engine,
@@ -68,11 +64,11 @@ def run_predict(options: PredictOptions) -> int:
         cache_directory=options.cache,
         tta=options.tta,
         operating_point=options.operating_point,
+        streaming=len(first) > 1,
     )
-    ignored = Ignored()
     with ExitStack() as stack:
         outputs = _Outputs(options, predictor, stack)
-        sources = _skip_done(_sources(options, ignored), outputs.journal)
+        sources = _skip_done(found, outputs.journal)
         progress = stack.enter_context(_Progress(options, outputs.done))
         for prediction in predictor.stream(sources):
             outputs.add(prediction)
@@ -80,7 +76,7 @@ def run_predict(options: PredictOptions) -> int:
     outputs.finish()
     if ignored.count and not options.quiet:
         names = ", ".join(ignored.examples)
-        _say(f"{ignored.count} other files passed over, which are no images by their name ({names}, ...)")
+        say(f"{ignored.count} other files passed over, which are no images by their name ({names}, ...)")
     return outputs.exit_code
 
 
@@ -103,8 +99,6 @@ def _check(options: PredictOptions) -> None:
 
 
 def _sources(options: PredictOptions, ignored: Any) -> "Iterator[Source]":
-    from itertools import chain
-
     from leukoscope.runtime.sources import iterate_sources, read_list
 
     listed: Iterable[str] = read_list(sys.stdin.buffer) if options.stdin_list else ()
@@ -169,7 +163,7 @@ class _Outputs:
         if options.out is not None:
             self._open_journal(options, predictor, stack)
         if options.csv_file is not None:
-            self._csv = stack.enter_context(_CsvFile(options.csv_file))
+            self._csv = stack.enter_context(CsvFile(options.csv_file))
         if options.sheet is not None and options.sheet.suffix.lower() == ".html":
             from leukoscope.runtime.sheet import HtmlSheet
 
@@ -209,7 +203,7 @@ class _Outputs:
         if self._options.as_json:
             print(result.model_dump_json())  # noqa: T201
         elif not self._options.quiet:
-            _print_row(result, first=self._rows == 1)
+            print_row(result, first=self._rows == 1)
         if self._sheet is not None:
             self._sheet.add(prediction)
         elif self._options.sheet is not None:
@@ -241,20 +235,20 @@ class _Outputs:
         counts = f"{total:,} image{'' if total == 1 else 's'}: {said}."
         out = self._options.out
         if out is not None and self.journal is not None:
-            with _CsvFile(out / RESULTS_CSV) as table:
+            with CsvFile(out / RESULTS_CSV) as table:
                 for result in self.journal.results():
                     table.add(result)
             if subjects:
-                _write_subjects(out / SUBJECTS_FILE, subjects)
+                write_subjects(out / SUBJECTS_FILE, subjects)
         self._finish_sheet(subjects, counts)
         if self._options.quiet or self._options.as_json:
             return
         if subjects and (len(subjects) > 1 or total > 1):
-            _print_subjects(subjects)
+            print_subjects(subjects)
         print(f"\n{counts} {RESEARCH_USE}" if total > 1 else RESEARCH_USE)  # noqa: T201
         for path in (out, self._options.csv_file, self._options.sheet):
             if path is not None:
-                _say(f"written: {path}")
+                say(f"written: {path}")
 
     def _finish_sheet(self, subjects: "list[SubjectResult]", counts: str) -> None:
         path = self._options.sheet
@@ -274,43 +268,13 @@ class _Outputs:
                     )
                 )  # fmt: skip
             if len(items) < self._rows:
-                _say(
+                say(
                     f"the sheet shows the first {len(items):,} of {self._rows:,} images; an .html sheet holds more"
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(path.name + ".part")
             part.write_bytes(encode_png(contact_sheet(items)))
             part.replace(path)
-
-
-class _CsvFile:
-    """A CSV of results that is put into its place when it is complete."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._part = path.with_name(path.name + ".part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: TextIO = self._part.open("w", encoding="utf-8", newline="")
-        self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow(CSV_COLUMNS)
-
-    def __enter__(self) -> "_CsvFile":
-        return self
-
-    def __exit__(self, kind: object, *details: object) -> None:
-        self._file.close()
-        if kind is None:
-            self._part.replace(self._path)
-
-    def add(self, result: "CellResult") -> None:
-        values = result.model_dump(mode="json")
-        values["model"], values["model_sha256"] = (
-            f"{result.model.name} {result.model.version}",
-            result.model.sha256,
-        )
-        values["reasons"] = " ".join(reason.code.value for reason in result.reasons)
-        values["prediction_set"] = " ".join(result.prediction_set)
-        self._writer.writerow([_cell(values[column]) for column in CSV_COLUMNS])
 
 
 class _Progress:
@@ -367,60 +331,3 @@ def _write_heat_map(out: Path, number: int, prediction: "Prediction") -> str:
         encode_png(heat_map_overlay(prediction.canvas, prediction.activation_map), compress_level=1)
     )
     return str(path)
-
-
-def _write_subjects(path: Path, subjects: "list[SubjectResult]") -> None:
-    stream = io.StringIO()
-    columns = [name for name in type(subjects[0]).model_fields if name != "model"]
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
-    for entry in subjects:
-        values = entry.model_dump(mode="json")
-        writer.writerow([_cell(values[name]) for name in columns])
-    part = path.with_name(path.name + ".part")
-    part.write_text(stream.getvalue(), encoding="utf-8")
-    part.replace(path)
-
-
-def _cell(value: object) -> str:
-    """Return a table cell; text that a spreadsheet would run as a formula is kept as text."""
-    if value is None:
-        return ""
-    text = str(value)
-    return (
-        f"'{text}" if isinstance(value, str) and text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-    )
-
-
-def _print_row(result: "CellResult", *, first: bool) -> None:
-    import typer
-
-    if first:
-        print(f"{'decision':<11}{'P(blast)':<10}{'subject':<9}image")  # noqa: T201
-    score = "-" if result.probability is None else f"{result.probability:.3f}"
-    word = typer.style(f"{result.decision.value:<11}", fg=_COLOURS[result.decision])
-    typer.echo(f"{word}{score:<10}{result.subject or '-':<9}{printable(result.source)}")
-    for reason in result.reasons:
-        typer.echo(f"{'':<11}{reason.message}")
-
-
-def _print_subjects(subjects: "list[SubjectResult]") -> None:
-    print(f"\n{'subject':<12}{'pooled':<11}{'P(blast)':<10}{'judged':>6}{'rejected':>10}  share of blasts")  # noqa: T201
-    for entry in islice(subjects, 200):
-        score = "-" if entry.probability is None else f"{entry.probability:.3f}"
-        share = "-"
-        if entry.blast_share is not None:
-            share = f"{entry.blast_share:.0%} ({entry.blast_share_low:.0%} to {entry.blast_share_high:.0%})"
-        counts = f"{entry.judged:>6}{entry.rejected:>10}"
-        print(f"{printable(entry.subject):<12}{entry.decision.value:<11}{score:<10}{counts}  {share}")  # noqa: T201
-    if len(subjects) > 200:
-        _say(f"{len(subjects) - 200} more subjects; --out DIR writes them all")
-
-
-def printable(text: str) -> str:
-    """Return a name without control characters, which could steer the terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)  # noqa: T201

@@ -3,7 +3,8 @@
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Self
 
@@ -12,92 +13,20 @@ from numpy.typing import NDArray
 
 from leukoscope.assets import default_bundle_path
 from leukoscope.bundle.folder import Bundle
-from leukoscope.decision.input_checks import Finding, check_descriptors
+from leukoscope.decision.input_checks import check_descriptors
 from leukoscope.decision.parameters import OperatingPoint
 from leukoscope.decision.policy import Verdict, decide
 from leukoscope.errors import EngineError, ImageError, UsageError
 from leukoscope.imaging.decode import DecodeLimits, decode_image
-from leukoscope.imaging.descriptors import Descriptors, describe_cell
+from leukoscope.imaging.descriptors import describe_cell
 from leukoscope.imaging.preprocess import place_on_canvas, prepare_cell
 from leukoscope.runtime.averaging import TURNS, join_turned, turn_cell
+from leukoscope.runtime.cells import Content, Prediction, PreparedCell, Rgb, Source, with_heat_map
 from leukoscope.runtime.results import CellResult, ModelReference, ReasonDetail
 from leukoscope.runtime.session import ForwardResult, Pending, Session
 from leukoscope.terms import Decision
 
-Rgb = NDArray[np.uint8]
-Floats = NDArray[np.float32]
-Content = bytes | Path | Rgb
-
-
-@dataclass(frozen=True)
-class Source:
-    """One image to judge.
-
-    Attributes
-    ----------
-    name
-        What the result calls it.
-    content
-        The file's bytes, its path or uint8 RGB (H, W, 3); or the ``ImageError`` that kept it from being read.
-    subject
-        The person it belongs to, where known.
-    """
-
-    name: str
-    content: Content | ImageError
-    subject: str | None = None
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A result with the arrays behind it.
-
-    Attributes
-    ----------
-    result
-        What is said, ready for JSON.
-    verdict
-        What the policy said, for pooling a subject; None where no image could be read.
-    descriptors
-        Measures of the image; None where no image could be read.
-    canvas
-        uint8 (canvas, canvas, 3), the image as the network saw it before resizing; None likewise.
-    activation_map
-        float32 (h, w), >= 0, not normalised: Grad-CAM of the logit; None where there was no forward pass.
-    embedding
-        float32 (D,); None likewise.
-    """
-
-    result: CellResult
-    verdict: Verdict | None = None
-    descriptors: Descriptors | None = None
-    canvas: Rgb | None = field(default=None, repr=False)
-    activation_map: Floats | None = field(default=None, repr=False)
-    embedding: Floats | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class PreparedCell:
-    """An image that was read and measured, ready for the network.
-
-    Attributes
-    ----------
-    cell
-        uint8 (S, S, 3), the network's input.
-    refusals
-        What the input checks found; with any, no forward pass is needed.
-    duration_s
-        Time that reading, measuring and preparing took.
-    """
-
-    source: Source
-    cell: Rgb = field(repr=False)
-    canvas: Rgb = field(repr=False)
-    descriptors: Descriptors
-    width_px: int
-    height_px: int
-    refusals: tuple[Finding, ...]
-    duration_s: float
+__all__ = ["Content", "Prediction", "Predictor", "PreparedCell", "Source", "with_heat_map"]
 
 
 class Predictor:
@@ -163,6 +92,7 @@ class Predictor:
         tta: int = 1,
         operating_point: str | None = None,
         limits: DecodeLimits | None = None,
+        streaming: bool = False,
     ) -> Self:
         """Open a bundle's folder (None: the one shipped in the package), check it and compile its model.
 
@@ -170,7 +100,7 @@ class Predictor:
         ----------
         bundle
             Folder of the bundle.
-        engine, threads, precision, cache_directory
+        engine, threads, precision, cache_directory, streaming
             As of ``Session``.
         tta, operating_point, limits
             As ``turns``, ``operating_point`` and ``limits`` of the class.
@@ -189,10 +119,13 @@ class Predictor:
             threads=threads,
             precision=precision,
             cache_directory=cache_directory,
+            streaming=streaming,
         )
         return cls(opened, session, turns=tta, operating_point=operating_point, limits=limits)
 
-    def predict(self, content: Content, *, name: str | None = None, subject: str | None = None) -> Prediction:
+    def predict(
+        self, content: Content | ImageError, *, name: str | None = None, subject: str | None = None
+    ) -> Prediction:
         """Judge one image, using every core for it.
 
         Parameters
@@ -250,9 +183,14 @@ class Predictor:
         EngineError
             The engine failed.
         """
+        iterator = iter(sources)
+        first = list(islice(iterator, 2))
+        if len(first) == 1 and not self.session.streaming:  # one image gets every thread
+            yield self.predict(first[0].content, name=first[0].name, subject=first[0].subject)
+            return
         waiting: deque[Prediction | _Started] = deque()
         running = 0
-        for source in sources:
+        for source in chain(first, iterator):
             prepared = self.prepare(source)
             if isinstance(prepared, Prediction):
                 waiting.append(prepared)
@@ -393,11 +331,6 @@ class _Started:
     prepared: PreparedCell
     pending: list[Pending]
     began: float
-
-
-def with_heat_map(prediction: Prediction, path: str) -> Prediction:
-    """Return the prediction with the path of its heat map in the result."""
-    return replace(prediction, result=prediction.result.model_copy(update={"heat_map": path}))
 
 
 def _sentence(text: str) -> str:
