@@ -68,9 +68,22 @@ def test_model_survives_safetensors_and_is_small_and_fast() -> None:
     assert min(durations) < 0.3e-3
 
 
+def test_embeddings_on_one_side_of_the_origin_are_compared_by_direction() -> None:
+    rng = np.random.default_rng(4)
+    train = 5 + rng.normal(size=(500, 30))
+    model = NoveltyModel.fit(train * rng.uniform(0.5, 2.0, size=(500, 1)))
+    assert model.normalised
+    new = 5 + rng.normal(size=(50, 30))
+    np.testing.assert_allclose(model.score(new), model.score(7 * new), rtol=1e-3)
+    assert np.isfinite(model.score(np.zeros((1, 30)))).all()
+    assert not NoveltyModel.fit(train - 5).normalised
+    again = NoveltyModel.from_tensors(load(save(model.to_tensors())))
+    np.testing.assert_array_equal(again.score(new), model.score(new))
+
+
 def test_constant_directions_do_not_divide_by_zero() -> None:
     train = np.zeros((10, 8))
-    train[:, 0] = np.arange(10)
+    train[:, 0] = np.arange(10) - 4.5
     model = NoveltyModel.fit(train)
     scores = model.score(np.array([train[5], train[5] + np.eye(8)[3]]))
     assert np.isfinite(scores).all() and scores[1] > 100 * scores[0]
@@ -92,7 +105,7 @@ def test_embeddings_of_another_network_are_refused() -> None:
         model.score(np.zeros((1, 5)))
 
 
-@pytest.mark.parametrize("fault", ["missing", "extra", "shape", "nan", "negative"])
+@pytest.mark.parametrize("fault", ["missing", "extra", "shape", "nan", "negative", "flag"])
 def test_damaged_tensors_are_refused(fault: str) -> None:
     tensors = dict(NoveltyModel.fit(np.random.default_rng(0).normal(size=(9, 4)), components=2).to_tensors())
     if fault == "missing":
@@ -103,6 +116,8 @@ def test_damaged_tensors_are_refused(fault: str) -> None:
         tensors["directions"] = tensors["directions"][:, :-1]
     elif fault == "nan":
         tensors["mean"] = tensors["mean"] * np.float32(np.nan)
+    elif fault == "flag":
+        tensors["normalised"] = np.array([0.5], np.float32)
     else:
         tensors["scales"] = -tensors["scales"]
     with pytest.raises(BundleError, match="novelty tensors"):
