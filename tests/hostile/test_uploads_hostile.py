@@ -1,0 +1,177 @@
+"""Uploads made to harm: bombs, lies, floods. The answer is a refusal; memory and service stay as they were."""
+
+import io
+import struct
+import tracemalloc
+import zipfile
+
+import pytest
+
+from leukoscope.web.problems import Problem
+from leukoscope.web.settings import MEBIBYTE, Limits
+from leukoscope.web.uploads import receive
+from web_fixtures import cells, form
+
+
+def packed(members: list[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def send(client, content: bytes, path: str = "/api/v1/predict"):
+    return client.post(path, data=form([("cells.zip", content)]))
+
+
+def send_large(client, fields):
+    """Send a large form from memory; the test client would leave a temporary file open when it is refused unread."""
+    values = MultiDict(fields)
+    values.setlist("files", [FileStorage(stream, name) for stream, name in fields["files"]])
+    boundary, body = encode_multipart(values)
+    return client.post("/api/v1/predict", data=body, content_type=f"multipart/form-data; boundary={boundary}")
+
+
+def status_and_words(answer) -> tuple[int, str]:
+    assert answer.mimetype == "application/problem+json"
+    return answer.status_code, answer.get_json()["detail"]
+
+
+def test_a_bomb_is_refused_by_its_ratio(client):
+    bomb = packed([(f"{number}.bmp", bytes(4 * MEBIBYTE)) for number in range(10)])
+    assert len(bomb) < 100_000
+    status, words = status_and_words(send(client, bomb))
+    assert status == 413
+    assert "bomb" in words
+
+
+def test_a_lying_directory_is_not_believed(client):
+    """The directory says 100 bytes, the member unpacks to 150 MB: reading stops above the file limit of 20."""
+    honest = packed([("a.bmp", bytes(150 * MEBIBYTE))])
+    lie = bytearray(honest)
+    for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        place = honest.index(signature) + offset
+        lie[place : place + 4] = struct.pack("<I", 100)
+    tracemalloc.start()
+    answer = send(client, bytes(lie))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert answer.status_code == 200
+    assert answer.get_json()[0]["decision"] == "rejected"
+    assert peak < 60 * MEBIBYTE
+
+
+def test_an_archive_within_an_archive_is_not_opened(client):
+    inner = packed(cells(2))
+    result = send(client, packed([("inner.zip", inner)])).get_json()
+    assert [item["reasons"][0]["code"] for item in result] == ["unknown_format"]
+
+
+@pytest.mark.parametrize("cut", [4, 10, 30, -30, -4])
+def test_damaged_archives_are_refused_or_judged_empty(client, cut):
+    whole = packed(cells(2))
+    answer = send(client, whole[:cut])
+    assert answer.status_code in (200, 422)
+    if answer.status_code == 200:
+        assert all(item["decision"] == "rejected" for item in answer.get_json())
+
+
+def test_a_member_with_a_wrong_checksum_is_one_refused_image(client):
+    good = cells(2)
+    whole = bytearray(packed(good, zipfile.ZIP_STORED))
+    place = whole.index(good[0][1]) + 100
+    whole[place] ^= 0xFF
+    results = send(client, bytes(whole)).get_json()
+    assert results[0]["decision"] == "rejected"
+    assert results[1]["decision"] != "rejected"
+
+
+def test_names_that_climb_are_only_names(client, tmp_path):
+    results = send(client, packed([("../../../tmp/evil.bmp", b"x"), ("/etc/passwd", b"y")])).get_json()
+    assert [item["source"] for item in results] == ["evil.bmp", "passwd"]
+
+
+def test_links_and_folders_are_left_out(client):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        link = zipfile.ZipInfo("link.bmp")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+        archive.writestr("folder/", b"")
+        archive.writestr(*cells(1)[0])
+    assert len(send(client, stream.getvalue()).get_json()) == 1
+
+
+def test_encrypted_and_unknown_compressions_are_told(client):
+    whole = bytearray(packed(cells(1)))
+    encrypted = whole.copy()
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        encrypted[whole.index(signature) + offset] |= 1
+    status, words = status_and_words(send(client, bytes(encrypted)))
+    assert (status, "encrypted" in words) == (422, True)
+    status, words = status_and_words(send(client, packed(cells(1), zipfile.ZIP_LZMA)))
+    assert (status, "compression" in words) == (422, True)
+
+
+def test_too_many_members(client):
+    status, words = status_and_words(send(client, packed([(f"{n}", b"") for n in range(201)])))
+    assert (status, "200" in words) == (413, True)
+
+
+def test_limits_hold_for_files_and_archives_together():
+    limits = Limits(job_files=3)
+    many = [FileStorage(io.BytesIO(b"x"), "a") for _ in range(4)]
+    with pytest.raises(Problem) as caught:
+        receive(many, limits, limits.job_files)
+    assert caught.value.status == 413
+    with pytest.raises(Problem):
+        receive([FileStorage(io.BytesIO(packed([(f"{n}", b"") for n in range(4)])), "z")], limits, 3)
+
+
+def test_an_image_above_the_limit_is_refused_before_decoding(make_app):
+    from leukoscope.web.context import services
+
+    app = make_app(limits=Limits(request_mb=1))
+    client = app.test_client(use_cookies=False)
+    status, _ = status_and_words(send_large(client, form([("a.bmp", bytes(2 * MEBIBYTE))])))
+    assert status == 413
+    assert services(app).history.total() == 0
+
+
+def test_more_parts_than_allowed(client):
+    files = [("a.png", b"x")] * 250
+    assert client.post("/api/v1/predict", data=form(files)).status_code == 413
+
+
+def test_a_long_field_is_refused(client):
+    answer = send_large(client, form(cells(1), subject="x" * (600 * 1024)))
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"--x",
+        b"--x\r\n",
+        b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nabc',
+        bytes(5000),
+    ],
+)
+def test_broken_multipart_bodies(client, body):
+    answer = client.post("/api/v1/predict", data=body, content_type="multipart/form-data; boundary=x")
+    assert answer.status_code in (400, 422)
+    assert answer.mimetype == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1/history/%00", "/cases/%ff%fe", "/jobs/" + "a" * 5000, "/static/../secret"]
+)
+def test_strange_addresses(client, path):
+    assert client.get(path).status_code in (400, 404)
+
+
+def test_the_service_still_answers_after_all_that(client):
+    send(client, b"PK\x03\x04" + bytes(1000))
+    assert client.post("/api/v1/predict", data=form(cells(1))).status_code == 200
