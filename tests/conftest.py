@@ -1,3 +1,28 @@
-"""Puts this folder on the import path, so that tests on every floor can share ``synthetic_runs``."""
+"""Puts this folder on the import path, so that tests on every floor can share the modules beside this file."""
 
-pytest_plugins = ("web_fixtures",)
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from leukoscope.assets import default_bundle_path
+from leukoscope.runtime.predictor import Predictor
+
+pytest_plugins = ("web_fixtures", "evaluation_fixtures")
+
+# Tests neither read nor fill the compiled models of the person who runs them; processes they start inherit this.
+os.environ["LEUKOSCOPE_CACHE"] = str(Path(tempfile.gettempdir()) / f"leukoscope-test-cache-{os.getpid()}")
+
+
+@pytest.fixture(scope="session")
+def small_predictor(small_bundle_path: Path) -> Predictor:
+    """The small bundle at work."""
+    return Predictor.open(small_bundle_path, threads=2)
+
+
+@pytest.fixture(scope="session")
+def shipped_bundle_path(small_bundle_path: Path) -> Path:
+    """The bundle in the package; the small one in a checkout that has none."""
+    shipped = default_bundle_path()
+    return shipped if shipped.is_dir() else small_bundle_path

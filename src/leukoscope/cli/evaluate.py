@@ -23,14 +23,13 @@ Runs = Annotated[list[Path], typer.Argument(help="Run folders, as 'leukoscope tr
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to the program."""
-    app.command(
-        epilog="Example: leukoscope evaluate runs/fold_0_to_1 runs/fold_1_to_0 --pooled --out reports/b3"
-    )(evaluate)
-    app.command(
-        epilog="Example: leukoscope compare runs/b3 runs/resnet50 reports/b3/report.json --out reports/all"
-    )(compare)
-    app.command(epilog="Example: leukoscope leakage runs/paper_split runs/fold_0_to_1")(leakage)
-    app.command(epilog="Example: leukoscope publish README.md docs/results.md --check")(publish)
+    for command, example in (
+        (evaluate, "evaluate runs/fold_0_to_1 runs/fold_1_to_0 --pooled --out reports/b3"),
+        (compare, "compare runs/b3 runs/resnet50 reports/b3/report.json --out reports/all"),
+        (leakage, "leakage runs/paper_split runs/fold_0_to_1"),
+        (publish, "publish README.md docs/results.md --check"),
+    ):
+        app.command(epilog=f"Example: leukoscope {example}")(command)
 
 
 def evaluate(
@@ -83,9 +82,7 @@ def evaluate(
         typer.echo(report.model_dump_json(indent=1))
         return
     _show_report(report)
-    typer.echo(
-        f"\nWritten: {folder / 'report.html'} (open in a browser, print to PDF), {folder / 'report.json'}, figures/"
-    )
+    typer.echo(f"\nWritten to {folder}: report.html (open in a browser, print to PDF), report.json, figures/")
 
 
 def compare(

@@ -7,9 +7,9 @@ A block stands between two comments, which a reader of the rendered page does no
     <!-- /leukoscope -->
 
 ``results``, ``baselines``, ``subjects``, ``points``, ``slices``, ``runs`` and ``caveats`` take ``report=``;
-``comparison`` takes ``comparison=``; ``literature`` takes nothing; ``value`` stands within a line and takes ``report=``,
-``measure=`` and, where wanted, ``level=subject`` and ``split=``. Paths are relative to the document; names with blanks
-stand in quotation marks.
+``comparison`` takes ``comparison=``; ``literature`` takes nothing; ``value`` stands within a line and takes
+``report=``, ``measure=`` and, where wanted, ``level=subject`` and ``split=``. Paths are relative to the document; names
+with blanks stand in quotation marks.
 """
 
 import re

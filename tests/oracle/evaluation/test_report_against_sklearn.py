@@ -1,0 +1,193 @@
+"""Every number of a report against an independent library or a brute-force count, on the same judged rows."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import optimize, stats
+from sklearn import metrics
+
+from evaluation_fixtures import FEW
+from leukoscope.evaluation.judging import fit_rules, judge_run, score_baselines
+from leukoscope.evaluation.measures import Context, judge_cells
+from leukoscope.evaluation.scores import read_run
+from leukoscope.evaluation.split_report import match_areas, report_split
+
+
+@pytest.fixture(scope="module")
+def judged(evaluated):
+    run = read_run(evaluated.runs[0])
+    return judge_run(run, fit_rules(run), score_baselines(run))
+
+
+@pytest.fixture(scope="module")
+def rows(judged) -> pd.DataFrame:
+    return judged.rows
+
+
+def test_calls_and_scores_of_cells(evaluated, rows) -> None:
+    y, p, called = rows["label"], rows["probability"], rows["called"]
+    expected = {
+        "roc_auc": metrics.roc_auc_score(y, p),
+        "average_precision": metrics.average_precision_score(y, p),
+        "accuracy": metrics.accuracy_score(y, called),
+        "balanced_accuracy": metrics.balanced_accuracy_score(y, called),
+        "sensitivity": metrics.recall_score(y, called),
+        "specificity": metrics.recall_score(1 - y, ~called),
+        "ppv": metrics.precision_score(y, called),
+        "npv": metrics.precision_score(1 - y, ~called),
+        "f1_blast": metrics.f1_score(y, called),
+        "f1_normal": metrics.f1_score(1 - y, ~called),
+        "f1_weighted": metrics.f1_score(y, called, average="weighted"),
+        "mcc": metrics.matthews_corrcoef(y, called),
+        "brier": metrics.brier_score_loss(y, p),
+    }
+    measures = evaluated.report.splits[0].cell.measures
+    for name, value in expected.items():
+        assert measures[name].value == pytest.approx(value, abs=1e-12), name
+    tn, fp, fn, tp = metrics.confusion_matrix(y, called).ravel()
+    counts = evaluated.report.splits[0].cell.confusion
+    assert (counts.true_negative, counts.false_positive) == (tn, fp)
+    assert (counts.false_negative, counts.true_positive) == (fn, tp)
+
+
+def test_rates_where_the_other_is_held(evaluated, rows) -> None:
+    fall_out, sensitivity, _ = metrics.roc_curve(rows["label"], rows["probability"], drop_intermediate=False)
+    measures = evaluated.report.splits[0].cell.measures
+    for held in (0.90, 0.95):
+        best = sensitivity[fall_out <= 1 - held + 1e-12].max()
+        assert measures[f"sensitivity_at_specificity_{held * 100:.0f}"].value == pytest.approx(best)
+        best = 1 - fall_out[sensitivity >= held - 1e-12].min()
+        assert measures[f"specificity_at_sensitivity_{held * 100:.0f}"].value == pytest.approx(best)
+
+
+def test_temperature_is_the_maximum_likelihood_one_of_validation_rows(evaluated) -> None:
+    run = read_run(evaluated.runs[0])
+    validation = run.part("validation")
+    weights = 1 / validation.groupby("group")["cell"].transform("size")
+
+    def loss(temperature: float) -> float:
+        p = 1 / (1 + np.exp(-validation["logit"] / temperature))
+        return metrics.log_loss(validation["label"], p, sample_weight=weights)
+
+    best = optimize.minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-8}).x
+    assert evaluated.report.splits[0].fitted[0].temperature == pytest.approx(best, rel=1e-4)
+
+
+def test_subject_calls(evaluated, rows) -> None:
+    grouped = rows.groupby("subject")
+    labels = grouped["label"].first()
+    pooled = 1 / (1 + np.exp(-grouped["calibrated_logit"].mean()))
+    called = pooled >= rows["threshold"].iloc[0]
+    measures = evaluated.report.splits[0].subject_mean.measures
+    assert measures["roc_auc"].value == pytest.approx(metrics.roc_auc_score(labels, pooled))
+    assert measures["sensitivity"].value == pytest.approx(metrics.recall_score(labels, called))
+    right = int((called == (labels == 1)).sum())
+    interval = stats.binomtest(right, len(labels)).proportion_ci(0.95, method="wilson")
+    assert measures["accuracy"].low == pytest.approx(interval.low, abs=1e-6)
+    assert measures["accuracy"].high == pytest.approx(interval.high, abs=1e-6)
+    assert measures["accuracy"].n_subjects == len(labels)
+    votes = grouped["called"].mean() >= 0.5
+    majority = evaluated.report.splits[0].subject_majority.measures
+    assert majority["accuracy"].value == pytest.approx(metrics.accuracy_score(labels, votes))
+
+
+def mann_whitney(y: np.ndarray, score: np.ndarray) -> float:
+    blasts = int(y.sum())
+    rank_sum = stats.rankdata(score)[y == 1].sum()
+    return (rank_sum - blasts * (blasts + 1) / 2) / (blasts * (len(y) - blasts))
+
+
+def test_difference_to_a_baseline_and_its_interval(evaluated, judged, rows) -> None:
+    baseline = next(b for b in evaluated.report.splits[0].baselines if b.name == "nine_scalars")
+    y, ours, theirs = (
+        rows["label"].to_numpy(),
+        rows["probability"].to_numpy(),
+        judged.baselines["nine_scalars"],
+    )
+    value = metrics.roc_auc_score(y, ours) - metrics.roc_auc_score(y, theirs)
+    difference = baseline.differences["roc_auc"]
+    assert difference.value == pytest.approx(value, abs=1e-12)
+    # An independent bootstrap: draw subjects within each class and concatenate their rows.
+    rng = np.random.default_rng(5)
+    groups = {g: np.flatnonzero(rows["group"] == g) for g in rows["group"].unique()}
+    strata = [[g for g in groups if y[groups[g][0]] == label] for label in (0, 1)]
+    draws = []
+    for _ in range(1500):
+        index = np.concatenate([groups[g] for s in strata for g in rng.choice(s, len(s))])
+        draws.append(
+            metrics.roc_auc_score(y[index], ours[index]) - metrics.roc_auc_score(y[index], theirs[index])
+        )
+    low, high = np.quantile(draws, [0.025, 0.975])
+    # The expanded interval of few subjects is wider than the plain one, never narrower.
+    assert difference.low <= low + 0.02
+    assert difference.high >= high - 0.02
+    assert difference.high - difference.low < 4 * (high - low)
+
+
+def test_area_matched_auc_by_counting_pairs(judged, rows) -> None:
+    context = Context("s", FEW.bootstrap, FEW.bins)
+    matched = match_areas(judged, judge_cells(rows), context, 0.05)
+    size, p, blast = (
+        np.log(rows["area_px"].to_numpy()),
+        rows["probability"].to_numpy(),
+        rows["label"].to_numpy() == 1,
+    )
+    near = np.abs(size[blast][:, None] - size[~blast][None, :]) <= 0.05
+    won = (p[blast][:, None] > p[~blast][None, :]) + 0.5 * (p[blast][:, None] == p[~blast][None, :])
+    assert matched.pairs == near.sum()
+    assert matched.roc_auc.value == pytest.approx(won[near].mean(), abs=1e-12)
+    assert abs(matched.area_alone.value - 0.5) < 0.1
+    assert matched.matched_blasts == near.any(axis=1).sum()
+    assert matched.matched_normals == near.any(axis=0).sum()
+
+
+def test_area_under_risk_and_coverage(evaluated, rows) -> None:
+    order = np.argsort(-rows["margin"].abs().to_numpy(), kind="stable")
+    wrong = (rows["called"] != (rows["label"] == 1)).to_numpy()[order]
+    risks = [wrong[: k + 1].mean() for k in range(len(wrong))]
+    area = evaluated.report.splits[0].abstention.risk_coverage_area
+    assert area.value == pytest.approx(np.mean(risks), abs=1e-12)
+
+
+def test_prevalence_and_net_benefit_by_hand(evaluated, rows) -> None:
+    split = evaluated.report.splits[0]
+    sensitivity, specificity = (
+        split.cell.measures["sensitivity"].value,
+        split.cell.measures["specificity"].value,
+    )
+    point = next(p for p in split.prevalence if math.isclose(p.prevalence, 0.1))
+    assert point.ppv.value == pytest.approx(sensitivity * 0.1 / (sensitivity * 0.1 + (1 - specificity) * 0.9))
+    assert point.npv.value == pytest.approx(specificity * 0.9 / (specificity * 0.9 + (1 - sensitivity) * 0.1))
+    benefit = next(p for p in split.decision_curve if math.isclose(p.threshold, 0.3))
+    called, blast = rows["probability"] >= 0.3, rows["label"] == 1
+    expected = (called & blast).mean() - (called & ~blast).mean() * 0.3 / 0.7
+    assert benefit.model.value == pytest.approx(expected)
+    assert benefit.call_all == pytest.approx(blast.mean() - (~blast).mean() * 0.3 / 0.7)
+
+
+def test_mean_of_splits_is_the_mean_of_the_splits(evaluated) -> None:
+    report = evaluated.report
+    mean = np.mean([split.cell.measures["roc_auc"].value for split in report.splits])
+    assert report.pooled.cell.measures["roc_auc_mean_of_splits"].value == pytest.approx(mean)
+
+
+def test_coverage_of_prediction_sets_by_counting(evaluated, rows) -> None:
+    measures = evaluated.report.splits[0].abstention.measures
+    blast = rows["label"] == 1
+    assert measures["coverage_blast"].value == pytest.approx(rows.loc[blast, "set_blast"].mean())
+    assert measures["coverage_normal"].value == pytest.approx(rows.loc[~blast, "set_normal"].mean())
+    decided = rows["set_blast"] != rows["set_normal"]
+    assert measures["decided"].value == pytest.approx(decided.mean())
+
+
+def test_pooled_cells_are_judged_by_the_rules_of_their_own_split(evaluated) -> None:
+    report = evaluated.report
+    total = [split.cell.confusion for split in report.splits]
+    for name in ("true_positive", "false_negative", "false_positive", "true_negative"):
+        assert getattr(report.pooled.cell.confusion, name) == sum(getattr(c, name) for c in total)
+
+
+def test_the_same_input_gives_the_same_section(judged, evaluated) -> None:
+    assert report_split(judged, FEW, lambda _: None) == evaluated.report.splits[0]

@@ -1,0 +1,163 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evaluation_fixtures import FEW
+from leukoscope.errors import CohortError, UsageError
+from leukoscope.evaluation.cases import label_suspects, worst_errors
+from leukoscope.evaluation.judging import fit_rules, judge_run
+from leukoscope.evaluation.measures import pool_subjects
+from leukoscope.evaluation.protocol import evaluate
+from leukoscope.evaluation.scores import read_run
+from leukoscope.evaluation.split_report import report_split
+from synthetic_runs import Cohort, write_run
+
+TINY = Cohort(4, 3, 12)
+
+
+def judged_run(folder: Path, **cohorts):
+    run = read_run(write_run(folder, **cohorts))
+    return judge_run(run, fit_rules(run), {})
+
+
+def test_nothing_is_fitted_on_test_rows(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", train=TINY, test=TINY)
+    honest = fit_rules(read_run(folder))
+    scores = pd.read_csv(folder / "scores.csv", dtype=str, keep_default_na=False)
+    test = scores["part"] == "test"
+    scores.loc[test, "logit"] = [str(value) for value in np.random.default_rng(0).normal(0, 50, test.sum())]
+    scores.to_csv(folder / "scores.csv", index=False)
+    assert fit_rules(read_run(folder)).parameters == honest.parameters
+
+
+def test_fitted_counts_are_those_of_validation_rows(evaluated) -> None:
+    for folder, split in zip(evaluated.runs, evaluated.report.splits, strict=True):
+        validation = read_run(folder).part("validation")
+        assert split.fitted[0].cells == len(validation)
+        assert split.fitted[0].subjects == validation["subject"].nunique()
+        assert split.fitted[0].part == "validation"
+
+
+def test_one_class_in_the_test_part_gives_reasons_and_no_numbers(tmp_path: Path) -> None:
+    split = judged_run(tmp_path / "run", train=TINY, test=Cohort(4, 0, 10))
+    report = report_split(split, FEW, lambda _: None)
+    for name in (
+        "roc_auc",
+        "average_precision",
+        "specificity",
+        "balanced_accuracy",
+        "sensitivity_at_specificity_90",
+    ):
+        measurement = report.cell.measures[name]
+        assert measurement.value is None, name
+        assert "only blasts" in measurement.not_estimable
+    assert report.cell.measures["sensitivity"].value is not None
+    assert report.curves.roc == ()
+    assert report.area_matched is None
+
+
+def test_one_subject_of_a_class_gives_values_without_intervals(tmp_path: Path) -> None:
+    split = judged_run(tmp_path / "run", train=TINY, test=Cohort(4, 1, 10))
+    report = report_split(split, FEW, lambda _: None)
+    auc = report.cell.measures["roc_auc"]
+    assert auc.value is not None
+    assert auc.low is None
+    assert "one subject" in auc.not_estimable
+    assert report.cell.measures["sensitivity"].low is not None
+
+
+def test_slices_hold_every_cell_once(evaluated) -> None:
+    for split in evaluated.report.columns():
+        for dimension in {group.dimension for group in split.subgroups}:
+            parts = [group for group in split.subgroups if group.dimension == dimension]
+            assert sum(group.cells for group in parts) == split.parts["test"].cells
+
+
+def test_worst_errors_are_wrong_and_confident_first(evaluated) -> None:
+    run = read_run(evaluated.runs[0])
+    rows = judge_run(run, fit_rules(run), {}).rows
+    cases = worst_errors(rows, 10)
+    truth = rows.set_index("cell")
+    margins = [abs(truth.loc[case.cell, "margin"]) for case in cases]
+    assert margins == sorted(margins, reverse=True)
+    for case in cases:
+        assert truth.loc[case.cell, "called"] != (truth.loc[case.cell, "label"] == 1)
+    wrong = truth[truth["called"] != (truth["label"] == 1)]
+    assert margins[0] == wrong["margin"].abs().max()
+
+
+def test_flipped_labels_are_suspected() -> None:
+    rng = np.random.default_rng(3)
+    label = rng.integers(0, 2, 400)
+    logit = np.where(label == 1, 3.0, -3.0) + rng.normal(0, 0.7, 400)
+    flipped = rng.choice(400, 8, replace=False)
+    shown = label.copy()
+    shown[flipped] = 1 - shown[flipped]
+    rows = pd.DataFrame(
+        {
+            "cell": [f"c{i}" for i in range(400)],
+            "sha256": "0" * 64,
+            "subject": "1",
+            "label": shown,
+            "probability": 1 / (1 + np.exp(-logit)),
+            "part": "validation",
+            "split": "s",
+        }
+    )
+    suspects = {case.cell for case in label_suspects(rows, 20)}
+    # Confident learning asks for more than the class's mean confidence, so one of eight may slip through.
+    assert len({f"c{i}" for i in flipped} & suspects) >= 7
+    assert len(suspects) <= 12
+
+
+def test_pooling_of_one_subject_by_hand() -> None:
+    rows = pd.DataFrame(
+        {
+            "cell": list("abcde"),
+            "subject": ["1", "1", "1", "H2", "H2"],
+            "group": ["1", "1", "1", "H2", "H2"],
+            "label": [1, 1, 1, 0, 0],
+            "calibrated_logit": [4.0, -1.0, -1.0, -2.0, 2.0],
+            "called": [True, False, False, False, True],
+            "threshold": 0.6,
+        }
+    )
+    judged, table = pool_subjects(rows, "mean")
+    assert judged.probability == pytest.approx([1 / (1 + np.exp(-2 / 3)), 0.5])
+    assert judged.calls.tolist() == [True, False]
+    majority, _ = pool_subjects(rows, "majority")
+    assert majority.calls.tolist() == [False, True]  # one of three; a tie is called blast
+    assert table["cells"].tolist() == [3, 2]
+
+
+def test_a_subject_with_both_labels_is_left_out_at_subject_level(tmp_path: Path) -> None:
+    split = judged_run(tmp_path / "run", train=TINY, test=TINY)
+    rows = split.rows.copy()
+    rows.loc[rows.index[0], "label"] = 1 - rows.loc[rows.index[0], "label"]
+    report = report_split(dataclasses.replace(split, rows=rows), FEW, lambda _: None)
+    assert any("1 subjects have cells of both labels" in remark for remark in report.remarks)
+    assert report.subject_mean.measures["accuracy"].n_subjects == split.parts["test"].subjects - 1
+    mixed = [row for row in report.subjects if row.label == "mixed"]
+    assert len(mixed) == 1
+    assert mixed[0].called_by_mean is None
+
+
+def test_runs_that_test_the_same_cells_are_not_pooled(evaluated, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="at least two runs"):
+        evaluate(evaluated.runs[:1], pooled=True)
+    twin = write_run(tmp_path / "twin", train=TINY, test=TINY, seed=1, split="again")
+    other = write_run(tmp_path / "other", train=TINY, test=TINY, seed=1, split="and again")
+    with pytest.raises(CohortError, match="tested once"):
+        evaluate([twin, other], pooled=True, settings=FEW)
+    with pytest.raises(CohortError, match="stands in 2 runs"):
+        evaluate([twin, twin], settings=FEW)
+
+
+def test_a_leaking_split_is_named_first(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "leak", train=TINY, test=TINY, leaks=True)
+    report = evaluate([folder], settings=FEW)
+    assert report.caveats[0].startswith("LEAKING SPLIT")
+    assert report.splits[0].leaks
