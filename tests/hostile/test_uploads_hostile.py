@@ -6,6 +6,8 @@ import tracemalloc
 import zipfile
 
 import pytest
+from werkzeug.datastructures import FileStorage, MultiDict
+from werkzeug.test import encode_multipart
 
 from leukoscope.web.problems import Problem
 from leukoscope.web.settings import MEBIBYTE, Limits
