@@ -142,12 +142,11 @@ def audit(
     if splits is not None and protocol is not None:
         raise UsageError("--splits and --protocol exclude each other; give one of them")
     cells = read_cells(table)
+    plan = read_unchecked_splits(splits, cells) if splits is not None else None
     audited = audit_cells(cells)
     if not as_json:
         show_audit(audited)
-    if splits is not None:
-        plan = read_unchecked_splits(splits, cells)
-    else:
+    if plan is None:
         plan = make_splits(
             cells,
             (protocol or _default_protocol(cells)).value,

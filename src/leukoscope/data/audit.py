@@ -132,7 +132,7 @@ def _leaks_of(cells: pd.DataFrame, split: Split) -> list[SplitLeak]:
         groups = set(one["group"]) & set(other["group"])
         digests = set(one["sha256"]) & set(other["sha256"])
         shared = other["group"].isin(groups) | other["sha256"].isin(digests)
-        unknown = int(other["group"].str.startswith(UNKNOWN_SUBJECT_PREFIX).sum())
+        unknown = int(other["group"].str.startswith(UNKNOWN_SUBJECT_PREFIX).sum()) if len(one) else 0
         if shared.any() or unknown:
             leaks.append(
                 SplitLeak(

@@ -38,8 +38,8 @@ def partition_groups(
     Notes
     -----
     Greedy placement, large groups first, each into the part where it adds least to the sum of squared class shares;
-    repeated over random orders. Placing by the own class's load puts the first ``k`` groups of a class into ``k``
-    different parts, so no part lacks a class.
+    repeated over random orders, and the best result evened out by exchanging groups between parts. Placing by the own
+    class's load puts the first ``k`` groups of a class into ``k`` different parts, so no part lacks a class.
     """
     names, counts = _count(members)
     scarce = int((counts > 0).sum(axis=0).min()) if len(names) else 0
@@ -61,6 +61,7 @@ def partition_groups(
         raise SplitError(
             f"no division into {k} parts with both classes in each was found; choose fewer parts"
         )
+    _exchange(shares, best, k)
     return tuple(frozenset(names[int(i)] for i in np.flatnonzero(best == part)) for part in range(k))
 
 
@@ -136,6 +137,32 @@ def _place(
         loads[part] += shares[group]
         placed[group] = part
     return placed, loads
+
+
+def _exchange(shares: NDArray[np.float64], placed: NDArray[np.intp], k: int) -> None:
+    """Move single groups and swap pairs, in place, as long as that evens the parts out."""
+    # An empty group at the end of the list turns a move into a swap with nothing.
+    groups = np.vstack([shares, np.zeros(shares.shape[1])])
+    loads = np.array([shares[placed == part].sum(axis=0) for part in range(k)])
+    improved = True
+    while improved:
+        improved = False
+        for first in range(len(shares)):
+            for second in range(first + 1, len(groups)):
+                here = placed[first]
+                for there in [placed[second]] if second < len(shares) else range(k):
+                    difference = groups[first] - groups[second]
+                    after_here, after_there = loads[here] - difference, loads[there] + difference
+                    gain = (loads[here] ** 2 + loads[there] ** 2 - after_here**2 - after_there**2).sum()
+                    # Loads are sums of shares: what rounding leaves of zero is far below one cell's share.
+                    if here == there or gain < 1e-9 or min(after_here.min(), after_there.min()) < 1e-9:
+                        continue
+                    loads[here], loads[there] = after_here, after_there
+                    placed[first] = there
+                    if second < len(shares):
+                        placed[second] = here
+                    improved = True
+                    break
 
 
 def _gather(

@@ -220,13 +220,14 @@ def _paper(known: pd.DataFrame, per_class: int, rng: np.random.Generator) -> lis
         raise UsageError(f"--per-class {per_class}: at least 7, for 5 + 1 + 1 images of each class")
     drawn: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     seventh = per_class // 7
-    for label in (BLAST, NORMAL):
-        positions = np.flatnonzero(known["label"].eq(label).to_numpy())
-        if len(positions) < per_class:
-            raise SplitError(
-                f"protocol 'paper' draws {per_class} images of each class, only {len(positions)} are {label}; "
-                f"choose fewer with --per-class {len(positions)}"
-            )
+    of_class = {label: np.flatnonzero(known["label"].eq(label).to_numpy()) for label in (BLAST, NORMAL)}
+    scarce = min(of_class, key=lambda label: len(of_class[label]))
+    if (available := len(of_class[scarce])) < per_class:
+        raise SplitError(
+            f"protocol 'paper' draws {per_class} images of each class, only {available} are {scarce}; "
+            f"choose fewer with --per-class {available}"
+        )
+    for positions in of_class.values():
         order = rng.permutation(positions)[:per_class]
         drawn["test"].extend(order[:seventh])
         drawn["validation"].extend(order[seventh : 2 * seventh])

@@ -1,0 +1,102 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from leukoscope.data.table import COLUMNS, cell_key, read_cells, resolve_paths, table_sha256, write_cells
+from leukoscope.errors import CohortError, UsageError
+from synthetic_cohort import cell_table
+
+
+@pytest.fixture
+def table():
+    return cell_table(
+        [
+            {
+                "cell": "a/1.bmp",
+                "subject": "11",
+                "label": "blast",
+                "fold": "fold_0",
+                "mean_r": 0.1,
+                "area_px": 7,
+            },
+            {"cell": "a/NA.bmp", "subject": "NA", "label": "normal", "fold": "fold_0", "focus": 1e-17},
+            {"cell": "b/3.bmp", "subject": "h3", "group": "H10+h3", "fold": ""},
+        ]
+    )
+
+
+def test_round_trip_keeps_strings_and_numbers(table, tmp_path):
+    write_cells(table, tmp_path / "cells.csv")
+    read = read_cells(tmp_path / "cells.csv")
+    assert read["subject"].tolist() == ["11", "NA", "h3"]
+    assert read["fold"].tolist() == ["fold_0", "fold_0", ""]
+    pd.testing.assert_frame_equal(read, table, check_dtype=False)
+    assert read["area_px"].dtype == np.int64 and read["mean_r"].dtype == np.float64
+    content = (tmp_path / "cells.csv").read_bytes()
+    assert b"\r" not in content and content.decode().splitlines()[0] == ",".join(COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("label", "all", "row 3: label 'all'"),
+        ("sha256", "AB", "row 3: sha256 'AB'"),
+        ("area_px", "1.5", "row 3: area_px '1.5'"),
+        ("area_px", "-1", "row 3: area_px '-1'"),
+        ("mean_g", "nan", "row 3: mean_g 'nan'"),
+        ("mean_g", "inf", "row 3: mean_g 'inf'"),
+        ("group", "", "row 3: the group is empty"),
+        ("group", "H11", "row 3: subject 'NA' is not in its group"),
+        ("cell", "", "row 3: the cell key is empty"),
+        ("cell", "a/1.bmp", "row 3: the cell 'a/1.bmp' stands a second time"),
+    ],
+)
+def test_trouble_names_the_row(table, tmp_path, column, value, words):
+    text = table.astype(str)
+    text.loc[1, column] = value
+    text.to_csv(tmp_path / "cells.csv", index=False)
+    with pytest.raises(CohortError, match=words):
+        read_cells(tmp_path / "cells.csv")
+
+
+def test_other_files_are_refused(table, tmp_path):
+    with pytest.raises(UsageError, match="no such cell table"):
+        read_cells(tmp_path / "absent.csv")
+    (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00binary")
+    with pytest.raises(CohortError, match="not a cell table"):
+        read_cells(tmp_path / "x.csv")
+    table.drop(columns="focus").to_csv(tmp_path / "y.csv", index=False)
+    with pytest.raises(CohortError, match="column 'focus' is missing"):
+        read_cells(tmp_path / "y.csv")
+
+
+def test_refused_write_leaves_the_old_table(table, tmp_path):
+    path = tmp_path / "cells.csv"
+    write_cells(table, path)
+    before = path.read_bytes()
+    with pytest.raises(CohortError):
+        write_cells(table.assign(label="?"), path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["cells.csv"]
+
+
+def test_hash_sees_identity_and_nothing_else(table):
+    digest = table_sha256(table)
+    assert table_sha256(table.iloc[::-1]) == digest
+    assert table_sha256(table.assign(focus=3.0)) == digest
+    for column in ("cell", "sha256", "label", "subject", "group", "fold"):
+        changed = table.copy()
+        changed.loc[0, column] = "other"
+        assert table_sha256(changed) != digest
+
+
+def test_keys_are_relative_below_the_table_and_absolute_elsewhere(table, tmp_path):
+    inside, outside = tmp_path / "cohort" / "x" / "1.bmp", tmp_path / "elsewhere" / "2.bmp"
+    for file in (inside, outside):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    path = tmp_path / "cohort" / "cells.csv"
+    keys = [cell_key(inside, path), cell_key(outside, path)]
+    assert keys == ["x/1.bmp", outside.resolve().as_posix()]
+    resolved = resolve_paths(cell_table([{"cell": key} for key in keys]), path)
+    assert all(file.is_file() for file in resolved)
