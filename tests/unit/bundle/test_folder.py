@@ -13,10 +13,10 @@ from leukoscope.evaluation.split_report import EvaluationSettings
 from leukoscope.runtime.predictor import Predictor
 from leukoscope.runtime.sample import check_sample
 from leukoscope.stats.intervals import BootstrapSettings
+from small_bundle import make_decision, make_manifest, make_small_bundle, sample_paths
 from synthetic_runs import Cohort, write_run
 
 SMALL = Cohort(4, 3, 12)
-from small_bundle import make_decision, make_manifest, make_small_bundle, sample_paths
 
 
 def write_again(source: Path, target: Path) -> Bundle:
