@@ -114,18 +114,40 @@ def compare(
 
 
 def leakage(
-    leaking: Annotated[Path, typer.Argument(help="Run on a split that leaks (protocol paper).")],
-    disjoint: Annotated[Path, typer.Argument(help="Run of the same recipe on a subject-disjoint split.")],
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Two finished runs of one recipe: leaking split, disjoint split."),
+    ] = None,
     *,
+    config: Annotated[Path | None, typer.Option(help="Train both runs of this TOML file first.")] = None,
+    cells: Annotated[Path | None, typer.Option(help="Cell table to train on, with --config.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Name of the official split to hold out; the first where left out.")
+    ] = None,
+    per_class: Annotated[int, typer.Option(help="Images of each class in the leaking split.")] = 2100,
+    out: Annotated[Path, typer.Option(help="Parent of the run folders to train.")] = Path("runs"),
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value for both trainings.")
+    ] = None,
     replicates: Replicates = 2000,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Show how much a leaking split inflates the figures of one recipe."""
+    """Show how much a leaking split inflates the figures of one recipe.
+
+    Give two finished runs, or --config and --cells to train the recipe on both kinds of split first.
+    """
     from leukoscope.evaluation.leakage import inflation_markdown, inflation_warnings, measure_inflation
     from leukoscope.evaluation.scores import read_run
 
-    first, second = read_run(leaking), read_run(disjoint)
+    folders = runs or []
+    if config is not None and cells is not None and not folders:
+        from leukoscope.cli.leaking import train_both
+
+        folders = train_both(config, cells, split=split, per_class=per_class, out=out, overrides=set_ or [])
+    if len(folders) != 2:
+        raise UsageError("name two runs (leaking, disjoint), or --config and --cells to train them")
+    first, second = read_run(folders[0]), read_run(folders[1])
     with _steps() as step:
         step("measuring")
         inflations = measure_inflation(first, second, _settings(replicates, seed))

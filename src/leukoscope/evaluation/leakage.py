@@ -102,10 +102,16 @@ def inflation_markdown(inflations: Sequence[Inflation]) -> str:
 
 
 def inflation_warnings(leaking: Run, disjoint: Run) -> list[str]:
-    """Say what keeps the two runs from being the same recipe, where something does."""
+    """Say what else differs between the two runs, and how many people leak."""
     notes = []
     first, second = dict(leaking.config), dict(disjoint.config)
     different = sorted(key for key in {*first, *second} if first.get(key) != second.get(key))
     if different:
         notes.append(f"the runs' configurations differ in: {', '.join(different)}")
+    sizes = [run.scores.loc[run.scores["part"] != "test", "cell"].nunique() for run in (leaking, disjoint)]
+    if sizes[0] != sizes[1]:
+        notes.append(f"the training sides hold {sizes[0]:,} and {sizes[1]:,} cells")
+    tested = set(leaking.scores.loc[leaking.scores["part"] == "test", "group"])
+    seen = tested & set(leaking.scores.loc[leaking.scores["part"] != "test", "group"])
+    notes.append(f"{len(seen)} of {len(tested)} people in the leaking test part were also learned from")
     return notes

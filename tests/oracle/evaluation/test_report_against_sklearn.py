@@ -114,7 +114,7 @@ def test_difference_to_a_baseline_and_its_interval(evaluated, judged, rows) -> N
     groups = {g: np.flatnonzero(rows["group"] == g) for g in rows["group"].unique()}
     strata = [[g for g in groups if y[groups[g][0]] == label] for label in (0, 1)]
     draws = []
-    for _ in range(1500):
+    for _ in range(400):
         index = np.concatenate([groups[g] for s in strata for g in rng.choice(s, len(s))])
         draws.append(
             metrics.roc_auc_score(y[index], ours[index]) - metrics.roc_auc_score(y[index], theirs[index])
