@@ -1,0 +1,327 @@
+"""What a person does in the browser, from the first upload to the printed report."""
+
+import csv
+import io
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from leukoscope.assets import other_images_directory
+from leukoscope.terms import RESEARCH_USE
+from leukoscope.web.context import services
+from small_bundle import sample_paths
+from web_fixtures import Running
+
+WIDTHS = (360, 768, 1440, 1920)
+
+
+def some_cells(count: int) -> list[Path]:
+    paths = sample_paths()
+    return paths[:: len(paths) // count][:count]
+
+
+def upload(page: Page, served: Running, files: list[Path], subject: str = "") -> None:
+    page.goto(served.address)
+    page.set_input_files("#files", files)
+    if subject:
+        page.fill("#subject", subject)
+    page.get_by_role("button", name="Read", exact=True).click()
+    expect(page.locator("[data-progress]")).to_have_text(re.compile(rf"^{len(files)} images read"))
+    expect(page.locator(".row")).to_have_count(len(files))
+
+
+def opacity(page: Page) -> float:
+    return float(page.locator(".overlay__heat").evaluate("element => getComputedStyle(element).opacity"))
+
+
+def test_from_upload_to_export(served, open_page):
+    page = open_page()
+    files = some_cells(5)
+    upload(page, served, files, "S-browser")
+    assert "/jobs/" in page.url
+    expect(page.locator(".subject")).to_contain_text("S-browser")
+    expect(page.locator(".subject")).to_contain_text("95 % interval")
+    expect(page.locator(".notice")).to_have_text(RESEARCH_USE)
+
+    row = page.locator(".row", has_text=files[2].name)
+    row.click()
+    panel = page.locator(".panel")
+    expect(panel.locator(".panel__name")).to_have_text(files[2].name)
+    expect(panel.locator(".panel__decision")).to_have_text(
+        re.compile("Leukemic blast|Normal precursor|Uncertain")
+    )
+    expect(panel).to_contain_text("Grad-CAM")
+
+    assert opacity(page) == pytest.approx(0.6)
+    slider = page.get_by_label("Heat map", exact=True)
+    slider.focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowLeft")
+    expect(page.locator(".opacity__value")).to_have_text("40 %")
+    assert opacity(page) == pytest.approx(0.4)
+    page.locator(".row", has_text=files[3].name).click()
+    expect(panel.locator(".panel__name")).to_have_text(files[3].name)
+    assert opacity(page) == pytest.approx(0.4)  # the next cell keeps it
+
+    page.get_by_label("Note").fill("smudged border")
+    page.get_by_label("Reviewer").fill("AB")
+    page.get_by_role("button", name="Disagree").click()
+    expect(page.locator(".review__state")).to_have_text("Stored: Disagree")
+    expect(page.locator(".row", has_text=files[3].name).locator(".row__review")).to_have_text("Disagree")
+
+    page.get_by_role("link", name="History").click()
+    page.get_by_label("Search").fill("smudged")
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator(".row")).to_have_count(1)
+    expect(page.locator(".row")).to_contain_text("Disagree")
+
+    with page.expect_download() as download:
+        page.get_by_role("link", name="CSV").click()
+    lines = list(csv.DictReader(io.StringIO(download.value.path().read_text("utf-8-sig"))))
+    assert [(line["review"], line["note"], line["reviewer"]) for line in lines] == [
+        ("disagree", "smudged border", "AB")
+    ]
+    with page.expect_download() as download:
+        page.get_by_role("link", name="JSON").click()
+    content = json.loads(download.value.path().read_text())
+    assert content["notice"] == RESEARCH_USE
+    assert content["cases"][0]["result"]["subject"] == "S-browser"
+
+
+def test_a_zip_with_things_that_are_no_cells(served, open_page, tmp_path):
+    page = open_page()
+    archive = tmp_path / "slide.zip"
+    field = next(other_images_directory().rglob("BloodImage_*"))
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(some_cells(1)[0], "a.webp")
+        file.write(field, "field.jpg")
+        file.writestr("notes.txt", "not an image")
+    page.goto(served.address)
+    page.set_input_files("#files", archive)
+    page.get_by_role("button", name="Read", exact=True).click()
+    expect(page.locator("[data-progress]")).to_have_text("3 images read")
+    page.locator(".row", has_text="field.jpg").click()
+    expect(page.locator(".panel__decision")).to_have_text("Not judged")
+    expect(page.locator(".reasons")).to_contain_text("The background is not black")
+    expect(page.locator(".figure")).to_have_count(0)  # no number to be misread
+    page.locator(".row", has_text="notes.txt").click()
+    expect(page.locator(".reasons")).to_contain_text("not a BMP, PNG, JPEG, TIFF or WebP image")
+    expect(page.locator(".nothing--picture")).to_be_visible()
+
+
+def test_sorting_and_filtering(served, open_page):
+    page = open_page()
+    upload(page, served, [*some_cells(8), next(other_images_directory().rglob("BloodImage_*"))])
+    page.get_by_label("Sort").select_option("high")
+    values = page.locator(".row").evaluate_all(
+        "rows => rows.map(row => Number(row.dataset.probability ?? -1))"
+    )
+    assert values == sorted(values, reverse=True)
+    assert values[-1] == -1
+    page.get_by_label("Sort").select_option("name")
+    names = page.locator(".row").evaluate_all("rows => rows.map(row => row.dataset.name)")
+    assert names == page.evaluate(
+        "names => [...names].sort((a, b) => a.localeCompare(b, 'en', {numeric: true}))", names
+    )
+    page.get_by_role("radio", name="Not judged 1").check(force=True)
+    expect(page.locator(".row:visible")).to_have_count(1)
+    for decision in ("blast", "normal", "uncertain"):
+        page.locator(f"[data-filter] input[value={decision}]").check(force=True)
+        counted = int(page.locator(f"[data-count={decision}]").inner_text())
+        expect(page.locator(".row:visible")).to_have_count(counted)
+    page.locator("[data-filter] input[value=all]").check(force=True)
+    expect(page.locator(".row:visible")).to_have_count(9)
+
+
+def press(page: Page, key: str) -> None:
+    """Press a key once the page's scripts have started."""
+    expect(page.get_by_role("button", name="Switch between light and dark")).to_be_visible()
+    page.keyboard.press(key)
+
+
+def test_everything_by_keyboard(served, open_page):
+    """Upload, look and review without a mouse; single keys in the review mode, and their switch."""
+    page = open_page()
+    page.goto(served.address)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    page.set_input_files("#files", some_cells(3))  # the system's own file dialogue
+    page.locator("#files").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.type("S-keys")
+    page.keyboard.press("Enter")
+    expect(page.locator("[data-progress]")).to_have_text("3 images read")
+    rows = page.locator(".row a")
+    rows.first.focus()
+    page.keyboard.press("ArrowDown")
+    expect(rows.nth(1)).to_be_focused()
+    expect(page.locator(".panel__name")).to_have_text(rows.nth(1).locator(".row__name").inner_text())
+
+    page.goto(f"{served.address}/review?subject=S-keys")
+    expect(page.locator(".lead")).to_contain_text("3 cases to review")
+    first = page.locator(".panel__name").inner_text()
+    press(page, "h")
+    assert opacity(page) == 0
+    press(page, "h")
+    assert opacity(page) == pytest.approx(0.6)
+    press(page, "n")
+    page.keyboard.type("a note with d and u")  # letters in a field are letters
+    page.keyboard.press("Escape")
+    press(page, "a")
+    expect(page.locator(".lead")).to_contain_text("2 cases to review")
+    expect(page.locator(".panel__name")).not_to_have_text(first)
+    second = page.locator(".panel__name").inner_text()
+    press(page, "j")
+    expect(page.locator(".panel__name")).not_to_have_text(second)
+    press(page, "k")
+    expect(page.locator(".panel__name")).to_have_text(second)
+    page.get_by_label("Keyboard shortcuts").uncheck()
+    page.locator("h1").click()
+    press(page, "d")
+    expect(page.locator(".lead")).to_contain_text("2 cases to review")
+    page.get_by_label("Keyboard shortcuts").check()
+    page.locator("h1").click()
+    press(page, "d")
+    expect(page.locator(".lead")).to_contain_text("1 case to review")
+    press(page, "u")
+    expect(page.locator(".nothing")).to_contain_text("No stored case of this selection waits")
+
+    stored = services(served.app).history
+    from leukoscope.web.storage.history import Search
+
+    verdicts = [record.review for record in stored.find(Search(subject="S-keys", oldest_first=True))]
+    assert [review.verdict.value for review in verdicts if review] == ["agree", "disagree", "unsure"]
+    assert verdicts[0] is not None
+    assert verdicts[0].note == "a note with d and u"
+
+
+def test_without_javascript(served, open_page):
+    page = open_page(java_script_enabled=False)
+    page.goto(served.address)
+    page.set_input_files("#files", some_cells(2))
+    page.get_by_role("button", name="Read", exact=True).click()
+    page.wait_for_url("**/jobs/*")
+    for _ in range(40):
+        if page.locator(".row").count() == 2:
+            break
+        page.wait_for_timeout(100)
+        page.reload()
+    page.locator(".row a").first.click()
+    page.wait_for_url("**/cases/*")
+    page.get_by_label("Note").fill("by form")
+    page.get_by_role("button", name="Unsure").click()
+    expect(page.locator(".log")).to_contain_text("by form")
+    page.locator("summary", has_text="Delete this case").click()
+    page.locator(".danger button").click()
+    expect(page.locator(".message--good")).to_contain_text("was deleted")
+
+
+def test_a_failure_is_said_where_it_happens(served, open_page):
+    page = open_page()
+    page.goto(served.address)
+    page.get_by_role("button", name="Read", exact=True).click()
+    assert page.url.rstrip("/") == served.address  # the browser itself asks for a file
+    page.route("**/api/v1/jobs", lambda route: route.abort())
+    page.set_input_files("#files", some_cells(1))
+    page.get_by_role("button", name="Read", exact=True).click()
+    expect(page.locator("[data-error]")).to_contain_text("does not answer")
+    expect(page.get_by_role("button", name="Read", exact=True)).to_be_enabled()
+    assert len(open_page.complaints) == 1  # the browser's own line about the aborted request
+    open_page.complaints.clear()
+
+
+def test_dark_and_light(served, open_page):
+    page = open_page(color_scheme="dark")
+    page.goto(served.address)
+    background = "() => getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(background)
+    page.get_by_role("button", name="Switch between light and dark").click()
+    light = page.evaluate(background)
+    brightness = lambda colour: sum(map(int, re.findall(r"\d+", colour)[:3]))  # noqa: E731
+    assert brightness(dark) < 150 < 600 < brightness(light)
+    page.reload()
+    assert page.evaluate(background) == light
+
+
+@pytest.fixture(scope="module")
+def addresses(served) -> list[str]:
+    """All kinds of pages, with stored cases of all kinds on them."""
+    import requests
+
+    files = [*some_cells(4), next(other_images_directory().rglob("BloodImage_*"))]
+    answer = requests.post(
+        f"{served.address}/api/v1/jobs",
+        files=[("files", (path.name, path.read_bytes())) for path in files],
+        data={"subject": "S-a11y"},
+        timeout=30,
+    ).json()
+    while requests.get(f"{served.address}/api/v1/jobs/{answer['job']}", timeout=30).json()["state"] != "done":
+        pass
+    results = requests.get(f"{served.address}{answer['results']}", timeout=30).json()["results"]
+    cases = [f"/cases/{results[index]['case']}" for index in (0, 4)]
+    return [
+        "/",
+        f"/jobs/{answer['job']}",
+        *cases,
+        "/history",
+        "/history?q=nothing-like-it",
+        "/review",
+        "/review?q=nothing-like-it",
+        "/subjects/S-a11y",
+        "/report?subject=S-a11y",
+        "/about",
+        "/api",
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(served, open_page, addresses, scheme):
+    page = open_page(color_scheme=scheme, bypass_csp=True)  # axe itself is injected into the page
+    options: dict[str, object] = {"resultTypes": ["violations"]}
+    if scheme == "dark":  # only colours differ
+        options["runOnly"] = ["color-contrast", "link-in-text-block"]
+    findings = []
+    for address in addresses:
+        page.goto(served.address + address)
+        report = Axe().run(page, options=options)
+        findings += [
+            f"{address}: {item['impact']} {item['id']} {[node['html'][:120] for node in item['nodes'][:3]]}"
+            for item in report.response["violations"]
+            if item["impact"] in ("serious", "critical", "moderate")
+        ]
+    assert findings == []
+
+
+def test_no_page_is_wider_than_the_screen(served, open_page, addresses):
+    page = open_page()
+    for address in addresses:
+        page.goto(served.address + address)
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, (width, address)
+
+
+def test_narrow_screens_open_the_case_on_its_own_page(served, open_page, addresses):
+    page = open_page(width=360, height=740)
+    page.goto(served.address + addresses[1])
+    page.locator(".row a").first.click()
+    page.wait_for_url("**/cases/*")
+    expect(page.locator(".overlay__heat")).to_be_visible()
+    small = page.locator("button:visible, .button:visible, select:visible").evaluate_all(
+        "items => items.filter(item => item.getBoundingClientRect().height < 24).map(item => item.outerHTML)"
+    )
+    assert small == []  # WCAG 2.2, target size
+
+
+def test_the_report_is_one_sheet_of_paper(served, open_page, addresses):
+    page = open_page()
+    page.goto(f"{served.address}/report?subject=S-a11y")
+    expect(page.locator(".report__notice")).to_have_text(RESEARCH_USE)
+    pdf = page.pdf(format="A4", prefer_css_page_size=True)
+    assert re.findall(rb"/Type /Pages\s*/Count (\d+)|/Count (\d+)", pdf)
+    assert pdf.count(b"/Type /Page\n") == 1
