@@ -1,0 +1,64 @@
+"""The first thing a new user runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from leukoscope import assets
+from leukoscope.cli.main import app
+
+pytestmark = pytest.mark.skipif(
+    not assets.default_bundle_path().is_dir(), reason="this checkout ships no bundle"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "demo"
+    result = CliRunner().invoke(app, ["demo", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "Research use only" in result.output
+    assert "Next: open" in result.output
+    return out
+
+
+def test_every_shipped_image_has_a_result(folder: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    cells = [row for row in rows if "/cells/" in row["source"]]
+    others = [row for row in rows if "/other/" in row["source"]]
+    assert (len(cells), len(others)) == (60, 14)
+    assert all(row["decision"] == "rejected" and row["reasons"] for row in others)
+    judged = [row for row in cells if row["decision"] != "rejected"]
+    assert len(judged) >= 58
+    assert all(0 <= row["probability"] <= 1 for row in judged)
+
+
+def test_most_training_cells_are_told_apart(folder: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    blasts = [
+        row["probability"] for row in rows if row["source"].endswith("_all.webp") and row["probability"]
+    ]
+    normals = [
+        row["probability"] for row in rows if row["source"].endswith("_hem.webp") and row["probability"]
+    ]
+    wins = sum(blast > normal for blast in blasts for normal in normals)
+    assert wins / (len(blasts) * len(normals)) > 0.8
+
+
+def test_the_sheet_shows_cells_and_heat_maps_and_is_one_file(folder: Path) -> None:
+    page = (folder / "contact_sheet.html").read_text(encoding="utf-8")
+    assert page.count("<article") == 74
+    assert page.count("data:image/") > 120
+    assert "http://" not in page and "https://" not in page
+    assert "Research use only" in page
+
+
+def test_a_second_run_replaces_the_first_and_foreign_folders_are_left_alone(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    refused = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)])
+    assert refused.exit_code == 2
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
