@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from leukoscope.evaluation.publish import OPENING, find_drift
+from leukoscope.evaluation.publish import find_drift, has_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
     path
     for pattern in ("*.md", "docs/**/*.md")
     for path in ROOT.glob(pattern)
-    if OPENING.search(path.read_text(encoding="utf-8"))
+    if has_blocks(path.read_text(encoding="utf-8"))
 )
 
 

@@ -122,6 +122,7 @@ MEASURES: dict[str, MeasureWords] = {
 
 def format_value(value: float, *, percent: bool = False, signed: bool = False) -> str:
     """Return ``0.913``, ``91.3 %`` or, signed, ``+0.022``: the one way numbers are written."""
-    if percent:
-        return f"{value * 100:+.1f} %" if signed else f"{value * 100:.1f} %"
-    return f"{value:+.3f}" if signed else f"{value:.3f}"
+    digits = 1 if percent else 3
+    # Adding 0.0 turns the minus zero of a small negative value into zero.
+    rounded = round(value * 100 if percent else value, digits) + 0.0
+    return f"{rounded:{'+' if signed and rounded else ''}.{digits}f}{' %' if percent else ''}"

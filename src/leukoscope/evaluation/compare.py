@@ -249,7 +249,10 @@ h1 {{ color: #1b3a57; font-size: 1.4rem; }}
 table {{ border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; }}
 th, td {{ text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #e5e7eb; vertical-align: top; }}
 thead th {{ border-bottom: 2px solid #6b7280; }}
-td:first-child {{ font-weight: 600; min-width: 14rem; }}
+td:first-child {{ font-weight: 600; min-width: 13rem; }}
+td:nth-child(2) {{ white-space: nowrap; }}
+td:nth-child(3) {{ min-width: 12rem; }}
+td:nth-child(n+4):nth-child(-n+7) {{ min-width: 7.2rem; }}
 tr.leaking, tr.not_stated {{ color: #6b7280; }}
 tr.leaking td:nth-child(2) {{ color: #b42318; font-weight: 600; }}
 .notice {{ font-weight: 600; border-left: 4px solid #1b3a57; padding: .3rem .8rem; background: #f3f6fa; }}

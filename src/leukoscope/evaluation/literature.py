@@ -17,9 +17,9 @@ class SplitKind(StrEnum):
 
 
 SPLIT_WORDS: dict[SplitKind, str] = {
-    SplitKind.SUBJECT_DISJOINT: "Subject-disjoint: no person of the test side was seen in training.",
-    SplitKind.LEAKING: "Leaking: images of the same people stand on both sides; the figure is inflated.",
-    SplitKind.NOT_STATED: "Not stated to be by subject: to be read as leaking.",
+    SplitKind.SUBJECT_DISJOINT: "no person of the test side was seen in training.",
+    SplitKind.LEAKING: "images of the same people stand on both sides; the figure is inflated.",
+    SplitKind.NOT_STATED: "not stated to be by subject, to be read as leaking.",
 }
 
 

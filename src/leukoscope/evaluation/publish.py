@@ -31,6 +31,7 @@ BLOCK = re.compile(
     re.DOTALL,
 )
 OPENING = re.compile(r"<!-- leukoscope: ")
+CODE = re.compile(r"^(?P<fence>```+|~~~+).*?^(?P=fence)[ \t]*\r?$|`[^`\n]+`", re.DOTALL | re.MULTILINE)
 RESULT_NAMES = (
     "roc_auc",
     "roc_auc_mean_of_splits",
@@ -86,14 +87,27 @@ def find_drift(path: Path) -> list[Drift]:
     return [
         Drift(path, text.count("\n", 0, match.start()) + 1, match["what"])
         for match in _blocks(text, path)
-        if _render(match, path) != match["body"]
+        if _render(match, path) != text[match.start("body") : match.end("body")]
     ]
+
+
+def has_blocks(text: str) -> bool:
+    """Return whether a document has a block to render; examples in code do not count."""
+    return OPENING.search(_without_code(text)) is not None
 
 
 def render_document(text: str, path: Path) -> str:
     """Return the text with every block rendered from its report; ``path`` is what paths are relative to."""
-    _blocks(text, path)
-    return BLOCK.sub(lambda match: match["open"] + _render(match, path) + match["close"], text)
+    pieces, end = [], 0
+    for match in _blocks(text, path):
+        pieces += [text[end : match.start("body")], _render(match, path)]
+        end = match.end("body")
+    return "".join([*pieces, text[end:]])
+
+
+def _without_code(text: str) -> str:
+    """Blank out code, which may show markers as examples; every position stays what it was."""
+    return CODE.sub(lambda match: " " * len(match.group()), text)
 
 
 def _read(path: Path) -> str:
@@ -105,6 +119,7 @@ def _read(path: Path) -> str:
 
 
 def _blocks(text: str, path: Path) -> list[re.Match[str]]:
+    text = _without_code(text)
     matches = list(BLOCK.finditer(text))
     nested = next((m for m in matches if OPENING.search(m["body"])), None)
     if nested or len(matches) != len(OPENING.findall(text)):

@@ -4,7 +4,7 @@ import pytest
 
 from leukoscope.bundle.report import format_measurement, write_report
 from leukoscope.errors import UsageError
-from leukoscope.evaluation.publish import TABLES, find_drift, publish
+from leukoscope.evaluation.publish import TABLES, find_drift, has_blocks, publish
 
 CLOSE = "<!-- /leukoscope -->"
 
@@ -90,3 +90,18 @@ def test_line_ends_of_the_document_are_kept(folder: Path) -> None:
     assert path.read_bytes().startswith(b"a\r\n")
     assert path.read_bytes().endswith(b"-->\r\n")
     assert not publish(path)
+
+
+def test_examples_in_code_are_left_alone(folder: Path) -> None:
+    text = (
+        "Write `<!-- leukoscope: results report=PATH -->` and `<!-- /leukoscope -->`:\n\n"
+        f"```markdown\n<!-- leukoscope: results report=PATH -->\n{CLOSE}\n```\n"
+    )
+    path = document(folder, text)
+    assert not has_blocks(text)
+    assert not publish(path)
+    block = f"<!-- leukoscope: results report=reports/report.json -->{CLOSE}\n"
+    path.write_text(text + block)
+    assert publish(path)
+    assert path.read_text().startswith(text)
+    assert find_drift(path) == []

@@ -54,6 +54,8 @@ def test_numbers_are_written_one_way() -> None:
     )
     nothing = measurement(value=None, low=None, high=None, not_estimable="one class only")
     assert format_measurement(nothing) == "not estimable"
+    zero = measurement(value=-0.0001, low=-0.01, high=0.0003)
+    assert format_measurement(zero, signed=True) == "0.000 (-0.010 to 0.000)"
     half = measurement(low=None, high=None, not_estimable="one subject")
     assert format_measurement(half) == "0.900 (interval not estimable)"
 
