@@ -1,0 +1,255 @@
+"""The process is killed, the disk is full, the records are locked: nothing acknowledged is lost, answers are clear."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from leukoscope.web.storage.audit import verify
+from leukoscope.web.storage.database import Database
+from leukoscope.web.storage.history import History, UnknownCaseError
+from web_fixtures import MakeApp, cells, form, wait_for_job
+
+
+def start(bundle: Path, data: Path) -> tuple["subprocess.Popen[str]", str]:
+    """Start the real command on a free port and wait for its address."""
+    command = [sys.executable, "-m", "leukoscope.cli.main", "serve", "--port", "0", "--bundle", str(bundle)]
+    process = subprocess.Popen(
+        [*command, "--data", str(data)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "ready at" in line:
+            return process, line.split()[4].rstrip("/")
+    raise AssertionError("the service did not start")
+
+
+def end(process: "subprocess.Popen[str]", number: int) -> int:
+    process.send_signal(number)
+    code = process.wait(30)
+    assert process.stderr is not None
+    process.stderr.close()
+    return code
+
+
+def test_kill_during_writes_loses_no_acknowledged_review(small_bundle_path, tmp_path):
+    data = tmp_path / "data"
+    acknowledged: set[str] = set()
+    judged: set[str] = set()
+    for _ in range(3):
+        process, address = start(small_bundle_path, data)
+        files = [("files", (name, content)) for name, content in cells(4)]
+        cases = [
+            item["case"]
+            for item in requests.post(f"{address}/api/v1/predict", files=files, timeout=30).json()
+        ]
+        judged.update(cases)
+        stop = threading.Event()
+
+        def write(worker: int, case: str, address: str, stop: threading.Event) -> None:
+            for number in range(10_000):
+                note = f"{worker}-{number}-{case}"
+                try:
+                    answer = requests.post(
+                        f"{address}/api/v1/history/{case}/reviews",
+                        json={"verdict": "agree", "note": note},
+                        timeout=10,
+                    )
+                except requests.RequestException:
+                    return
+                if answer.status_code == 201:
+                    acknowledged.add(note)
+                if stop.is_set():
+                    return
+
+        threads = [
+            threading.Thread(target=write, args=(n, case, address, stop), daemon=True)
+            for n, case in enumerate(cases)
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.8)
+        end(process, signal.SIGKILL)  # no warning, in the middle of writing
+        stop.set()
+        for thread in threads:
+            thread.join(20)
+    assert len(acknowledged) > 20
+
+    with sqlite3.connect(data / "records.sqlite3") as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+    database = Database(f"sqlite:///{data / 'records.sqlite3'}")
+    history = History(database)
+    stored = {review.note for case in judged for review in history.get(case).reviews}
+    assert acknowledged <= stored
+    with database.read() as session:
+        assert verify(session).intact
+    database.close()
+
+
+def test_an_orderly_stop_ends_with_zero(small_bundle_path, tmp_path):
+    process, address = start(small_bundle_path, tmp_path)
+    assert requests.get(f"{address}/readyz", timeout=10).status_code == 200
+    assert "Server" not in requests.get(f"{address}/", timeout=10).headers
+    assert end(process, signal.SIGTERM) == 0
+
+
+def test_a_locked_database_is_a_polite_refusal(make_app: MakeApp, tmp_path):
+    client = make_app(lock_wait_s=0.2).test_client(use_cookies=False)
+    case = client.post("/api/v1/predict", data=form(cells(1))).get_json()[0]["case"]
+    other = sqlite3.connect(tmp_path / "data" / "records.sqlite3")
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        for answer in (
+            client.post(f"/api/v1/history/{case}/reviews", json={"verdict": "agree"}),
+            client.post("/api/v1/predict", data=form(cells(1))),
+        ):
+            assert (answer.status_code, answer.mimetype) == (503, "application/problem+json")
+            assert int(answer.headers["Retry-After"]) > 0
+            assert "in use" in answer.get_json()["detail"]
+        assert client.get(f"/api/v1/history/{case}").status_code == 200  # reading goes on
+        page = client.post(
+            f"/cases/{case}/review", data={"verdict": "agree"}, headers={"Accept": "text/html"}
+        )
+        assert page.status_code == 503
+        assert "nothing was stored" in page.get_data(as_text=True)
+    finally:
+        other.rollback()
+        other.close()
+    assert client.post(f"/api/v1/history/{case}/reviews", json={"verdict": "agree"}).status_code == 201
+
+
+def test_a_job_waits_for_a_lock_to_go(make_app: MakeApp, tmp_path):
+    client = make_app(lock_wait_s=0.1).test_client(use_cookies=False)
+    other = sqlite3.connect(tmp_path / "data" / "records.sqlite3")
+    other.execute("BEGIN IMMEDIATE")
+    job = client.post("/api/v1/jobs", data=form(cells(3))).get_json()["job"]
+    time.sleep(0.6)
+    assert client.get(f"/api/v1/jobs/{job}").get_json()["state"] == "running"
+    other.rollback()
+    other.close()
+    assert wait_for_job(client, job)["done"] == 3
+
+
+def check_full(client, fill, free) -> None:
+    """Fill, expect clear refusals and nothing half stored, free, and go on."""
+    case = client.post("/api/v1/predict", data=form(cells(1))).get_json()[0]["case"]
+    before = client.get("/api/v1/history").get_json()["cases"]
+    fill()
+    statuses = set()
+    for number in range(200):
+        note = f"{number} " + "x" * 1900
+        answer = client.post(f"/api/v1/history/{case}/reviews", json={"verdict": "agree", "note": note})
+        statuses.add(answer.status_code)
+        if answer.status_code != 201:
+            break
+    assert answer.status_code == 507, statuses
+    assert answer.mimetype == "application/problem+json"
+    assert "space" in answer.get_json()["detail"]
+    reviews = client.get(f"/api/v1/history/{case}").get_json()["reviews"]
+    assert len(reviews) == number
+    assert [item["case"] for item in client.get("/api/v1/history").get_json()["cases"]] == [
+        item["case"] for item in before
+    ]
+    free()
+    assert client.post(f"/api/v1/history/{case}/reviews", json={"verdict": "agree"}).status_code == 201
+
+
+def test_a_full_database_is_told(make_app: MakeApp, tmp_path):
+    """SQLite's own page limit gives the same SQLITE_FULL as a full disk, on every machine."""
+    from sqlalchemy import event
+
+    from leukoscope.web.context import services
+
+    app = make_app()
+    database = services(app).database
+    limit = {"pages": 2**30}
+
+    @event.listens_for(database.engine, "checkout")
+    def set_limit(connection, _record, _proxy):
+        connection.execute(f"PRAGMA max_page_count={limit['pages']}")
+
+    def fill() -> None:
+        with database.engine.connect() as connection:
+            limit["pages"] = connection.exec_driver_sql("PRAGMA page_count").scalar() + 4
+
+    check_full(app.test_client(use_cookies=False), fill, lambda: limit.update(pages=2**30))
+    with database.read() as session:
+        assert verify(session).intact
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A real file system of 2 MB; needs the right to mount."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = shutil.which("mount")
+    if (
+        mount is None
+        or subprocess.run(
+            [mount, "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, check=False
+        ).returncode
+    ):
+        pytest.skip("no right to mount a small file system here; the page limit above covers the same answer")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_full_disk_is_told(make_app: MakeApp, small_disk: Path):
+    client = make_app(data=small_disk).test_client(use_cookies=False)
+
+    def fill() -> None:
+        ballast = os.open(small_disk / "ballast", os.O_WRONLY | os.O_CREAT)
+        try:
+            while os.write(ballast, bytes(4096)):
+                pass
+        except OSError:
+            pass
+        finally:
+            os.close(ballast)
+
+    check_full(client, fill, (small_disk / "ballast").unlink)
+
+
+def test_a_full_queue_answers_503(make_app: MakeApp):
+    from leukoscope.web.settings import Limits
+
+    app = make_app(limits=Limits(queue_images=2), batch=1)
+    answers: list[tuple[int, str | None]] = []
+
+    def ask() -> None:
+        answer = app.test_client(use_cookies=False).post("/api/v1/predict", data=form(cells(2)))
+        answers.append((answer.status_code, answer.headers.get("Retry-After")))
+
+    threads = [threading.Thread(target=ask) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert {status for status, _ in answers} == {200, 503}
+    assert all(int(wait or 0) >= 1 for status, wait in answers if status == 503)
+    assert "leukoscope_busy_total" in app.test_client(use_cookies=False).get("/metrics").get_data(
+        as_text=True
+    )
+
+
+def test_deleting_what_another_just_deleted(make_app: MakeApp):
+    client = make_app().test_client(use_cookies=False)
+    case = client.post("/api/v1/predict", data=form(cells(1))).get_json()[0]["case"]
+    codes = [client.delete(f"/api/v1/history/{case}").status_code for _ in range(2)]
+    assert codes == [200, 404]
+    with pytest.raises(UnknownCaseError):
+        from leukoscope.web.context import services
+
+        services(client.application).history.get(case)
