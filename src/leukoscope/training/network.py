@@ -129,7 +129,9 @@ class CellNetwork(nn.Module):
         self.head: LinearHead | PaperHead = head_class(self.embedding_width, settings.drop_rate)
         self.descriptor_head: nn.Linear | None = None
         if settings.descriptor_head:
-            self.descriptor_head = nn.Linear(len(DESCRIPTORS), 1, bias=False)
+            count = len(DESCRIPTORS)
+            width = count + count * (count + 1) // 2 if settings.descriptor_products else count
+            self.descriptor_head = nn.Linear(width, 1, bias=False)
             nn.init.zeros_(self.descriptor_head.weight)
         configuration: Any = self.backbone.model.pretrained_cfg
         mean = torch.tensor(configuration["mean"]).view(1, 3, 1, 1)
@@ -183,11 +185,25 @@ class CellNetwork(nn.Module):
         if self.descriptor_head is not None:
             if descriptors is None:
                 raise ValueError("this network has a descriptor head: descriptors are needed")
-            logits = logits + self.descriptor_head((descriptors - self.descriptor_mean) / self.descriptor_std)
+            standardised = (descriptors - self.descriptor_mean) / self.descriptor_std
+            logits = logits + self.descriptor_head(self._expand(standardised))
         return logits
 
+    def _expand(self, standardised: Tensor) -> Tensor:
+        """Join the products of each two descriptors, squares included, where the settings ask for them."""
+        if not self.settings.descriptor_products:
+            return standardised
+        products = standardised.unsqueeze(2) * standardised.unsqueeze(1)
+        rows, columns = torch.triu_indices(len(DESCRIPTORS), len(DESCRIPTORS)).unbind()
+        return torch.cat([standardised, products[:, rows, columns]], dim=1)
+
     def embed(self, activations: Tensor, start: int = 0) -> Tensor:
-        """Return the embedding (N, D) from the input of backbone unit ``start`` (normalised pixels for 0)."""
+        """Return the embedding (N, D) from the input of backbone unit ``start``.
+
+        Normalised pixels for 0; behind the last unit it is the embedding itself.
+        """
+        if start == len(self.backbone):
+            return activations
         return self.pool(self.backbone.stage_maps(activations, self.pooled_stages, start))
 
     def _stage_index(self, stage: int) -> int:

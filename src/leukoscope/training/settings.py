@@ -1,6 +1,6 @@
 """What a training run can be told: frozen dataclasses with the defaults, filled by ``leukoscope.config.build``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -23,6 +23,8 @@ class NetworkSettings:
         Bring every pooled feature to mean 0 and standard deviation 1 over the training cells before the head.
     descriptor_head
         Add a linear term in the nine scalars (area, box, colour moments), measured inside the graph.
+    descriptor_products
+        Add their 45 products too (squares included); needs ``descriptor_head``.
     drop_rate
         Dropout before the last dense layer, 0 to 1 (exclusive).
     drop_path_rate
@@ -37,6 +39,7 @@ class NetworkSettings:
     pooled_stages: tuple[int, ...] = (-1,)
     standardise_features: bool = False
     descriptor_head: bool = False
+    descriptor_products: bool = False
     drop_rate: float = 0.3
     drop_path_rate: float = 0.0
     weights: str = "imagenet"
@@ -47,9 +50,277 @@ class NetworkSettings:
         for name in ("drop_rate", "drop_path_rate"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 0 <= rate < 1")
+        if self.descriptor_products and not self.descriptor_head:
+            raise ValueError("descriptor_products needs descriptor_head = true")
         if -1 not in self.pooled_stages:
             raise ValueError(
                 f"pooled_stages = {list(self.pooled_stages)}: must hold -1, the last stage, for Grad-CAM"
             )
         if len(set(self.pooled_stages)) != len(self.pooled_stages):
             raise ValueError(f"pooled_stages = {list(self.pooled_stages)}: a stage stands there twice")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which cells are drawn, and how often.
+
+    Parameters
+    ----------
+    sampling
+        ``shuffle``: each training cell once an epoch. ``class``: both classes equally often, with replacement.
+        ``subject``: both classes, and within a class every group equally often, with replacement.
+    epoch_cells
+        Cells of an epoch; 0 for as many as there are training cells.
+    inner_folds
+        Models of an inner cross-validation over the training side, by group: they predict every training cell out of
+        fold, for the decision layer. 0 for none, else from 2.
+    """
+
+    sampling: Literal["shuffle", "class", "subject"] = "shuffle"
+    epoch_cells: int = 0
+    inner_folds: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epoch_cells < 0:
+            raise ValueError(f"epoch_cells = {self.epoch_cells}: expected 0 or more")
+        if self.inner_folds < 0 or self.inner_folds == 1:
+            raise ValueError(f"inner_folds = {self.inner_folds}: expected 0, or 2 and more")
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """Random changes of a training cell. The background stays black under all of them.
+
+    Parameters
+    ----------
+    views
+        Pre-drawn views of each cell: epoch e shows view e modulo ``views``. 0 draws new ones every epoch. With
+        pre-drawn views the frozen part of the network runs once a view.
+    rotation_degrees
+        Uniform in plus or minus this, 0 to 180.
+    flip_horizontal, flip_vertical
+        Mirror half of the cells.
+    shift
+        Largest shift along each axis, as a share of the side.
+    zoom_low, zoom_high
+        Uniform factor of magnification.
+    brightness, contrast
+        Uniform factor within 1 plus or minus this; contrast turns around the foreground's mean.
+    stain
+        Strength of the perturbation in optical density (factor 1 plus or minus, offset plus or minus); 0.05 is light.
+    stain_mix
+        Largest share by which a cell takes over the optical-density statistics of a cell of another group, 0 to 1.
+    """
+
+    views: int = 0
+    rotation_degrees: float = 180.0
+    flip_horizontal: bool = True
+    flip_vertical: bool = True
+    shift: float = 0.04
+    zoom_low: float = 0.95
+    zoom_high: float = 1.05
+    brightness: float = 0.1
+    contrast: float = 0.1
+    stain: float = 0.05
+    stain_mix: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.views < 0:
+            raise ValueError(f"views = {self.views}: expected 0 or more")
+        if not 0.0 < self.zoom_low <= self.zoom_high:
+            raise ValueError(
+                f"zoom_low = {self.zoom_low}, zoom_high = {self.zoom_high}: expected 0 < low <= high"
+            )
+        for name, high in (
+            ("shift", 0.5),
+            ("brightness", 0.9),
+            ("contrast", 0.9),
+            ("stain", 0.5),
+            ("stain_mix", 1.0),
+        ):
+            if not 0.0 <= getattr(self, name) <= high:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected 0 to {high}")
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """One stage of training.
+
+    Parameters
+    ----------
+    epochs
+        At most so many; 0 leaves the stage out.
+    learning_rate
+        Of the head; the backbone's is smaller by the optimiser's ``layer_decay``.
+    unfreeze_layers
+        The last so many layers of the backbone are trained: 0 none, -1 all. A layer is a module that has parameters of
+        its own or no children (convolution, norm, activation, gate; not Identity), in the order of execution.
+    patience
+        Epochs without a lower validation loss before the stage ends; 0 never. The best weights are restored.
+    """
+
+    epochs: int
+    learning_rate: float
+    unfreeze_layers: int = 0
+    patience: int = 3
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.patience < 0 or self.unfreeze_layers < -1:
+            raise ValueError("epochs and patience are 0 or more, unfreeze_layers is -1 or more")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate = {self.learning_rate}: expected more than 0")
+
+
+@dataclass(frozen=True)
+class OptimiserSettings:
+    """The optimiser.
+
+    Parameters
+    ----------
+    name
+        ``adam``, ``adamw`` or ``sgd`` (momentum 0.9).
+    weight_decay
+        On matrices and kernels; never on biases and norms.
+    schedule
+        ``constant``, or ``cosine`` down to 0 over the stage.
+    warmup_epochs
+        Linear rise of the learning rate at the start of a stage.
+    layer_decay
+        Factor of the learning rate from one backbone stage to the one before it; 1 for none.
+    clip_norm
+        Largest norm of the gradient; 0 for no limit.
+    ema_decay
+        Decay a step of the averaged weights that are validated and kept; 0 for no averaging.
+    """
+
+    name: Literal["adam", "adamw", "sgd"] = "adamw"
+    weight_decay: float = 0.01
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup_epochs: float = 0.0
+    layer_decay: float = 0.8
+    clip_norm: float = 5.0
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise ValueError(f"ema_decay = {self.ema_decay}: expected 0 <= decay < 1")
+        if not 0.0 < self.layer_decay <= 1.0:
+            raise ValueError(f"layer_decay = {self.layer_decay}: expected 0 < decay <= 1")
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Binary cross-entropy and what may be added to it.
+
+    Parameters
+    ----------
+    label_smoothing
+        Share of the target that is moved to one half, 0 to 0.5.
+    class_weights
+        Weigh both classes equally, whatever their counts.
+    group_robust_rate
+        Step of the exponentiated weights over groups (Sagawa et al. 2020, arXiv:1911.08731); 0 for the plain mean.
+    """
+
+    label_smoothing: float = 0.0
+    class_weights: bool = False
+    group_robust_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.label_smoothing <= 0.5 or self.group_robust_rate < 0:
+            raise ValueError("label_smoothing is 0 to 0.5, group_robust_rate is 0 or more")
+
+
+@dataclass(frozen=True)
+class BatchNormSettings:
+    """What batch norms of the backbone do.
+
+    Parameters
+    ----------
+    unfrozen
+        Unfrozen ones ``train`` (batch statistics, as in Keras) or keep ``frozen`` statistics. Frozen ones always keep
+        theirs.
+    reestimate_cells
+        Replace the statistics by those of so many training cells before training; 0 keeps those of the weights.
+    """
+
+    unfrozen: Literal["train", "frozen"] = "frozen"
+    reestimate_cells: int = 0
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Machine and speed; nothing here changes what is learned beyond rounding.
+
+    Parameters
+    ----------
+    batch_size
+        Of an optimiser step, over all devices together.
+    accelerator, devices, nodes, precision
+        As Lightning Fabric names them; ``precision`` is ``32-true``, ``bf16-mixed``, ``16-mixed``, ...
+    threads
+        Of torch on the CPU; 0 leaves torch's choice. Results are bit-equal only at the same number.
+    activation_cache
+        Keep the activations at the freeze boundary of pre-drawn views: ``auto`` where it applies, or ``off``.
+    cache_dtype
+        ``float16`` halves the cache; ``float32`` makes it exact.
+    """
+
+    batch_size: int = 32
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    precision: str = "32-true"
+    threads: int = 0
+    activation_cache: Literal["auto", "off"] = "auto"
+    cache_dtype: Literal["float16", "float32"] = "float16"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 2 or self.devices < 1 or self.nodes < 1 or self.threads < 0:
+            raise ValueError("batch_size is 2 or more, devices and nodes are 1 or more, threads is 0 or more")
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """How the trained network's scores are taken.
+
+    Parameters
+    ----------
+    tta
+        Views averaged for a score: 1, 4 (quarter turns) or 8 (and their mirror images).
+    batch_size
+        Of a forward pass.
+    """
+
+    tta: Literal[1, 4, 8] = 1
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """A whole run: what ``configs/*.toml`` fill."""
+
+    seed: int = 0
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    stage1: StageSettings = field(default_factory=lambda: StageSettings(epochs=5, learning_rate=1e-3))
+    stage2: StageSettings = field(
+        default_factory=lambda: StageSettings(epochs=15, learning_rate=1e-4, unfreeze_layers=-1)
+    )
+    optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    batch_norm: BatchNormSettings = field(default_factory=BatchNormSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    score: ScoreSettings = field(default_factory=ScoreSettings)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed = {self.seed}: expected 0 to 2**31 - 1")
+        if self.stage1.epochs + self.stage2.epochs == 0:
+            raise ValueError("stage1.epochs and stage2.epochs are both 0: nothing would be trained")
+
+    @property
+    def stages(self) -> tuple[StageSettings, ...]:
+        """The stages that are run."""
+        return tuple(stage for stage in (self.stage1, self.stage2) if stage.epochs)

@@ -1,0 +1,172 @@
+"""Random changes of cells, in batches of tensors, drawn so that nothing depends on batch, rank or thread.
+
+The random numbers of view v of cell i are row i of a table drawn from (seed, v). Who computes the view, when, and in
+which batch does not matter: resuming, several processes and cached activations see the same views.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from leukoscope.training.settings import AugmentSettings
+
+_STREAM = 0x5EED_0A06
+_COLUMNS = 16
+FOREGROUND = 0.5
+"""Pixels with a channel above this are cell, in 0..255."""
+
+# Optical densities of haematoxylin, eosin and DAB by red, green and blue (Ruifrok and Johnston 2001), as unit rows.
+# Here only a basis of colour in which Tellez et al. (2018, doi 10.1109/TMI.2018.2820199; 2019, doi
+# 10.1016/j.media.2019.101544) perturb: the stain of C-NMC is another one.
+_STAINS = torch.nn.functional.normalize(
+    torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]]), dim=1
+)
+_UNMIX = torch.linalg.inv(_STAINS)
+
+
+@dataclass(frozen=True)
+class StainStatistics:
+    """Mean and standard deviation of the optical density over the foreground of every cell.
+
+    Parameters
+    ----------
+    mean, std
+        (N, 3) float32.
+    groups
+        (N,) group of each cell.
+    candidates
+        Rows whose statistics may be taken over: the training rows.
+    """
+
+    mean: Tensor
+    std: Tensor
+    groups: NDArray[np.int64]
+    candidates: NDArray[np.int64]
+
+
+def draw_view(count: int, seed: int, view: int) -> Tensor:
+    """Return the random numbers of one view of ``count`` cells: (count, 16) float32, uniform in [0, 1)."""
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, view, _STREAM])))
+    return torch.from_numpy(rng.random((count, _COLUMNS), dtype=np.float32))
+
+
+def augment(
+    pixels: Tensor,
+    draws: Tensor,
+    settings: AugmentSettings,
+    partners: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Change a batch of cells.
+
+    Parameters
+    ----------
+    pixels
+        (N, 3, S, S) float, 0..255.
+    draws
+        (N, 16), the cells' rows of ``draw_view``.
+    settings
+        What is changed, and how much.
+    partners
+        Optical-density mean and std of the cells and of their partners, each (N, 3), for ``stain_mix``.
+
+    Returns
+    -------
+    Tensor
+        (N, 3, S, S) float, 0..255; the background is 0 and the foreground at least 1.
+    """
+    draws = draws.to(pixels.device)
+    pixels = _move(pixels, draws, settings)
+    foreground = (pixels.amax(dim=1, keepdim=True) > FOREGROUND).to(pixels.dtype)
+    if settings.stain or (settings.stain_mix and partners is not None):
+        pixels = _restain(pixels, draws, settings, partners)
+    if settings.brightness or settings.contrast:
+        gain = 1.0 + settings.brightness * (2.0 * draws[:, 6] - 1.0)
+        contrast = 1.0 + settings.contrast * (2.0 * draws[:, 7] - 1.0)
+        mean = _foreground_mean(pixels, foreground).mean(dim=1)[:, None, None, None]
+        pixels = ((pixels - mean) * contrast[:, None, None, None] + mean) * gain[:, None, None, None]
+    return pixels.clamp(1.0, 255.0) * foreground
+
+
+def measure_stain(images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    """Return mean and std of the optical density over each cell's foreground, (N, 3) each, from uint8 (N, S, S, 3)."""
+    means, deviations = [], []
+    for start in range(0, len(images), 64):
+        batch = torch.from_numpy(np.array(images[start : start + 64])).permute(0, 3, 1, 2).float()
+        foreground = (batch.amax(dim=1, keepdim=True) > FOREGROUND).float()
+        density = _to_density(batch)
+        mean = _foreground_mean(density, foreground)
+        spread = _foreground_mean((density - mean[:, :, None, None]) ** 2, foreground).sqrt()
+        means.append(mean)
+        deviations.append(spread.clamp(min=1e-3))
+    return torch.cat(means), torch.cat(deviations)
+
+
+def choose_partners(
+    statistics: StainStatistics, rows: NDArray[np.int64], draws: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the statistics of the cells and of a partner of another group for each."""
+    pool = statistics.candidates
+    first = np.minimum((draws[:, 14].numpy() * len(pool)).astype(np.int64), len(pool) - 1)
+    partners = rows.copy()
+    for index, row in enumerate(rows):
+        for step in range(len(pool)):
+            candidate = pool[(first[index] + step) % len(pool)]
+            if statistics.groups[candidate] != statistics.groups[row]:
+                partners[index] = candidate
+                break
+    return statistics.mean[rows], statistics.std[rows], statistics.mean[partners], statistics.std[partners]
+
+
+def _move(pixels: Tensor, draws: Tensor, settings: AugmentSettings) -> Tensor:
+    """Rotate, mirror, zoom and shift by one bilinear resampling; what comes from outside is black."""
+    angle = (2.0 * draws[:, 0] - 1.0) * (settings.rotation_degrees * np.pi / 180.0)
+    zoom = settings.zoom_low + (settings.zoom_high - settings.zoom_low) * draws[:, 3]
+    mirror_x = (
+        torch.where(draws[:, 1] < 0.5, -1.0, 1.0) if settings.flip_horizontal else torch.ones_like(zoom)
+    )
+    mirror_y = torch.where(draws[:, 2] < 0.5, -1.0, 1.0) if settings.flip_vertical else torch.ones_like(zoom)
+    shift = (2.0 * draws[:, 4:6] - 1.0) * (2.0 * settings.shift)
+    cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+    top = torch.stack([cosine * mirror_x, -sine * mirror_x, shift[:, 0]], dim=1)
+    bottom = torch.stack([sine * mirror_y, cosine * mirror_y, shift[:, 1]], dim=1)
+    still = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], device=pixels.device)
+    theta = torch.stack([top, bottom], dim=1)
+    if bool((theta == still).all()):
+        return pixels
+    grid = functional.affine_grid(theta.to(pixels.dtype), list(pixels.shape), align_corners=False)
+    return functional.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _restain(
+    pixels: Tensor,
+    draws: Tensor,
+    settings: AugmentSettings,
+    partners: tuple[Tensor, Tensor, Tensor, Tensor] | None,
+) -> Tensor:
+    density = _to_density(pixels)
+    if settings.stain_mix and partners is not None:
+        mean, std, other_mean, other_std = (part.to(pixels)[:, :, None, None] for part in partners)
+        share = (settings.stain_mix * draws[:, 15])[:, None, None, None]
+        density = (density - mean) / std * torch.lerp(std, other_std, share) + torch.lerp(
+            mean, other_mean, share
+        )
+    if settings.stain:
+        factor = 1.0 + settings.stain * (2.0 * draws[:, 8:11] - 1.0)
+        offset = settings.stain * (2.0 * draws[:, 11:14] - 1.0)
+        # In stain coordinates c = d U; (c * factor + offset) M is one affine map of the densities.
+        unmix, stains = _UNMIX.to(pixels), _STAINS.to(pixels)
+        matrix = unmix[None] @ (factor[:, :, None] * stains[None])
+        density = torch.einsum("nchw,ncd->ndhw", density, matrix) + (offset @ stains)[:, :, None, None]
+    return 256.0 * torch.exp(-density) - 1.0
+
+
+def _to_density(pixels: Tensor) -> Tensor:
+    return -torch.log((pixels + 1.0) / 256.0)
+
+
+def _foreground_mean(values: Tensor, foreground: Tensor) -> Tensor:
+    return (values * foreground).sum(dim=(2, 3)) / foreground.sum(dim=(2, 3)).clamp(min=1.0)

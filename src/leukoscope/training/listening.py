@@ -1,0 +1,61 @@
+"""What a long training tells whoever listens: the command line's progress bars, or nobody."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of ``log.jsonl``.
+
+    Parameters
+    ----------
+    model
+        ``final``, or ``inner-<number>``.
+    stage, epoch
+        From 1, within the model and within the stage.
+    learning_rate
+        The head's, at the end of the epoch.
+    loss, accuracy, auc
+        Of the training cells as they were shown (augmented, dropout on); AUC by cell.
+    validation_loss, validation_accuracy, validation_auc
+        Of the held-out cells, unchanged; None without any.
+    seconds
+        Training and, where views were computed first, that too; without validation.
+    cached_seconds
+        Thereof for computing views.
+    images_per_second
+        Training cells by ``seconds``.
+    """
+
+    model: str
+    stage: int
+    epoch: int
+    learning_rate: float
+    loss: float
+    accuracy: float
+    auc: float | None
+    validation_loss: float | None
+    validation_accuracy: float | None
+    validation_auc: float | None
+    seconds: float
+    cached_seconds: float
+    images_per_second: float
+
+
+class Listener:
+    """Hears of progress and says nothing; the command line overrides it."""
+
+    def begin(self, task: str, total: int) -> None:
+        """A task with so many cells starts."""
+
+    def advance(self, count: int, loss: float | None = None) -> None:
+        """So many more cells of the task are done."""
+
+    def end(self) -> None:
+        """The task is over."""
+
+    def epoch(self, record: EpochRecord) -> None:
+        """An epoch is over and its checkpoint written."""
+
+    def say(self, message: str) -> None:
+        """Something a person should know."""

@@ -1,0 +1,318 @@
+"""A whole run: split, models, scores, pictures. Started once, gone on with as often as needed."""
+
+import dataclasses
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+
+from leukoscope.config import build, read_toml
+from leukoscope.data.split_plan import Split, SplitPlan, read_splits, single_split
+from leukoscope.data.splits import inner_folds
+from leukoscope.data.table import read_cells
+from leukoscope.errors import TrainingError, UsageError
+from leukoscope.training import run_folder
+from leukoscope.training.checkpoint import FINAL
+from leukoscope.training.cost import count_flops
+from leukoscope.training.curves import draw_curves
+from leukoscope.training.dataset import CellSet, check_classes, load_cells
+from leukoscope.training.finetune import Finetuner, Progressed, Task
+from leukoscope.training.listening import Listener
+from leukoscope.training.network import CellNetwork
+from leukoscope.training.prediction import explain_failures
+from leukoscope.training.score import score_rows, score_table
+from leukoscope.training.settings import EngineSettings, TrainSettings
+from leukoscope.training.weights import Origin, load_weights
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of a run: the final one, or one of the inner folds."""
+
+    task: Task
+    number: int | None
+
+
+def start_run(
+    table: Path,
+    splits: Path,
+    split_name: str | None,
+    settings: TrainSettings,
+    *,
+    out: Path,
+    config_name: str,
+    listener: Listener | None = None,
+) -> Path:
+    """Train, score, and return the run folder.
+
+    Parameters
+    ----------
+    table, splits
+        ``cells.csv`` and the ``splits.json`` made for it.
+    split_name
+        Which split; may be left out where there is only one.
+    settings
+        The run's.
+    out
+        Parent of the run folder.
+    config_name
+        Part of the folder's name.
+    listener
+        Hears of progress.
+
+    Raises
+    ------
+    UsageError, SplitError, WeightsError, TrainingError
+        Said before the first step where it can be.
+    """
+    cells = read_cells(table)
+    plan = one_split(read_splits(splits, cells), split_name, cells)
+    check_split(plan.splits[0], settings, cells)
+    fabric = launch(settings.engine)
+    folder: Path | None = None
+    if fabric.is_global_zero:
+        inputs = run_folder.Inputs(str(table.resolve()), str(table.resolve().parent))
+        folder = run_folder.create_run_folder(
+            out, config_name, settings, plan=plan, cells=cells, inputs=inputs
+        )
+    folder = Path(fabric.broadcast(str(folder)))
+    return _carry_out(fabric, folder, settings, listener or Listener())
+
+
+def resume_run(folder: Path, listener: Listener | None = None, engine: EngineSettings | None = None) -> Path:
+    """Go on with a run that was stopped or killed; a finished one is left as it is.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    engine
+        Machine settings that replace the run's own; the result is bit-equal only where they are the same.
+    """
+    run_folder.read_inputs(folder)
+    settings = build(TrainSettings, read_toml(folder / "config.toml"))
+    if engine is not None:
+        settings = dataclasses.replace(settings, engine=engine)
+    if (folder / "scores.csv").is_file():
+        return folder
+    return _carry_out(launch(settings.engine), folder, settings, listener or Listener())
+
+
+def launch(engine: EngineSettings) -> Fabric:
+    """Return Fabric with its processes started; further processes run the same command line again.
+
+    Raises
+    ------
+    UsageError
+        The machine has no such accelerator, or not so many devices.
+    """
+    if engine.threads:
+        torch.set_num_threads(engine.threads)
+    several = engine.devices * engine.nodes > 1
+    try:
+        fabric = Fabric(
+            accelerator=engine.accelerator,
+            devices=engine.devices,
+            num_nodes=engine.nodes,
+            strategy="ddp" if several else "auto",
+            precision=engine.precision,  # type: ignore[arg-type]
+        )
+        fabric.launch()
+    except (ValueError, RuntimeError) as error:
+        if type(error).__name__ == "MisconfigurationException" or isinstance(error, ValueError):
+            raise UsageError(
+                f"accelerator {engine.accelerator!r} with {engine.devices} devices at precision "
+                f"{engine.precision!r}: {error}"
+            ) from None
+        raise
+    return fabric
+
+
+def check_split(split: Split, settings: TrainSettings, cells: pd.DataFrame) -> None:
+    """Raise ``TrainingError`` where a split lacks what a run needs: held-out cells to calibrate on, both classes."""
+    if not split.validation and not settings.data.inner_folds:
+        raise TrainingError(
+            f"split {split.name!r} has no validation part and data.inner_folds is 0, so nothing would be held out to "
+            "stop and calibrate on; set data.inner_folds=5, or make the split with a validation share"
+        )
+    labels = dict(zip(cells["cell"], cells["label"], strict=True))
+    for part, keys in split.parts().items():
+        present = {labels[key] for key in keys}
+        if keys and len(present) < 2:
+            raise TrainingError(
+                f"split {split.name!r}: the {part} part has {len(keys)} cells, all of class {present.pop()}; "
+                "both classes are needed; make another split with 'leukoscope data split'"
+            )
+
+
+def one_split(plan: SplitPlan, name: str | None, cells: pd.DataFrame) -> SplitPlan:
+    """Return the plan of one split; without a name there must be only one."""
+    if name is None:
+        if len(plan.splits) > 1:
+            known = ", ".join(split.name for split in plan.splits)
+            raise UsageError(f"the file holds several splits; choose one with --split: {known}")
+        name = plan.splits[0].name
+    return single_split(plan, name, cells)
+
+
+def _carry_out(fabric: Fabric, folder: Path, settings: TrainSettings, listener: Listener) -> Path:
+    started = time.perf_counter()
+    if not fabric.is_global_zero:
+        listener = Listener()
+    cells = read_run_cells(fabric, folder, settings, listener)
+    members = _plan_members(cells, folder, settings)
+    tables: list[pd.DataFrame] = []
+    embeddings: list[NDArray[np.float32]] = []
+    histories: list[dict[str, Any]] = []
+    best_epochs: list[list[int]] = []
+    provenance: dict[str, Any] = {}
+    seconds_per_image = 0.0
+    for member in members:
+        task = member.task
+        if member.number is None and not len(task.validation) and best_epochs:
+            epochs = tuple(max(1, round(median(column))) for column in zip(*best_epochs, strict=True))
+            task = dataclasses.replace(task, epochs=epochs)
+        network, origin = make_network(settings)
+        tuner = Finetuner(fabric, network, cells, task, settings=settings, listener=listener)
+        progressed = tuner.fit()
+        histories += progressed.history
+        if fabric.is_global_zero:
+            run_folder.write_log(folder, histories)
+        if member.number is not None:
+            best_epochs.append(progressed.best_epochs)
+        begin = time.perf_counter()
+        with explain_failures(settings.score.batch_size):
+            scored = _score_member(tuner, member, folder)
+        tables.append(scored[0])
+        embeddings.append(scored[1])
+        seconds_per_image = (time.perf_counter() - begin) / max(1, len(scored[0]))
+        if fabric.is_global_zero:
+            _tidy(task, folder, progressed, member)
+        provenance = {**_describe_model(network, origin)}
+    if fabric.is_global_zero:
+        scores = pd.concat(tables, ignore_index=True)
+        measured = {
+            "training_seconds": sum(record["seconds"] for record in histories),
+            "run_seconds": time.perf_counter() - started,
+            "milliseconds_per_image": 1000.0 * seconds_per_image,
+            "peak_memory_mb": run_folder.peak_memory_mb(),
+            "device": str(fabric.device),
+            "processes": fabric.world_size,
+            "threads": torch.get_num_threads(),
+        }
+        content = {
+            **run_folder.describe_environment(),
+            **run_folder.describe_cells(cells.table),
+            "seed": settings.seed,
+            **provenance,
+            **measured,
+        }
+        run_folder.write_json(folder / "provenance.json", content)
+        run_folder.write_scores(folder, scores, np.concatenate(embeddings))
+    fabric.barrier()
+    return folder
+
+
+def make_network(settings: TrainSettings) -> tuple[CellNetwork, Origin]:
+    """Return a network with its first weights; the random ones depend on the run's seed only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        network = CellNetwork(settings.network)
+        origin = load_weights(network, settings.network.weights)
+    return network, origin
+
+
+def read_run_cells(fabric: Fabric, folder: Path, settings: TrainSettings, listener: Listener) -> CellSet:
+    """Decode the run's cells into the memory map beside the run folders, or open it."""
+    table = read_cells(folder / "cells.csv")
+    images = Path(run_folder.read_inputs(folder).images)
+    paths = [images / cell for cell in table["cell"]]
+    cache = folder.parent / "cache"
+    shown = 0
+
+    def advance(done: int, total: int) -> None:
+        nonlocal shown
+        if not shown:
+            listener.begin("Decoding", total)
+        listener.advance(done - shown)
+        shown = done
+
+    if fabric.is_global_zero:
+        load_cells(table, paths, settings.network.input_px, cache, advance)
+        if shown:
+            listener.end()
+    fabric.barrier()
+    return load_cells(table, paths, settings.network.input_px, cache)
+
+
+def _plan_members(cells: CellSet, folder: Path, settings: TrainSettings) -> list[Member]:
+    plan = read_splits(folder / "splits.json", cells.table)
+    split = plan.splits[0]
+    members = []
+    if settings.data.inner_folds:
+        folds = inner_folds(cells.table, split.train, settings.data.inner_folds, settings.seed)
+        for number, fold in enumerate(folds):
+            task = Task(
+                f"inner-{number}",
+                cells.rows(fold.train),
+                cells.rows(fold.validation),
+                folder / "inner" / str(number),
+            )
+            members.append(Member(task, number))
+    final = Task("final", cells.rows(split.train), cells.rows(split.validation), folder / "checkpoints")
+    for member in (*members, Member(final, None)):
+        check_classes(cells, member.task.train, f"{member.task.name} train")
+    return [*members, Member(final, None)]
+
+
+def _score_member(tuner: Finetuner, member: Member, folder: Path) -> tuple[pd.DataFrame, NDArray[np.float32]]:
+    """Score what the member is asked for: an inner model its held-out fold, the final one all parts."""
+    cells = tuner.cells
+    pixels = tuner.pixel_feeder()
+    feeder = tuner.feeder if tuner.feeder is not None else pixels
+    if member.number is not None:
+        wanted = [("validation", member.task.validation, str(member.number))]
+    else:
+        test = cells.rows(read_splits(folder / "splits.json", cells.table).splits[0].test)
+        sides = {"train": member.task.train, "validation": member.task.validation, "test": test}
+        wanted = [(part, rows, "") for part, rows in sides.items()]
+    tables, embeddings = [], []
+    for part, rows, inner_fold in wanted:
+        if len(rows):
+            logits, embedding = score_rows(
+                tuner.fabric,
+                tuner.network,
+                rows,
+                feeder=feeder,
+                pixels=pixels,
+                settings=tuner.settings.score,
+                listener=tuner.listener,
+            )
+            tables.append(score_table(cells, rows, part, inner_fold, logits))
+            embeddings.append(embedding)
+    return pd.concat(tables, ignore_index=True), np.concatenate(embeddings)
+
+
+def _tidy(task: Task, folder: Path, progressed: Progressed, member: Member) -> None:
+    name = "curves.png" if member.number is None else f"curves-inner-{member.number}.png"
+    if progressed.history:
+        draw_curves(progressed.history, folder / name, f"{folder.name}, {task.name} model")
+    for cache in task.folder.glob("cache-*"):
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+def _describe_model(network: CellNetwork, origin: Origin) -> dict[str, Any]:
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "flops": count_flops(network),
+        "initial_weights": origin._asdict(),
+        "checkpoint": f"checkpoints/{FINAL}",
+    }

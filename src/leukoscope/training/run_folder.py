@@ -1,0 +1,184 @@
+"""The folder of one run: what is written before the first step, and what after the last."""
+
+import hashlib
+import json
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from safetensors.numpy import save_file
+
+from leukoscope.config import to_mapping
+from leukoscope.data.split_plan import SplitPlan, make_plan, select_rows, write_splits
+from leukoscope.data.table import table_sha256, write_atomically, write_cells
+from leukoscope.errors import TrainingError, UsageError
+from leukoscope.training.listening import EpochRecord
+from leukoscope.training.settings import TrainSettings
+
+RECORDED_PACKAGES = (
+    "leukoscope",
+    "lightning-fabric",
+    "numpy",
+    "pandas",
+    "pillow",
+    "safetensors",
+    "timm",
+    "torch",
+)
+SCORE_COLUMNS = ("cell", "sha256", "subject", "group", "fold", "part", "inner_fold", "label", "logit")
+
+
+class Inputs(NamedTuple):
+    """Where a run's cells came from; needed to go on with it, and of no meaning elsewhere."""
+
+    table: str
+    images: str
+
+
+def to_toml(settings: Mapping[str, Any]) -> str:
+    """Write nested mappings of plain values as TOML; JSON's strings, numbers and lists are TOML's."""
+    lines = [
+        f"{key} = {json.dumps(value)}" for key, value in settings.items() if not isinstance(value, Mapping)
+    ]
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            lines += ["", f"[{key}]", to_toml(value).rstrip()]
+    return "\n".join(lines) + "\n"
+
+
+def create_run_folder(
+    out: Path,
+    config_name: str,
+    settings: TrainSettings,
+    *,
+    plan: SplitPlan,
+    cells: pd.DataFrame,
+    inputs: Inputs,
+) -> Path:
+    """Make ``<date>-<config>-<hash8>/`` with everything that is known before training.
+
+    Parameters
+    ----------
+    out
+        Parent folder.
+    config_name
+        Part of the name.
+    settings, plan, cells
+        Of the run; the plan holds one split.
+    inputs
+        Where the images are.
+
+    Raises
+    ------
+    UsageError
+        The folder exists: the same run was started today.
+    """
+    config = to_toml(to_mapping(settings))
+    identity = hashlib.sha256(f"{config}{plan.splits[0].name}{plan.cells_sha256}".encode()).hexdigest()[:8]
+    folder = out / f"{datetime.now(UTC):%Y%m%d}-{config_name}-{identity}"
+    if folder.exists():
+        raise UsageError(
+            f"{folder} exists: the same run was started before; go on with 'leukoscope train --resume {folder}', "
+            "or delete it, or set another seed"
+        )
+    split = plan.splits[0]
+    used = select_rows(cells, (*split.train, *split.validation, *split.test))
+    part = folder.with_name(folder.name + ".part")
+    part.mkdir(parents=True, exist_ok=True)
+    write_atomically(part / "config.toml", config)
+    write_cells(used, part / "cells.csv")
+    write_splits(
+        make_plan(used, plan.protocol, plan.seed, plan.leaks, plan.splits), used, part / "splits.json"
+    )
+    write_json(part / "inputs.json", inputs._asdict())
+    part.replace(folder)
+    return folder
+
+
+def read_inputs(folder: Path) -> Inputs:
+    """Return where the cells of a run lie.
+
+    Raises
+    ------
+    UsageError
+        The folder is no run.
+    """
+    try:
+        return Inputs(**json.loads((folder / "inputs.json").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UsageError(f"{folder}: not a run folder; give a folder that 'leukoscope train' made") from None
+    except (ValueError, TypeError) as error:
+        raise TrainingError(f"{folder / 'inputs.json'}: damaged ({error}); start the run again") from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON by way of a ``.part`` sibling."""
+    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_log(folder: Path, records: Sequence[EpochRecord | Mapping[str, Any]]) -> None:
+    """Write ``log.jsonl``: one line an epoch of every model."""
+    lines = [
+        json.dumps(asdict(record) if isinstance(record, EpochRecord) else dict(record)) for record in records
+    ]
+    write_atomically(folder / "log.jsonl", "".join(f"{line}\n" for line in lines))
+
+
+def write_scores(folder: Path, scores: pd.DataFrame, embeddings: Any) -> None:
+    """Write ``scores.csv`` and ``embeddings.safetensors``, rows in the same order."""
+    part = folder / "embeddings.safetensors.part"
+    save_file({"embeddings": embeddings}, part)
+    part.replace(folder / "embeddings.safetensors")
+    text = scores[list(SCORE_COLUMNS)].to_csv(index=False, lineterminator="\n", float_format="%.9g")
+    write_atomically(folder / "scores.csv", text)
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return git commit, library versions, machine: the part of ``provenance.json`` that is not the run's."""
+    versions = {"python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {"git": _git_state(), "versions": versions, "machine": f"{platform.system()} {platform.machine()}"}
+
+
+def describe_cells(cells: pd.DataFrame) -> dict[str, Any]:
+    """Return the digest and the size of a run's table."""
+    return {"cells_sha256": table_sha256(cells), "cells": len(cells), "groups": int(cells["group"].nunique())}
+
+
+def peak_memory_mb() -> float:
+    """Return the largest resident size of this process so far, MB (10^6 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def _git_state() -> dict[str, Any]:
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return {}
+    try:
+        commit = _git(root, "rev-parse", "HEAD").strip()
+        return {
+            "commit": commit,
+            "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no").strip()),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=20
+    )
+    return done.stdout

@@ -1,0 +1,212 @@
+"""Hyper-parameter search on inner folds of the training side, with Optuna; the study lives in an SQLite file."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from lightning_fabric import Fabric
+from optuna.trial import Trial, TrialState
+
+from leukoscope.config import apply_overrides, build, read_toml, to_mapping
+from leukoscope.data.split_plan import read_splits, select_rows
+from leukoscope.data.splits import InnerFold, inner_folds
+from leukoscope.data.table import read_cells
+from leukoscope.errors import ConfigError, TrainingError, UsageError
+from leukoscope.training.checkpoint import FINAL
+from leukoscope.training.dataset import CellSet, load_cells
+from leukoscope.training.finetune import Finetuner, Task
+from leukoscope.training.listening import Listener
+from leukoscope.training.run import launch, make_network, one_split
+from leukoscope.training.settings import TrainSettings
+
+Range = Mapping[str, Any]
+
+DEFAULT_SPACE: dict[str, Range] = {
+    "stage1.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    "stage2.learning_rate": {"low": 1e-6, "high": 3e-4, "log": True},
+    "stage2.unfreeze_layers": {"choices": [0, 30, 90, -1]},
+    "network.drop_rate": {"low": 0.0, "high": 0.6},
+    "optimiser.weight_decay": {"low": 1e-4, "high": 0.1, "log": True},
+    "augment.stain": {"low": 0.0, "high": 0.2},
+    "loss.label_smoothing": {"low": 0.0, "high": 0.15},
+}
+
+
+def read_space(path: Path | None) -> dict[str, Range]:
+    """Return a search space: ``"section.key" = {low, high, log}`` or ``{choices}``, from TOML; None for the default.
+
+    Raises
+    ------
+    ConfigError
+        An entry is neither a range nor a choice.
+    """
+    if path is None:
+        return dict(DEFAULT_SPACE)
+    space = read_toml(path)
+    for key, entry in space.items():
+        if not isinstance(entry, Mapping) or not ("choices" in entry or {"low", "high"} <= entry.keys()):
+            raise ConfigError(
+                f"{path}: {key} = {entry!r}: expected {{low = ..., high = ...}} or {{choices = [...]}}"
+            )
+    return space
+
+
+def search(
+    table: Path,
+    splits: Path,
+    split_name: str | None,
+    settings: TrainSettings,
+    space: Mapping[str, Range],
+    *,
+    trials: int,
+    study_path: Path,
+    folds: int,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Run trials until the study holds ``trials`` of them.
+
+    Parameters
+    ----------
+    table, splits, split_name
+        As for training; only the split's training side is used.
+    settings
+        What every trial starts from.
+    space
+        What is searched.
+    study_path
+        SQLite file; a study that is there goes on. A trial that was cut off is run again.
+    folds
+        Inner folds, by group; a trial's value is the mean AUC by cell over them, pruned below the median.
+
+    Returns
+    -------
+    dict
+        ``best_value`` (0..1), ``best_parameters``, ``trials`` finished or pruned, ``study``.
+
+    Raises
+    ------
+    UsageError
+        The study was made with another configuration, split or space.
+    """
+    listener = listener or Listener()
+    cells = read_cells(table)
+    plan = one_split(read_splits(splits, cells), split_name, cells)
+    split = plan.splits[0]
+    side = select_rows(cells, (*split.train, *split.validation))
+    fabric = launch(settings.engine)
+    folder = study_path.with_suffix("")
+    paths = [table.parent / cell for cell in side["cell"]]
+    images = load_cells(side, paths, settings.network.input_px, folder / "cache")
+    inner = inner_folds(images.table, tuple(side["cell"]), folds, settings.seed)
+    study = _open_study(study_path, settings, space, plan.cells_sha256, folds)
+
+    def objective(trial: Trial) -> float:
+        chosen = _suggest(trial, space)
+        overrides = [f"{key}={json.dumps(value)}" for key, value in chosen.items()]
+        tried = build(TrainSettings, apply_overrides(to_mapping(settings), overrides))
+        return _judge(
+            fabric,
+            images,
+            inner,
+            settings=tried,
+            folder=folder / f"trial-{trial.number}",
+            trial=trial,
+            listener=listener,
+        )
+
+    _run_missing(study, objective, trials, listener)
+    return {
+        "best_value": study.best_value,
+        "best_parameters": study.best_params,
+        "trials": len(_finished(study)),
+        "study": str(study_path),
+    }
+
+
+def _open_study(
+    path: Path, settings: TrainSettings, space: Mapping[str, Range], cells_sha256: str, folds: int
+) -> optuna.Study:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=settings.seed)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=5)
+    study = optuna.create_study(
+        study_name="leukoscope",
+        storage=f"sqlite:///{path.resolve()}",
+        direction="maximize",
+        sampler=sampler,
+        pruner=pruner,
+        load_if_exists=True,
+    )
+    identity = json.dumps([to_mapping(settings), dict(space), cells_sha256, folds], sort_keys=True)
+    known = study.user_attrs.get("identity")
+    if known is None:
+        study.set_user_attr("identity", identity)
+    elif known != identity:
+        raise UsageError(
+            f"{path}: the study was made with another configuration, search space, table or number of folds; "
+            "name a new file with --study"
+        )
+    return study
+
+
+def _run_missing(study: optuna.Study, objective: Any, trials: int, listener: Listener) -> None:
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)  # cut off by a kill; its parameters are drawn again
+        study.enqueue_trial(trial.params)
+    while (done := len(_finished(study))) < trials:
+        study.optimize(objective, n_trials=1)
+        last = study.trials[-1]
+        value = f"{last.value:.4f}" if last.state is TrialState.COMPLETE else "pruned"
+        listener.say(f"trial {done + 1} of {trials}: {value}  {last.params}")
+    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        raise TrainingError("no trial was finished; widen the search space or allow more trials")
+
+
+def _finished(study: optuna.Study) -> list[Any]:
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
+def _suggest(trial: Trial, space: Mapping[str, Range]) -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
+    for key, entry in space.items():
+        if "choices" in entry:
+            chosen[key] = trial.suggest_categorical(key, entry["choices"])
+        elif isinstance(entry["low"], int) and isinstance(entry["high"], int):
+            chosen[key] = trial.suggest_int(key, entry["low"], entry["high"], log=bool(entry.get("log")))
+        else:
+            chosen[key] = trial.suggest_float(key, entry["low"], entry["high"], log=bool(entry.get("log")))
+    return chosen
+
+
+def _judge(
+    fabric: Fabric,
+    cells: CellSet,
+    inner: list[InnerFold],
+    *,
+    settings: TrainSettings,
+    folder: Path,
+    trial: Trial,
+    listener: Listener,
+) -> float:
+    """Return the mean over inner folds of the AUC of the epoch with the least validation loss."""
+    values = []
+    for number, fold in enumerate(inner):
+        task = Task(
+            f"trial {trial.number}, fold {number}",
+            cells.rows(fold.train),
+            cells.rows(fold.validation),
+            folder / str(number),
+        )
+        network, _ = make_network(settings)
+        progressed = Finetuner(fabric, network, cells, task, settings=settings, listener=listener).fit()
+        best = min(progressed.history, key=lambda record: record["validation_loss"])
+        values.append(float(best["validation_auc"]))
+        (task.folder / FINAL).unlink(missing_ok=True)
+        trial.report(float(np.mean(values)), number)
+        if number + 1 < len(inner) and trial.should_prune():
+            raise optuna.TrialPruned
+    return float(np.mean(values))

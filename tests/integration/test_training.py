@@ -1,0 +1,209 @@
+"""Whole small runs: files, curves, fast path, resuming after a kill, two processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+from cohort_files import write_cohort
+from leukoscope.config import apply_overrides, build
+from leukoscope.evaluation.scores import read_run
+from leukoscope.training.checkpoint import load_trained
+from leukoscope.training.run import resume_run, start_run
+from leukoscope.training.settings import TrainSettings
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+SMALL = [
+    "network.arch=resnet10t",
+    "network.weights=none",
+    "network.input_px=64",
+    "engine.batch_size=8",
+    "engine.accelerator=cpu",
+    "engine.threads=1",
+    "augment.views=2",
+    "batch_norm.reestimate_cells=48",
+    "stage1.epochs=2",
+    "stage1.learning_rate=0.01",
+    "stage2.epochs=2",
+    "stage2.learning_rate=0.003",
+    "stage2.unfreeze_layers=8",
+]
+
+
+def settings(*overrides: str) -> TrainSettings:
+    return build(TrainSettings, apply_overrides({}, [*SMALL, *overrides]))
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> tuple[Path, Path]:
+    return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+def run(cohort, out: Path, *overrides: str, name: str = "small") -> Path:
+    return start_run(*cohort, None, settings(*overrides), out=out, config_name=name)
+
+
+def history(folder: Path) -> pd.DataFrame:
+    return pd.read_json(folder / "log.jsonl", lines=True)
+
+
+def final_tensors(folder: Path) -> dict[str, np.ndarray]:
+    return load_file(folder / "checkpoints" / "final.safetensors")
+
+
+def test_a_run_writes_what_the_evaluation_and_the_export_read(cohort, tmp_path):
+    folder = run(cohort, tmp_path, "network.descriptor_head=true", "stage1.epochs=6", "score.tta=4")
+    record = read_run(folder)
+    assert record.split == "only"
+    assert record.scores.groupby("part").size().to_dict() == {"train": 48, "validation": 12, "test": 12}
+    assert record.provenance["initial_weights"]["source"] == "none"
+    assert record.provenance["training_seconds"] > 0
+    network = load_trained(folder)
+    assert record.embeddings.shape == (72, network.embedding_width)
+    test = record.part("test")
+    assert (test.loc[test["label"] == 1, "logit"].min()) > test.loc[test["label"] == 0, "logit"].max()
+    log = history(folder)
+    assert list(log["stage"]) == [1] * 6 + [2] * 2
+    assert log["loss"].iloc[-1] < log["loss"].iloc[0]
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(folder.rglob("*.part"))
+    assert not list(folder.rglob("cache-*"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "recipe"),
+    [
+        ("float32", 1e-4, ("network.head=paper", "batch_norm.unfrozen=train", "stage2.learning_rate=0.0003")),
+        # Rounded activations are noise that training amplifies, so the learning rates are moderate here.
+        ("float16", 2e-3, ("stage1.learning_rate=0.003", "stage2.learning_rate=0.0003")),
+    ],
+)
+def test_the_fast_path_follows_the_plain_path(cohort, tmp_path, dtype, tolerance, recipe):
+    recipe = (*recipe, f"engine.cache_dtype={dtype}")
+    fast = history(run(cohort, tmp_path / "fast", *recipe))
+    plain = history(run(cohort, tmp_path / "plain", *recipe, "engine.activation_cache=off"))
+    assert (fast["cached_seconds"] > 0).any()
+    assert (plain["cached_seconds"] == 0).all()
+    assert np.ptp(plain["loss"]) > 10 * tolerance  # the curve moves by much more than what is tolerated
+    np.testing.assert_allclose(fast["loss"], plain["loss"], atol=tolerance)
+    np.testing.assert_allclose(fast["validation_loss"], plain["validation_loss"], atol=tolerance)
+
+
+def test_same_seed_same_weights_other_seed_other_weights(cohort, tmp_path):
+    first, second = (final_tensors(run(cohort, tmp_path / name)) for name in ("a", "b"))
+    other = final_tensors(run(cohort, tmp_path / "c", "seed=1"))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert not np.array_equal(first["head.dense.weight"], other["head.dense.weight"])
+
+
+def test_inner_models_predict_every_training_cell_out_of_fold(tmp_path):
+    cohort = write_cohort(tmp_path / "cohort", subjects=10, cells_each=4, validation=False)
+    folder = run(
+        cohort,
+        tmp_path / "runs",
+        "data.inner_folds=2",
+        "data.sampling=subject",
+        "stage1.epochs=1",
+        "stage2.epochs=1",
+    )
+    scores = read_run(folder).scores
+    validation = scores[scores["part"] == "validation"]
+    train = scores[scores["part"] == "train"]
+    assert sorted(validation["cell"]) == sorted(train["cell"])
+    assert set(validation["inner_fold"]) == {"0", "1"}
+    assert validation.groupby("group")["inner_fold"].nunique().max() == 1
+    assert set(history(folder)["model"]) == {"inner-0", "inner-1", "final"}
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "leukoscope.cli.main", "train", *arguments]
+
+
+@pytest.mark.slow
+def test_killed_runs_go_on_to_the_same_weights(cohort, tmp_path):
+    # Enough epochs that the kill falls between two of them, with every kind of state there is.
+    recipe = (
+        "optimiser.ema_decay=0.9",
+        "loss.group_robust_rate=0.1",
+        "stage1.epochs=3",
+        "stage2.epochs=3",
+        "augment.views=3",
+    )
+    whole = run(cohort, tmp_path / "whole", *recipe)
+    options = [option for override in (*SMALL, *recipe) for option in ("--set", override)]
+    table, splits = map(str, cohort)
+    process = subprocess.Popen(
+        command("--cells", table, "--splits", splits, "--out", str(tmp_path / "killed"), *options, "--json"),
+        env=ENVIRONMENT,
+    )
+    deadline = time.monotonic() + 120
+    last = None
+    while time.monotonic() < deadline and process.poll() is None:
+        last = next(tmp_path.glob("killed/*/checkpoints/last.safetensors"), None)
+        if last is not None:
+            break
+        time.sleep(0.005)
+    assert last is not None, "the run ended before its first checkpoint was seen"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    folder = last.parent.parent
+    assert not (folder / "scores.csv").exists()
+    assert resume_run(folder) == folder
+    one, two = final_tensors(whole), final_tensors(folder)
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    figures = ["loss", "validation_loss", "learning_rate", "auc"]
+    pd.testing.assert_frame_equal(history(whole)[figures], history(folder)[figures])
+
+
+@pytest.mark.slow
+def test_two_processes_follow_one(cohort, tmp_path):
+    recipe = (
+        "network.drop_rate=0",
+        "batch_norm.unfrozen=frozen",
+        "optimiser.name=sgd",
+        "augment.views=0",
+        "stage1.learning_rate=0.1",
+        "stage2.learning_rate=0.03",
+    )
+    single = run(cohort, tmp_path / "one", *recipe)
+    options = [option for override in (*SMALL, *recipe) for option in ("--set", override)]
+    table, splits = map(str, cohort)
+    done = subprocess.run(
+        command(
+            "--cells",
+            table,
+            "--splits",
+            splits,
+            "--out",
+            str(tmp_path / "two"),
+            "--devices",
+            "2",
+            *options,
+            "--json",
+        ),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads(done.stdout.strip().splitlines()[-1])
+    double = Path(summary["run"])
+    assert json.loads((double / "provenance.json").read_text())["processes"] == 2
+    assert history(single)["validation_loss"].diff().abs().max() > 1e-3
+    np.testing.assert_allclose(
+        history(double)["validation_loss"], history(single)["validation_loss"], atol=2e-5
+    )
+    one, two = read_run(single).scores, read_run(double).scores
+    assert list(one["cell"]) == list(two["cell"])
+    np.testing.assert_allclose(one["logit"], two["logit"], atol=1e-3)
