@@ -74,6 +74,7 @@ NETWORKS = {
         "standardise_features": True,
     },
     "descriptors": {"arch": "resnet10t", "head": "paper", "descriptor_head": True},
+    "products": {"arch": "resnet10t", "descriptor_head": True, "descriptor_products": True},
     "nhwc": {"arch": "convnext_atto", "descriptor_head": True},
 }
 
