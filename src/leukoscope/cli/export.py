@@ -83,11 +83,11 @@ def export(
     from leukoscope.bundle.report import read_report
     from leukoscope.errors import UsageError
     from leukoscope.terms import RESEARCH_USE
-    from leukoscope.training.run_folder import load_network
+    from leukoscope.training.checkpoint import load_trained
 
     if weights not in ("float16", "float32"):
         raise UsageError(f"--weights {weights}: expected float16 or float32")
-    network = load_network(run)
+    network = load_trained(run)
     bundle = assemble(
         out,
         network=network,
@@ -207,10 +207,20 @@ def _training_record(run: Path) -> "TrainingRecord":
         groups=len(groups),
         groups_sha256=hashlib.sha256("".join(f"{group}\n" for group in groups).encode()).hexdigest(),
         cells_sha256=table_sha256(cells),
-        initial_weights=str(provenance.get("initial_weights", "not recorded")),
+        initial_weights=_origin_words(provenance.get("initial_weights") or {}),
         seed=config.get("seed"),
         git_commit=provenance.get("git_commit"),
     )
+
+
+def _origin_words(origin: "dict[str, Any]") -> str:
+    source = origin.get("source")
+    if source is None:
+        return "not recorded"
+    if source == "none":
+        return "random"
+    words = f"{source}, SHA-256 {origin.get('sha256')}"
+    return f"{words}: {origin['note']}" if origin.get("note") else words
 
 
 def _manifest(

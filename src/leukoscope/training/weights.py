@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -36,6 +36,8 @@ class Origin(NamedTuple):
     source: str
     sha256: str | None
     revision: str | None = None
+    note: str | None = None
+    """What the file says of its own origin (metadata ``origin``)."""
 
 
 def load_weights(network: CellNetwork, weights: str) -> Origin:
@@ -68,7 +70,9 @@ def load_weights(network: CellNetwork, weights: str) -> Origin:
     path = Path(weights)
     tensors = read_tensors(path)
     _fill(network.backbone.model, tensors, str(path), extra_allowed=())
-    return Origin(path.name, file_sha256(path))
+    with safe_open(path, framework="pt") as file:
+        note = (file.metadata() or {}).get("origin")
+    return Origin(path.name, file_sha256(path), note=note)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
