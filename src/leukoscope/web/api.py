@@ -227,7 +227,7 @@ def show_picture(case: str, kind: str) -> Response:
 
 @blueprint.get("/api/v1/subjects/<subject>")
 @operation(
-    Operation("The pooled result over a subject's stored cells", "history", SubjectResult, problems=(404,))
+    Operation("The pooled result over a subject's stored cells", "history", SubjectResult, problems=(404, 422))
 )
 def show_subject(subject: str) -> Response:
     """Pool the cells of one subject."""

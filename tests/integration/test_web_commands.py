@@ -1,0 +1,134 @@
+"""The commands around the stored records, run as a program would run them."""
+
+import json
+import sqlite3
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from leukoscope.cli.serve import register
+from leukoscope.errors import LeukoscopeError, UsageError
+from leukoscope.web.context import services
+from leukoscope.web.settings import WebSettings
+from leukoscope.web.storage.history import Search, UnknownCaseError
+from web_fixtures import cells, form
+
+
+@pytest.fixture
+def call(tmp_path):
+    """Run a command on the records of the test; errors on purpose come through as they are."""
+    program = typer.Typer()
+    register(program)
+
+    def run(*arguments: str, code: int = 0) -> str:
+        outcome = CliRunner().invoke(program, [*arguments, "--data", str(tmp_path / "data")])
+        if isinstance(outcome.exception, LeukoscopeError):
+            raise outcome.exception
+        assert outcome.exit_code == code, outcome.output
+        return outcome.output
+
+    return run
+
+
+@pytest.fixture
+def filled(app):
+    """Three cases of subject A, one of subject B; returns the application."""
+    client = app.test_client(use_cookies=False)
+    client.post("/api/v1/predict", data=form(cells(3), subject="A"))
+    client.post("/api/v1/predict", data=form(cells(1), subject="B"))
+    return app
+
+
+def test_verify_tells_an_intact_log_and_its_anchor(filled, call):
+    found = json.loads(call("audit", "verify", "--json"))
+    assert (found["intact"], found["entries"], found["fault"]) == (True, 3, None)
+    assert "intact: 3 lines" in call("audit", "verify", "--anchor", found["anchor"])
+    with pytest.raises(UsageError, match="SEQUENCE:DIGEST"):
+        call("audit", "verify", "--anchor", "nonsense")
+
+
+def test_verify_ends_with_one_where_the_log_was_changed(filled, call, tmp_path):
+    with sqlite3.connect(tmp_path / "data" / "records.sqlite3") as connection:
+        connection.execute("DROP TRIGGER audit_no_update")
+        connection.execute("UPDATE audit SET actor = 'nobody' WHERE sequence = 2")
+    connection.close()
+    assert "line 2 was altered" in call("audit", "verify", code=1)
+
+
+def test_show_prints_the_end_of_the_log(filled, call):
+    lines = [json.loads(line) for line in call("audit", "show", "--last", "2", "--json").splitlines()]
+    assert [line["event"] for line in lines] == ["judged", "judged"]
+    assert [line["sequence"] for line in lines] == [2, 3]
+    assert "started" in call("audit", "show")
+
+
+def test_delete_by_case_and_by_subject(filled, call):
+    history = services(filled).history
+    case = history.find(Search(subject="B"))[0].case
+    assert "1 cases deleted" in call("records", "delete", case.lower(), "--yes")
+    with pytest.raises(UnknownCaseError):
+        history.get(case)
+    assert "0 cases deleted" in call("records", "delete", case, "--yes", code=1)
+    assert "3 cases deleted" in call("records", "delete", "--subject", "A", "--yes")
+    assert history.total() == 0
+    assert json.loads(call("audit", "verify", "--json"))["intact"]
+
+
+def test_purge_asks_first(filled, call):
+    call("records", "purge", "--older-than", "1", code=1)  # no answer is no
+    assert "0 cases deleted" in call("records", "purge", "--older-than", "1", "--yes")
+    assert services(filled).history.total() == 4
+
+
+@pytest.mark.parametrize(
+    "arguments", [("records", "delete"), ("records", "delete", "LK-1", "--subject", "A")]
+)
+def test_delete_needs_exactly_one_kind_of_target(filled, call, arguments):
+    with pytest.raises(UsageError, match="one of the two"):
+        call(*arguments, "--yes")
+
+
+def test_looking_creates_no_records(call, tmp_path):
+    with pytest.raises(UsageError, match="there are no records"):
+        call("audit", "verify")
+    assert not (tmp_path / "data").exists()
+
+
+def test_serving_a_public_address_without_token_is_refused_before_anything_is_loaded(
+    call, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("LEUKOSCOPE_TOKEN", raising=False)
+    with pytest.raises(UsageError, match="no token is set"):
+        call("serve", "--host", "0.0.0.0", "--bundle", str(tmp_path / "nowhere"))
+    (tmp_path / "token").write_text("\n")
+    with pytest.raises(UsageError, match="empty"):
+        call("serve", "--token-file", str(tmp_path / "token"))
+
+
+def test_a_configuration_file_is_read_and_options_win(tmp_path):
+    from leukoscope.cli.serve import _settings
+
+    file = tmp_path / "serve.toml"
+    file.write_text("port = 9000\nkeep_images = true\n[limits]\nfile_mb = 3\n", encoding="utf-8")
+    settings = _settings(file, {"port": 9001})
+    assert (settings.port, settings.keep_images, settings.limits.file_mb) == (9001, True, 3)
+    assert isinstance(settings, WebSettings)
+
+
+def test_retention_is_applied_by_the_service(make_app):
+    from datetime import UTC, datetime, timedelta
+
+    from sqlalchemy import update
+
+    from leukoscope.web.server import purge
+    from leukoscope.web.storage.tables import Case
+
+    app = make_app(retention_days=7)
+    client = app.test_client(use_cookies=False)
+    client.post("/api/v1/predict", data=form(cells(2)))
+    assert purge(app) == 0
+    with services(app).database.write() as session:
+        session.execute(update(Case).values(created_at=datetime.now(UTC) - timedelta(days=8)))
+    assert purge(app) == 2
+    assert purge(make_app()) == 0
