@@ -36,7 +36,7 @@ COMMANDS: dict[str, Command] = {
     "predict": Command("operate", "Judge cell images: probability, decision, heat map.", _USE),
     "demo": Command("demo", "Judge the shipped sample cells and write a contact sheet.", _USE),
     "serve": Command("serve", "Start the web application.", _USE),
-    "records": Command("serve", "Export, back up or purge what the web application keeps.", _USE),
+    "records": Command("serve", "Delete what the web application keeps.", _USE),
     "audit": Command("serve", "Verify or print the web application's audit log.", _USE),
     "bundle": Command("operate", "Verify or show a bundle (an exported model).", _USE),
     "explain-check": Command("operate", "Measure how faithful a bundle's heat maps are.", _USE),
@@ -50,6 +50,7 @@ COMMANDS: dict[str, Command] = {
     "publish": Command("evaluate", "Put the report's numbers into documents, or check them.", _DEVELOP),
     "export": Command("export", "Make a bundle of a finished run.", _DEVELOP),
     "benchmark": Command("benchmark_predict", "Measure speed and memory.", _DEVELOP),
+    "docs": Command("docs", "Write the reference pages from the code.", _DEVELOP),
 }
 """Name -> module under ``leukoscope.cli`` with ``register(app)``, or with ``app`` for a group of commands."""
 

@@ -67,7 +67,7 @@ class OpenVinoBackend:
     def __init__(
         self, model: Path | bytes, threads: int, precision: str, cache: Path | None, *, streaming: bool
     ) -> None:
-        openvino = _import_openvino()
+        openvino = import_openvino()
         self._core = openvino.Core()
         self._new_tensor = openvino.Tensor
         self._model = model
@@ -228,7 +228,8 @@ def _without_converter() -> Iterator[None]:
         del sys.modules[name]
 
 
-def _import_openvino() -> Any:
+def import_openvino() -> Any:
+    """Return the module openvino, loaded without its model converter and telemetry."""
     with _without_converter():
         try:
             import openvino

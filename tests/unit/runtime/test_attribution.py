@@ -1,0 +1,107 @@
+import numpy as np
+import onnx
+import pytest
+from scipy.stats import spearmanr
+
+from leukoscope.bundle.onnx_graph import read_onnx_graph
+from leukoscope.errors import UsageError
+from leukoscope.imaging.cell_mask import cell_mask
+from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.preprocess import prepare_cell
+from leukoscope.runtime.attribution import (
+    check_explanations,
+    energy_inside,
+    rank_correlation,
+    remove_pixels,
+    shuffle_weights,
+)
+from leukoscope.runtime.predictor import Predictor, Source
+from small_bundle import sample_paths
+
+RNG = np.random.default_rng(0)
+
+
+def canvas_with_square() -> np.ndarray:
+    canvas = np.zeros((80, 80, 3), np.uint8)
+    canvas[:40, :40] = 120
+    return canvas
+
+
+def test_energy_inside_of_known_maps() -> None:
+    canvas = canvas_with_square()
+    inside = np.zeros((8, 8), np.float32)
+    inside[1:3, 1:3] = 1
+    assert energy_inside(inside, canvas) == pytest.approx(1)
+    outside = np.zeros((8, 8), np.float32)
+    outside[6, 6] = 1
+    assert energy_inside(outside, canvas) == 0
+    assert energy_inside(np.ones((8, 8), np.float32), canvas) == pytest.approx(0.25)
+    assert np.isnan(energy_inside(np.zeros((8, 8), np.float32), canvas))
+
+
+def test_rank_correlation_equals_scipy_with_ties() -> None:
+    for _ in range(20):
+        first, second = RNG.integers(0, 4, (2, 6, 6)).astype(np.float32)
+        wanted = spearmanr(first.ravel(), second.ravel()).statistic
+        assert rank_correlation(first, second) == pytest.approx(wanted, abs=1e-12)
+    assert np.isnan(rank_correlation(np.ones((3, 3), np.float32), first[:3, :3]))
+    assert np.isnan(rank_correlation(np.full((6, 6), np.nan, np.float32), second))
+
+
+def test_removed_pixels_are_filled_from_their_surroundings_and_others_stay() -> None:
+    cell = np.full((64, 64, 3), 100, np.uint8)
+    cell[20:30, 20:30] = 255  # what is removed must leave no trace
+    removed = np.zeros((64, 64), bool)
+    removed[20:30, 20:30] = True
+    filled = remove_pixels(cell, removed, np.random.default_rng(1))
+    assert np.array_equal(filled[~removed], cell[~removed])
+    assert abs(filled[removed].astype(float).mean() - 100) < 1
+    assert filled[removed].std() > 0.5  # noise: smoothness must not mark the hole
+
+
+def test_removing_everything_still_gives_an_image() -> None:
+    cell = prepare_cell(decode_image(sample_paths()[0]), 63)
+    filled = remove_pixels(cell, np.ones((63, 63), bool), np.random.default_rng(1))
+    assert filled.shape == cell.shape
+
+
+def test_shuffled_models_hold_the_same_numbers_in_other_places(small_predictor: Predictor) -> None:
+    bundle = small_predictor.bundle
+    original = bundle.model_path.read_bytes()
+    for last in (1, None):
+        edited = shuffle_weights(bundle, np.random.default_rng(0), last)
+        onnx.checker.check_model(onnx.load_from_string(edited))
+        changed = []
+        for weight in read_onnx_graph(original).weights:
+            start, end = weight.span
+            if original[start:end] != edited[start:end]:
+                changed.append(weight.name)
+                before, after = (np.frombuffer(content[start:end], "<f4") for content in (original, edited))
+                assert np.array_equal(np.sort(before), np.sort(after))
+        assert changed == (["cam"] if last == 1 else ["first", "second", "head", "cam"])
+
+
+def test_check_measures_each_cell_and_counts_the_rest(small_predictor: Predictor) -> None:
+    blank = np.zeros((450, 450, 3), np.uint8)
+    sources = [Source(path.name, path, path.name.split("_")[1]) for path in sample_paths()[::7]]
+    cells = [small_predictor.prepare(source) for source in (*sources, Source("blank", blank))]
+    seen = []
+    check = check_explanations(small_predictor, cells, progress=lambda *state: seen.append(state))
+    assert check.sources == tuple(source.name for source in sources)
+    assert check.passed_over == 1
+    assert seen[-1] == (len(sources), len(sources))
+    for source, entry in zip(sources, check.measures, strict=True):
+        assert entry.area_share == pytest.approx(cell_mask(decode_image(source.content)).mean())
+        assert 0 < entry.energy_inside < 1
+    # The small network is linear in its features: what it marks is what moves its logit.
+    supplement = check.supplement()
+    assert supplement.measures["relevance_gap"].value > 0
+    assert supplement.measures["relevance_gap"].n_subjects == len(set(check.subjects))
+    again = check_explanations(small_predictor, cells)
+    assert again.measures == check.measures
+
+
+def test_nothing_to_measure_is_wrong_usage(small_predictor: Predictor) -> None:
+    blank = small_predictor.prepare(Source("blank", np.zeros((450, 450, 3), np.uint8)))
+    with pytest.raises(UsageError, match="no cell image"):
+        check_explanations(small_predictor, [blank])
