@@ -64,23 +64,33 @@ class WebSettings:
     """How the application runs. ``database`` is any SQLAlchemy URL; None means SQLite in ``data``."""
 
     host: str = "127.0.0.1"
+    """Address to listen on; one that other machines can reach needs a token."""
     port: int = 8000
+    """0 takes a free one."""
     data: Path = field(default_factory=default_data_folder)
+    """Folder for records and the session key."""
     database: str | None = None
+    """SQLAlchemy URL; left out, SQLite in ``data``."""
     token: str | None = None
+    """What clients must show, at least 16 characters; left out, everyone who reaches the address may use it."""
     hosts: tuple[str, ...] = ()
     """Further names under which the service may be addressed, beside loopback names and ``host``."""
     https: bool = False
     """True behind a proxy that ends TLS: cookies are marked Secure and HSTS is sent."""
     keep_images: bool = False
+    """Store cells and heat maps with results."""
     keep_names: bool = False
+    """Store file names with results."""
     retention_days: int | None = None
+    """Delete cases after so many days; left out, they stay until deleted."""
     threads: int = 80
     """Request threads; they mostly wait for the engine, so more than clients is right."""
     lock_wait_s: float = 5.0
     """How long a writer waits for another process before the answer is 'busy'."""
     batch: int = 16
+    """Images judged in one pass at most."""
     batch_wait_ms: float = 3.0
+    """How long an image waits for others to share its pass."""
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
