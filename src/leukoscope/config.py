@@ -65,6 +65,11 @@ def build(schema: type[T], settings: Mapping[str, Any], where: str = "") -> T:
     ConfigError
         Unknown key (with the nearest known one), wrong type, or a ``ValueError`` from the dataclass's own checks.
     """
+    return _fill(schema, settings, where, None)
+
+
+def _fill(schema: type[T], settings: Mapping[str, Any], where: str, base: T | None) -> T:
+    """Build ``schema``; what ``settings`` leave out is taken from ``base``, or else from the field's default."""
     hints = typing.get_type_hints(schema)
     fields = {field.name: field for field in dataclasses.fields(schema)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
@@ -74,11 +79,22 @@ def build(schema: type[T], settings: Mapping[str, Any], where: str = "") -> T:
             near = get_close_matches(name, fields, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(fields)}"
             raise ConfigError(f"unknown configuration key {path!r}{hint}")
-        values[name] = _convert(hints[name], value, path)
+        section = _default(fields[name]) if base is None else getattr(base, name)
+        if dataclasses.is_dataclass(section) and isinstance(value, Mapping):
+            # A section says only what differs: two sections of one kind may have different defaults.
+            values[name] = _fill(type(section), value, path, section)
+        else:
+            values[name] = _convert(hints[name], value, path)
     try:
-        return schema(**values)
+        return schema(**values) if base is None else dataclasses.replace(base, **values)  # type: ignore[type-var]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"configuration section {where or 'top level'!r}: {error}") from None
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
 
 
 def to_mapping(settings: Any) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Settings:
     stages: tuple[int, ...] = (4, 5)
     zoom: tuple[float, float] = (0.8, 1.2)
     optimiser: Optimiser = field(default_factory=Optimiser)
+    second: Optimiser = field(default_factory=lambda: Optimiser(kind="sgd", learning_rate=0.5))
 
 
 def test_toml_fills_nested_dataclasses(tmp_path: Path) -> None:
@@ -38,6 +39,12 @@ def test_toml_fills_nested_dataclasses(tmp_path: Path) -> None:
         seed=3, stages=(7,), weights=Path("a.safetensors"), optimiser=Optimiser(kind="sgd", learning_rate=1.0)
     )
     assert isinstance(settings.optimiser.learning_rate, float)
+
+
+def test_a_section_says_only_what_differs_from_its_own_default() -> None:
+    settings = build(Settings, {"second": {"learning_rate": 0.25}})
+    assert settings.second == Optimiser(kind="sgd", learning_rate=0.25)
+    assert settings.optimiser == Optimiser()
 
 
 def test_round_trip_through_plain_mappings() -> None:
