@@ -66,6 +66,8 @@ class PixelFeeder:
 
     def view_of_epoch(self, epoch: int) -> int:
         """Return which view epoch ``epoch`` shows."""
+        if not self._settings.changes_anything:
+            return PLAIN_VIEW
         return epoch % self._settings.views if self._settings.views else epoch
 
     def batch(self, rows: NDArray[np.int64], view: int) -> Batch:

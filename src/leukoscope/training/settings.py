@@ -141,6 +141,21 @@ class AugmentSettings:
             if not 0.0 <= getattr(self, name) <= high:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 0 to {high}")
 
+    @property
+    def changes_anything(self) -> bool:
+        """Whether a view can differ from the plain cell."""
+        zoomed = (self.zoom_low, self.zoom_high) != (1.0, 1.0)
+        mirrored = self.flip_horizontal or self.flip_vertical
+        strengths = (
+            self.rotation_degrees,
+            self.shift,
+            self.brightness,
+            self.contrast,
+            self.stain,
+            self.stain_mix,
+        )
+        return zoomed or mirrored or any(strengths)
+
 
 @dataclass(frozen=True)
 class StageSettings:
