@@ -84,7 +84,7 @@ def train(
 
     from leukoscope.training.run import resume_run, start_run
 
-    listener = _make_listener(quiet=as_json)
+    listener = make_listener(quiet=as_json)
     try:
         if resume is not None:
             folder = resume_run(resume, listener)
@@ -124,7 +124,7 @@ def tune(
 
     from leukoscope.training.tune import read_space, search
 
-    listener = _make_listener(quiet=as_json)
+    listener = make_listener(quiet=as_json)
     settings = read_settings(config, set_ or [])
     try:
         result = search(
@@ -162,7 +162,7 @@ def read_settings(config: Path | None, overrides: list[str]) -> "TrainSettings":
     return build(TrainSettings, apply_overrides(read_toml(config) if config else {}, overrides))
 
 
-def _make_listener(quiet: bool) -> Any:
+def make_listener(quiet: bool) -> Any:
     """Return a listener with progress bars on stderr, or a silent one."""
     from rich.console import Console
     from rich.progress import (

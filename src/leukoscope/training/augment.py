@@ -79,8 +79,7 @@ def augment(
         (N, 3, S, S) float, 0..255; the background is 0 and the foreground at least 1.
     """
     draws = draws.to(pixels.device)
-    pixels = _move(pixels, draws, settings)
-    foreground = (pixels.amax(dim=1, keepdim=True) > FOREGROUND).to(pixels.dtype)
+    pixels, foreground = _move(pixels, draws, settings)
     if settings.stain or (settings.stain_mix and partners is not None):
         pixels = _restain(pixels, draws, settings, partners)
     if settings.brightness or settings.contrast:
@@ -121,8 +120,13 @@ def choose_partners(
     return statistics.mean[rows], statistics.std[rows], statistics.mean[partners], statistics.std[partners]
 
 
-def _move(pixels: Tensor, draws: Tensor, settings: AugmentSettings) -> Tensor:
-    """Rotate, mirror, zoom and shift by one bilinear resampling; what comes from outside is black."""
+def _move(pixels: Tensor, draws: Tensor, settings: AugmentSettings) -> tuple[Tensor, Tensor]:
+    """Rotate, mirror, zoom and shift by one bilinear resampling; returns the pixels and the foreground (N, 1, S, S).
+
+    The mask is resampled too: what is half background is divided by its share of foreground, or becomes background. A
+    cell thus keeps its size and has no dark fringe that unchanged cells do not have.
+    """
+    foreground = (pixels.amax(dim=1, keepdim=True) > FOREGROUND).to(pixels.dtype)
     angle = (2.0 * draws[:, 0] - 1.0) * (settings.rotation_degrees * np.pi / 180.0)
     zoom = settings.zoom_low + (settings.zoom_high - settings.zoom_low) * draws[:, 3]
     mirror_x = (
@@ -136,9 +140,13 @@ def _move(pixels: Tensor, draws: Tensor, settings: AugmentSettings) -> Tensor:
     still = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], device=pixels.device)
     theta = torch.stack([top, bottom], dim=1)
     if bool((theta == still).all()):
-        return pixels
-    grid = functional.affine_grid(theta.to(pixels.dtype), list(pixels.shape), align_corners=False)
-    return functional.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return pixels, foreground
+    count, _, height, width = pixels.shape
+    grid = functional.affine_grid(theta.to(pixels.dtype), [count, 4, height, width], align_corners=False)
+    layers = torch.cat([pixels, foreground], dim=1)
+    moved = functional.grid_sample(layers, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    share = moved[:, 3:]
+    return moved[:, :3] / share.clamp(min=0.5), (share > 0.5).to(pixels.dtype)
 
 
 def _restain(
