@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from leukoscope.runtime.predictor import Predictor
 from leukoscope.web.application import open_app
@@ -21,6 +21,10 @@ ARGUMENTS = [
     "--disable-sync",
     "--no-first-run",
 ]
+
+PATIENCE_MS = 45_000
+"""How long a step may take: nothing on an idle machine comes near it."""
+expect.set_options(timeout=PATIENCE_MS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,7 +63,7 @@ def open_page(chromium: Browser):
         context = chromium.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(PATIENCE_MS)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on(
             "console",

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import time
 import zipfile
 from pathlib import Path
 
@@ -260,8 +261,12 @@ def addresses(served) -> list[str]:
         data={"subject": "S-a11y"},
         timeout=30,
     ).json()
-    while requests.get(f"{served.address}/api/v1/jobs/{answer['job']}", timeout=30).json()["state"] != "done":
-        pass
+    for _ in range(300):
+        state = requests.get(f"{served.address}/api/v1/jobs/{answer['job']}", timeout=30).json()
+        if state["state"] == "done":
+            break
+        time.sleep(0.1)
+    assert state["state"] == "done", state
     results = requests.get(f"{served.address}{answer['results']}", timeout=30).json()["results"]
     cases = [f"/cases/{results[index]['case']}" for index in (0, 4)]
     return [
