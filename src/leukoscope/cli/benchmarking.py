@@ -224,25 +224,29 @@ def _shell(name: str, title: str, bundle: Path, file: Path, repetitions: int, fo
     """Time whole processes, from the shell's view; the operating system's file cache is warm in both cases."""
     command = [sys.executable, "-m", "leukoscope.cli.main", "predict", str(file), "--bundle", str(bundle)]
     environment = {**os.environ, "LEUKOSCOPE_CACHE": str(folder / "cache") if name == "shell_warm" else "off"}
-    seconds, memory = [], 0.0
+    seconds: list[float] = []
+    memory: list[float] = []
     for turn in range(repetitions + 1):
         began = time.perf_counter()
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
+        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+            if hasattr(os, "wait4"):
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+                memory.append(usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6)
+            else:  # Windows tells no peak
+                process.wait()
         elapsed = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise UsageError(f"leukoscope predict {file} ended with {process.returncode}; try it by hand")
         if turn:  # the first fills the caches
             seconds.append(elapsed)
-            memory = max(memory, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6)
     return Measured(
         name=name,
         title=title,
         median_ms=1e3 * statistics.median(seconds),
         p50_ms=1e3 * statistics.median(seconds),
         p95_ms=1e3 * sorted(seconds)[min(len(seconds) - 1, round(0.95 * len(seconds)))],
-        peak_memory_mb=memory,
+        peak_memory_mb=max(memory, default=None),
         note="whole process",
     )
 
