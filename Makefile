@@ -55,6 +55,9 @@ format: setup  ## Format and mend what can be mended
 types: setup  ## mypy, strict
 	$(DEV)/bin/mypy
 
+docs: setup  ## Write the reference pages from the code
+	$(DEV)/bin/leukoscope docs
+
 audit: setup  ## Known vulnerabilities of the dependencies
 	$(DEV)/bin/pip-audit
 
