@@ -227,7 +227,9 @@ def show_picture(case: str, kind: str) -> Response:
 
 @blueprint.get("/api/v1/subjects/<subject>")
 @operation(
-    Operation("The pooled result over a subject's stored cells", "history", SubjectResult, problems=(404, 422))
+    Operation(
+        "The pooled result over a subject's stored cells", "history", SubjectResult, problems=(404, 422)
+    )
 )
 def show_subject(subject: str) -> Response:
     """Pool the cells of one subject."""
