@@ -24,6 +24,7 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed  ## Judge the sample cells and write demo/contact_sheet.html
 	@echo "==> judging the sample cells"
 	$(VENV)/bin/leukoscope demo --out demo
+	@echo "==> the command is $(VENV)/bin/leukoscope"
 
 $(DEV)/.installed: pyproject.toml
 	@echo "==> development install into $(DEV) (torch included; minutes and gigabytes on a new machine)"
@@ -57,6 +58,16 @@ types: setup  ## mypy, strict
 
 docs: setup  ## Write the reference pages from the code
 	$(DEV)/bin/leukoscope docs
+
+load: setup  ## 64 clients for a minute against a local server
+	$(DEV)/bin/python benchmarks/load.py --clients 64 --seconds 60
+
+bench: setup  ## Speed of prediction and of training, in tables
+	$(DEV)/bin/leukoscope benchmark predict --quick
+	$(DEV)/bin/leukoscope benchmark train --quick
+
+bundle-check: setup  ## Verify the shipped bundle with both engines
+	$(DEV)/bin/leukoscope bundle verify --engine openvino --engine onnxruntime
 
 audit: setup  ## Known vulnerabilities of the dependencies
 	$(DEV)/bin/pip-audit

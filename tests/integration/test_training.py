@@ -15,6 +15,9 @@ from safetensors.numpy import load_file
 
 from cohort_files import write_cohort
 from leukoscope.config import apply_overrides, build
+from leukoscope.data.splits import Split, make_plan, write_splits
+from leukoscope.data.table import read_cells
+from leukoscope.errors import SplitError, TrainingError, UsageError
 from leukoscope.evaluation.scores import read_run
 from leukoscope.training.checkpoint import load_trained
 from leukoscope.training.run import resume_run, start_run
@@ -123,6 +126,41 @@ def test_inner_models_predict_every_training_cell_out_of_fold(tmp_path):
     assert set(history(folder)["model"]) == {"inner-0", "inner-1", "final"}
 
 
+def test_a_loss_that_is_no_number_ends_the_run_with_its_place(cohort, tmp_path):
+    with pytest.raises(TrainingError, match=r"the loss became (nan|inf) in stage 1, epoch 1, step \d"):
+        run(cohort, tmp_path, "optimiser.name=sgd", "optimiser.clip_norm=0", "stage1.learning_rate=1e37")
+
+
+def test_splits_that_cannot_be_trained_on_are_refused_before_the_first_step(cohort, tmp_path):
+    table, _ = cohort
+    cells = read_cells(table)
+    keys = cells.set_index("subject")["cell"]
+    blasts, normals = keys[["s0", "s2"]], keys[["s1", "s3"]]
+
+    def start(split: Split, leaks: bool = False) -> None:
+        write_splits(make_plan(cells, "grouped", 0, leaks, [split]), cells, tmp_path / "splits.json")
+        start_run(table, tmp_path / "splits.json", None, settings(), out=tmp_path, config_name="bad")
+
+    test = tuple(keys[["s8", "s9"]])
+    with pytest.raises(TrainingError, match="train part has 12 cells, all of class blast"):
+        start(Split("one class", tuple(blasts), tuple(normals), test))
+    with pytest.raises(TrainingError, match=r"no validation part.*data\.inner_folds"):
+        start(Split("no validation", tuple(blasts) + tuple(normals), (), test))
+    start_of_leak = (*blasts, *normals, test[0])
+    with pytest.raises(SplitError, match="leaks: group 's8' stands in train and in test"):
+        start(Split("leak", start_of_leak, tuple(keys[["s4", "s5"]]), test[1:]))
+    assert not list(tmp_path.glob("*bad*"))
+
+
+def test_a_run_is_not_started_twice_and_a_finished_one_is_left_alone(cohort, tmp_path):
+    folder = run(cohort, tmp_path, "stage2.epochs=0", "stage1.epochs=1")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(UsageError, match="train --resume"):
+        run(cohort, tmp_path, "stage2.epochs=0", "stage1.epochs=1")
+    assert resume_run(folder) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "leukoscope.cli.main", "train", *arguments]
 
@@ -207,3 +245,23 @@ def test_two_processes_follow_one(cohort, tmp_path):
     one, two = read_run(single).scores, read_run(double).scores
     assert list(one["cell"]) == list(two["cell"])
     np.testing.assert_allclose(one["logit"], two["logit"], atol=1e-3)
+
+
+def test_a_frozen_backbone_runs_once_over_each_cell_whatever_the_run(cohort, tmp_path, monkeypatch):
+    plain = [
+        f"augment.{name}=0.0" for name in ("rotation_degrees", "shift", "brightness", "contrast", "stain")
+    ]
+    plain += [f"augment.{name}=1.0" for name in ("zoom_low", "zoom_high")]
+    plain += ["augment.flip_horizontal=false", "augment.flip_vertical=false", "stage2.epochs=0"]
+    plain += ["batch_norm.reestimate_cells=0"]
+    first = run(cohort, tmp_path, *plain)
+    (kept,) = (tmp_path / "cache").glob("embeddings-*.safetensors")
+    monkeypatch.setattr(
+        "leukoscope.training.feeding.ActivationFeeder._compute", lambda *_: pytest.fail("computed again")
+    )
+    second = run(cohort, tmp_path, *plain, "network.drop_rate=0.1")
+    assert kept.is_file()
+    one, other = (load_file(folder / "embeddings.safetensors")["embeddings"] for folder in (first, second))
+    np.testing.assert_array_equal(one, other)
+    with pytest.raises(BaseException, match="computed again"):  # another backbone is another file
+        run(cohort, tmp_path, *plain, "seed=5")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from leukoscope.training.augment import StainStatistics, augment, choose_partners, draw_view
 from leukoscope.training.dataset import CellSet
+from leukoscope.training.embedding_store import EmbeddingStore, StoredEmbeddings
 from leukoscope.training.network import CellNetwork
 from leukoscope.training.settings import AugmentSettings
 
@@ -114,6 +115,8 @@ class ActivationFeeder:
         Of the frozen part's forward passes.
     fabric
         For the device and the precision of the forward passes.
+    store
+        Keeps the plain view for later runs, where the backbone is frozen as a whole.
     """
 
     def __init__(
@@ -126,12 +129,15 @@ class ActivationFeeder:
         dtype: str,
         batch_size: int,
         fabric: Fabric,
+        store: EmbeddingStore | None = None,
     ) -> None:
         self.start = start
+        self._store = store
         self._pixels, self._network, self._folder = pixels, network, folder
         self._dtype, self._batch_size, self._fabric = np.dtype(dtype), batch_size, fabric
         self._device = fabric.device
-        self._open: dict[int, _ViewCache] = {}
+        self._open: dict[int, StoredEmbeddings] = {}
+        self._kept = 0
 
     def view_of_epoch(self, epoch: int) -> int:
         """Return which view epoch ``epoch`` shows."""
@@ -164,7 +170,7 @@ class ActivationFeeder:
             if progress is not None:
                 progress(min(self._batch_size, len(absent) - begin))
 
-    def _cache(self, view: int) -> "_ViewCache":
+    def _cache(self, view: int) -> StoredEmbeddings:
         if view not in self._open:
             count = len(self._pixels._cells.labels)
             shape = self._activation_shape()
@@ -174,8 +180,26 @@ class ActivationFeeder:
             activations = np.lib.format.open_memmap(path, mode="w+", dtype=self._dtype, shape=(count, *shape))
             has_descriptors = self._network.descriptor_head is not None
             descriptors = np.zeros((count, 9), np.float32) if has_descriptors else None
-            self._open[view] = _ViewCache(activations, descriptors, np.zeros(count, bool))
+            self._open[view] = StoredEmbeddings(activations, descriptors, np.zeros(count, bool))
+            if view == PLAIN_VIEW and self._store is not None:
+                self._recall(self._open[view], self._store.load())
         return self._open[view]
+
+    def _recall(self, cache: StoredEmbeddings, kept: StoredEmbeddings | None) -> None:
+        if kept is None or kept.activations.shape != cache.activations.shape:
+            return
+        cache.activations[kept.filled] = kept.activations[kept.filled]
+        if cache.descriptors is not None and kept.descriptors is not None:
+            cache.descriptors[kept.filled] = kept.descriptors[kept.filled]
+        cache.filled[:] = kept.filled
+        self._kept = int(kept.filled.sum())
+
+    def keep(self) -> None:
+        """Write the plain view to the store, where there is one and something new."""
+        cache = self._open.get(PLAIN_VIEW)
+        if self._store is not None and cache is not None and cache.filled.sum() > self._kept:
+            self._kept = int(cache.filled.sum())
+            self._store.save(cache)
 
     def _activation_shape(self) -> tuple[int, ...]:
         with torch.inference_mode():
@@ -194,7 +218,7 @@ class ActivationFeeder:
             for module, mode in modes:
                 module.training = mode
 
-    def _compute(self, cache: "_ViewCache", rows: NDArray[np.int64], view: int) -> None:
+    def _compute(self, cache: StoredEmbeddings, rows: NDArray[np.int64], view: int) -> None:
         with torch.inference_mode(), self._fabric.autocast():
             batch = self._pixels.batch(rows, view)
             activations = self._frozen(batch.activations)
@@ -202,12 +226,6 @@ class ActivationFeeder:
             if cache.descriptors is not None and batch.descriptors is not None:
                 cache.descriptors[rows] = batch.descriptors.cpu().numpy()
         cache.filled[rows] = True
-
-
-class _ViewCache(NamedTuple):
-    activations: NDArray[np.floating]
-    descriptors: NDArray[np.float32] | None
-    filled: NDArray[np.bool_]
 
 
 Feeder = PixelFeeder | ActivationFeeder

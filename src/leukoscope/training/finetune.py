@@ -17,6 +17,7 @@ from leukoscope.errors import TrainingError
 from leukoscope.training import checkpoint
 from leukoscope.training.augment import StainStatistics, measure_stain
 from leukoscope.training.dataset import CellSet, check_classes, epoch_order
+from leukoscope.training.embedding_store import EmbeddingStore
 from leukoscope.training.feeding import PLAIN_VIEW, ActivationFeeder, Batch, Feeder, PixelFeeder
 from leukoscope.training.freezing import freeze_boundary, set_modes, set_trainable
 from leukoscope.training.listening import EpochRecord, Listener
@@ -110,6 +111,8 @@ class Finetuner:
         The run's.
     listener
         Hears of progress.
+    shared
+        Folder of what later runs can use again: embeddings of a backbone that is frozen as a whole.
     """
 
     def __init__(
@@ -121,7 +124,9 @@ class Finetuner:
         *,
         settings: TrainSettings,
         listener: Listener,
+        shared: Path | None = None,
     ) -> None:
+        self.shared = shared
         self.fabric, self.network, self.cells = fabric, network, cells
         self.task, self.settings, self.listener = task, settings, listener
         self.progressed = Progressed()
@@ -195,6 +200,9 @@ class Finetuner:
         if engine.activation_cache == "off" or not self.settings.augment.views or start == 0:
             return pixels
         folder = self.task.folder / f"cache-{self.fabric.global_rank}"
+        store = None
+        if self.shared is not None and start == len(self.network.backbone) and self.fabric.world_size == 1:
+            store = EmbeddingStore(self.shared, self.network, self.cells, np.dtype(engine.cache_dtype))
         return ActivationFeeder(
             pixels,
             network=self.network,
@@ -203,6 +211,7 @@ class Finetuner:
             dtype=engine.cache_dtype,
             batch_size=engine.batch_size,
             fabric=self.fabric,
+            store=store,
         )
 
     def _run_stage(self, number: int, stage: StageSettings, sections: dict[str, dict[str, Tensor]]) -> None:

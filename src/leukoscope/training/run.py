@@ -24,6 +24,7 @@ from leukoscope.training.checkpoint import FINAL
 from leukoscope.training.cost import count_flops
 from leukoscope.training.curves import draw_curves
 from leukoscope.training.dataset import CellSet, check_classes, load_cells
+from leukoscope.training.feeding import ActivationFeeder
 from leukoscope.training.finetune import Finetuner, Progressed, Task
 from leukoscope.training.listening import Listener
 from leukoscope.training.network import CellNetwork
@@ -181,7 +182,8 @@ def _carry_out(fabric: Fabric, folder: Path, settings: TrainSettings, listener: 
             epochs = tuple(max(1, round(median(column))) for column in zip(*best_epochs, strict=True))
             task = dataclasses.replace(task, epochs=epochs)
         network, origin = make_network(settings)
-        tuner = Finetuner(fabric, network, cells, task, settings=settings, listener=listener)
+        shared = folder.parent / "cache"
+        tuner = Finetuner(fabric, network, cells, task, settings=settings, listener=listener, shared=shared)
         progressed = tuner.fit()
         histories += progressed.history
         if fabric.is_global_zero:
@@ -298,6 +300,8 @@ def _score_member(tuner: Finetuner, member: Member, folder: Path) -> tuple[pd.Da
             )
             tables.append(score_table(cells, rows, part, inner_fold, logits))
             embeddings.append(embedding)
+    if isinstance(feeder, ActivationFeeder):
+        feeder.keep()
     return pd.concat(tables, ignore_index=True), np.concatenate(embeddings)
 
 
