@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from leukoscope.config import build, read_toml
 from leukoscope.errors import ConfigError, TrainingError, WeightsError
+from leukoscope.training import weights
 from leukoscope.training.freezing import freeze_boundary, list_layers, set_modes, set_trainable
 from leukoscope.training.network import CellNetwork
 from leukoscope.training.optimiser import AveragedWeights, Objective, make_optimiser, set_learning_rate
@@ -190,6 +191,30 @@ def test_imagenet_weights_come_from_the_hubs_cache_or_say_what_to_do(tmp_path, m
     network = small()
     with pytest.raises(WeightsError, match=r"timm/resnet10t.*network\.weights=model\.safetensors"):
         load_weights(network, "imagenet")
+
+
+def test_imagenet_weights_are_read_from_the_hubs_cache_without_their_classifier(tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    source, target = small(), small()
+    commit = "0123456789" * 4
+    cached = tmp_path / "models--timm--resnet10t.c3_in1k"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    (cached / "snapshots" / commit).mkdir(parents=True)
+    tensors = {name: tensor.clone() for name, tensor in source.backbone.model.state_dict().items()}
+    classifier = {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+    save_file(tensors | classifier, cached / "snapshots" / commit / "model.safetensors")
+    origin = load_weights(target, "imagenet")
+    assert (origin.source, origin.revision) == ("timm/resnet10t.c3_in1k", commit)
+    assert all(
+        torch.equal(tensor, tensors[name]) for name, tensor in target.backbone.model.state_dict().items()
+    )
+    monkeypatch.setitem(weights.PINS, "timm/resnet10t.c3_in1k", weights.Pin(commit, "0" * 64))
+    with pytest.raises(WeightsError, match="pinned is 000"):
+        load_weights(target, "imagenet")
 
 
 def test_networks_that_cannot_be_are_refused():
