@@ -84,6 +84,7 @@ def run_server(app: Flask) -> Iterator[Running]:
     try:
         yield Running(f"http://127.0.0.1:{server.effective_port}", app)
     finally:
+        server.task_dispatcher.shutdown()  # a worker that still wakes the loop must not find its pipe closed
         server.close()
         thread.join(timeout=10)
 
