@@ -3,6 +3,7 @@
 The job comes as JSON on standard input, the answer goes as one line of JSON to standard output.
 """
 
+import importlib
 import json
 import statistics
 import sys
@@ -252,8 +253,8 @@ def torch_compile(job: Job) -> Answer:
 def torch_grad_cam(job: Job) -> Answer:
     """What most explanation scripts do: eager forward, autograd, the grad-cam package."""
     torch, network = _torch_network(job)
-    from pytorch_grad_cam import GradCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    grad_cam = importlib.import_module("pytorch_grad_cam")  # of the development tools, not of an extra
+    targets_module = importlib.import_module("pytorch_grad_cam.utils.model_targets")
 
     class LogitOnly(torch.nn.Module):  # type: ignore[misc, name-defined]
         def forward(self, images: Any) -> Any:
@@ -266,8 +267,8 @@ def torch_grad_cam(job: Job) -> Answer:
     images = network.normalise(cells)
     model = LogitOnly()
     model.network = network
-    with GradCAM(model, [network.backbone.units[-1]]) as cam:
-        targets = [ClassifierOutputTarget(0)]
+    with grad_cam.GradCAM(model, [network.backbone.units[-1]]) as cam:
+        targets = [targets_module.ClassifierOutputTarget(0)]
         answer = time_each(job, lambda index: cam(images[index : index + 1], targets))
     return {**answer, "note": "random weights, same architecture; cells prepared before"}
 
