@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from leukoscope.training.dataset import CellSet, load_cells
-from leukoscope.training.finetune import Finetuner, Task
+from leukoscope.training.finetune import Finetuner
 from leukoscope.training.listening import Listener
 from leukoscope.training.run import launch, make_network
 from leukoscope.training.run_folder import peak_memory_mb
 from leukoscope.training.settings import TrainSettings
+from leukoscope.training.task import Task
 
 
 def measure_training(

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from leukoscope.errors import TrainingError
@@ -26,72 +26,9 @@ from leukoscope.training.optimiser import AveragedWeights, Objective, make_optim
 from leukoscope.training.prediction import accuracy, area_under_curve, explain_failures, predict_rows
 from leukoscope.training.preparation import reestimate_batch_norm, standardise_inputs
 from leukoscope.training.settings import StageSettings, TrainSettings
+from leukoscope.training.task import Progressed, Running, Task, Trainee
 
 _ORDER, _DROPOUT = 1, 2
-
-
-@dataclass(frozen=True)
-class Task:
-    """What one model is trained on.
-
-    Parameters
-    ----------
-    name
-        ``final`` or ``inner-<number>``.
-    train, validation
-        Row numbers; validation may be empty, then there is no early stopping.
-    folder
-        For checkpoints and caches.
-    epochs
-        Epochs of each stage that is run, instead of the settings'; then every one of them is run.
-    """
-
-    name: str
-    train: NDArray[np.int64]
-    validation: NDArray[np.int64]
-    folder: Path
-    epochs: tuple[int, ...] | None = None
-
-
-@dataclass
-class Progressed:
-    """How far a model has come; what a checkpoint records beside the tensors."""
-
-    stage: int = 0
-    epoch: int = 0
-    total: int = 0
-    best_loss: float | None = None
-    best_epoch: int = 0
-    best_file: str | None = None
-    stale: int = 0
-    best_epochs: list[int] = field(default_factory=list)
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass
-class Running:
-    """A stage under way."""
-
-    number: int
-    epochs: int
-    select: bool
-    optimiser: Any
-    module: Any
-    objective: Objective
-    average: AveragedWeights | None
-
-
-class Trainee(nn.Module):
-    """What Fabric wraps: the trained part of the network, from activations to logits."""
-
-    def __init__(self, network: CellNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, activations: Tensor, descriptors: Tensor | None, start: int) -> Tensor:
-        """Return the logits (B,)."""
-        features = self.network.standardise(self.network.embed(activations, start))
-        return self.network.classify(features, descriptors)[:, 0]
 
 
 class Finetuner:

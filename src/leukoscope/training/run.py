@@ -25,12 +25,13 @@ from leukoscope.training.cost import count_flops
 from leukoscope.training.curves import draw_curves
 from leukoscope.training.dataset import CellSet, check_classes, load_cells
 from leukoscope.training.feeding import ActivationFeeder
-from leukoscope.training.finetune import Finetuner, Progressed, Task
+from leukoscope.training.finetune import Finetuner
 from leukoscope.training.listening import Listener
 from leukoscope.training.network import CellNetwork
 from leukoscope.training.prediction import explain_failures
 from leukoscope.training.score import score_rows, score_table
 from leukoscope.training.settings import EngineSettings, TrainSettings
+from leukoscope.training.task import Progressed, Task
 from leukoscope.training.weights import Origin, load_weights
 
 

@@ -17,10 +17,11 @@ from leukoscope.data.table import read_cells
 from leukoscope.errors import ConfigError, TrainingError, UsageError
 from leukoscope.training.checkpoint import FINAL
 from leukoscope.training.dataset import CellSet, load_cells
-from leukoscope.training.finetune import Finetuner, Task
+from leukoscope.training.finetune import Finetuner
 from leukoscope.training.listening import Listener
 from leukoscope.training.run import launch, make_network, one_split
 from leukoscope.training.settings import TrainSettings
+from leukoscope.training.task import Task
 
 Range = Mapping[str, Any]
 
