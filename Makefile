@@ -10,7 +10,7 @@ PIP_FLAGS ?= --disable-pip-version-check
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-quick lint format types docs bench bundle-check load audit all clean
+.PHONY: help demo setup test test-quick lint format types docs bench bundle-check picture load audit all clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -58,6 +58,14 @@ types: setup  ## mypy, strict
 
 docs: setup  ## Write the reference pages from the code
 	$(DEV)/bin/leukoscope docs
+
+PICTURED := $(addprefix cells/,fold_0/all/UID_20_11_1_all.webp fold_0/all/UID_48_11_4_all.webp \
+	fold_1/all/UID_34_18_13_all.webp fold_0/all/UID_11_1_2_all.webp fold_0/hem/UID_H16_28_1_hem.webp \
+	fold_0/hem/UID_H19_8_1_hem.webp fold_0/hem/UID_H24_2_10_hem.webp) other/pbc/LY_57780.jpg
+
+picture: setup  ## Draw the README's picture again
+	cd src/leukoscope/assets && "$(CURDIR)/$(DEV)/bin/leukoscope" predict $(PICTURED) \
+		--sheet "$(CURDIR)/docs/images/contact_sheet.png" --quiet || true
 
 load: setup  ## 64 clients for a minute against a local server
 	$(DEV)/bin/python benchmarks/load.py --clients 64 --seconds 60

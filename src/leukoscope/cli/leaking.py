@@ -36,7 +36,7 @@ def train_both(
         path = out / f"splits_{plan.protocol}.json"
         write_splits(plan, table, path)
         # The bars of `leukoscope train` itself.
-        listener = train_command._make_listener(quiet=False)
+        listener = train_command.make_listener(quiet=False)
         try:
             folders.append(
                 start_run(cells, path, name, settings, out=out, config_name=config.stem, listener=listener)

@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(records_app, name="records")
 
 
-def serve(  # noqa: PLR0917 - one argument an option
+def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen on; a public one needs a token.")
     ] = "127.0.0.1",
