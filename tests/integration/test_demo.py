@@ -6,12 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from leukoscope import assets
 from leukoscope.cli.main import app
-
-pytestmark = pytest.mark.skipif(
-    not assets.default_bundle_path().is_dir(), reason="this checkout ships no bundle"
-)
 
 
 @pytest.fixture(scope="module")
