@@ -27,6 +27,7 @@ from leukoscope.training.dataset import CellSet, check_classes, load_cells
 from leukoscope.training.feeding import ActivationFeeder
 from leukoscope.training.finetune import Finetuner
 from leukoscope.training.listening import Listener
+from leukoscope.training.memory import keep_freed_memory
 from leukoscope.training.network import CellNetwork
 from leukoscope.training.prediction import explain_failures
 from leukoscope.training.score import score_rows, score_table
@@ -118,6 +119,7 @@ def launch(engine: EngineSettings) -> Fabric:
     """
     if engine.threads:
         torch.set_num_threads(engine.threads)
+    keep_freed_memory()
     several = engine.devices * engine.nodes > 1
     try:
         fabric = Fabric(
