@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,21 +27,19 @@ def find_program(name: str) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory):
+def server():
     """A server of its own on a free port; PostgreSQL refuses to run as root, so root hands over to its user."""
     initdb, control = find_program("initdb"), find_program("pg_ctl")
     if initdb is None or control is None:
         pytest.skip("no PostgreSQL server: install Debian's package postgresql")
     user: dict[str, object] = {}
-    folder = tmp_path_factory.mktemp("postgresql")
+    # Not below pytest's own folder: that is closed to the user postgres.
+    folder = Path(tempfile.mkdtemp(prefix="leukoscope-postgresql-"))
     if os.geteuid() == 0:
         if subprocess.run(["id", "postgres"], capture_output=True, check=False).returncode:
             pytest.skip("PostgreSQL does not run as root and there is no user postgres")
         user = {"user": "postgres"}
         shutil.chown(folder, "postgres")
-        for parent in folder.parents:
-            if parent.is_relative_to(tmp_path_factory.getbasetemp().parent):
-                parent.chmod(parent.stat().st_mode | 0o011)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -61,6 +60,7 @@ def server(tmp_path_factory: pytest.TempPathFactory):
     )
     yield f"postgresql+psycopg://tester@127.0.0.1:{port}/postgres"
     call(control, "-D", str(data), "-m", "immediate", "stop")
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -1,0 +1,168 @@
+"""``leukoscope novelty``: what a bundle refuses of images that are no C-NMC cells, and at what price."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from leukoscope.bundle.report import Supplement
+    from leukoscope.evaluation.novelty_report import MeasuredImages, NoveltyReport
+    from leukoscope.runtime.predictor import Predictor
+
+MADE_A_KIND = 25
+ZOOM = 1.35
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command(
+        epilog="Example: leukoscope novelty photographs/ --cells cells.csv --splits splits.json --split hold-out-fold_1"
+    )(novelty)
+
+
+def novelty(
+    strangers: Annotated[
+        list[str] | None,
+        typer.Argument(help="Images that are no C-NMC cells: files, folders; some kinds are made too."),
+    ] = None,
+    *,
+    cells: Annotated[Path, typer.Option(help="Cell table.")],
+    splits: Annotated[Path, typer.Option(help="splits.json; its test cells are the unseen subjects.")],
+    split: Annotated[str, typer.Option(help="The split that the bundle was trained on.")],
+    bundle: Annotated[Path | None, typer.Option("--bundle", "-b", help="The shipped one by default.")] = None,
+    limit: Annotated[int, typer.Option(min=50, help="Test cells at most, spread over the subjects.")] = 1000,
+    cut_out: Annotated[
+        bool,
+        typer.Option(help="Cut each given image's cell out onto black as well, at its size and enlarged."),
+    ] = True,
+    out: Annotated[Path | None, typer.Option(help="JSON for `leukoscope evaluate --attach`.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print that JSON instead of a table.")] = False,
+) -> None:
+    """Measure the gate: share of foreign images refused, and share of unseen subjects' cells refused with them."""
+    from leukoscope.evaluation.novelty_report import novelty_report
+    from leukoscope.runtime.predictor import Predictor
+
+    predictor = Predictor.open(bundle)
+    known, groups = _measure_cells(predictor, cells, splits, split, limit)
+    kinds = dict(_measure_strangers(predictor, tuple(strangers or ()), cut_out))
+    report = novelty_report(predictor.bundle.decision, predictor.bundle.novelty, known, groups, kinds)
+    supplement = _as_supplement(report, split)
+    if out is not None:
+        part = out.with_name(out.name + ".part")
+        part.write_text(supplement.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        part.replace(out)
+    if as_json:
+        typer.echo(supplement.model_dump_json(indent=1))
+    else:
+        _show(report)
+
+
+def _measure_cells(
+    predictor: "Predictor", table_path: Path, splits: Path, split: str, limit: int
+) -> "tuple[MeasuredImages, Any]":
+    from leukoscope.data.splits import read_splits
+    from leukoscope.data.table import read_cells, resolve_paths
+    from leukoscope.imaging.decode import decode_image
+
+    table = read_cells(table_path)
+    test = read_splits(splits, table).named(split).test
+    rows = table[table["cell"].isin(test)].sample(frac=1.0, random_state=0)
+    turn = rows.groupby("group").cumcount()
+    rows = rows.assign(turn=turn).sort_values("turn", kind="stable").head(limit)
+    images = (decode_image(path) for path in resolve_paths(rows, table_path))
+    return _measure(predictor, images), rows["group"].to_numpy(dtype=str)
+
+
+def _measure_strangers(
+    predictor: "Predictor", sources: tuple[str, ...], cut_out: bool
+) -> "Iterator[tuple[str, MeasuredImages]]":
+    from leukoscope.errors import ImageError
+    from leukoscope.evaluation.strangers import cut_out_cell, make_strangers
+    from leukoscope.imaging.decode import decode_image
+    from leukoscope.runtime.sources import iterate_sources
+
+    for given in sources:
+        name = Path(given).name or given
+        images = []
+        for source in iterate_sources((given,)):
+            if isinstance(source.content, ImageError):
+                raise source.content
+            content = source.content
+            images.append(decode_image(content) if isinstance(content, bytes | Path) else content)
+        yield name, _measure(predictor, images)
+        if cut_out:
+            yield f"{name}, cut out", _measure(predictor, (cut_out_cell(rgb) for rgb in images))
+            yield (
+                f"{name}, cut out, {ZOOM} x",
+                _measure(predictor, (cut_out_cell(rgb, ZOOM) for rgb in images)),
+            )
+    for kind, made in make_strangers(MADE_A_KIND).items():
+        yield kind, _measure(predictor, made)
+
+
+def _measure(predictor: "Predictor", images: Any) -> "MeasuredImages":
+    from leukoscope.evaluation.novelty_report import measure_images
+
+    return measure_images(
+        images, lambda cells: predictor.forward(cells).embedding, predictor.bundle.manifest.input_px
+    )
+
+
+def _as_supplement(report: "NoveltyReport", split: str) -> "Supplement":
+    from leukoscope.bundle.report import Measurement, Supplement
+
+    def over_images(value: float, count: int, ends: tuple[float, float] | None = None) -> Measurement:
+        low, high = ends or (None, None)
+        missing = None if ends else "no interval: the images are no sample of anything"
+        return Measurement(
+            value=value, low=low, high=high, n_cells=count, n_subjects=0, split=split, unit="cell",
+            method="Wilson over images" if ends else "none", not_estimable=missing,
+        )  # fmt: skip
+
+    price = report.cells_refused
+    measures = {
+        "unseen_cells_refused": Measurement(
+            value=price.value, low=price.low, high=price.high, n_cells=price.n_cells,
+            n_subjects=price.n_subjects, split=split, unit="cell", method=price.method, not_estimable=price.reason,
+        ),
+        "strangers_refused": over_images(report.refused, report.images),
+        "novelty_auroc": over_images(report.auroc, report.images),
+    }  # fmt: skip
+    for kind in report.strangers:
+        ends = (kind.refused_low, kind.refused_high)
+        measures[f"refused: {kind.kind}"] = over_images(kind.refused, kind.images, ends)
+    return Supplement(
+        name="novelty",
+        title="Images that are no C-NMC cells",
+        text="Share refused by input checks or novelty, by kind; beside it the share of cells of unseen subjects that "
+        "the same limits refuse, and the AUROC of the novelty score alone.",
+        measures=measures,
+    )
+
+
+def _show(report: "NoveltyReport") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from leukoscope.terms import RESEARCH_USE
+
+    table = Table("Kind", "Images", "Refused", "95 %", "By checks", "By novelty", "AUROC of novelty")
+    for kind in report.strangers:
+        interval = f"{kind.refused_low:.1%} to {kind.refused_high:.1%}"
+        shares = (f"{kind.refused:.1%}", interval, f"{kind.by_checks:.1%}", f"{kind.by_novelty:.1%}")
+        table.add_row(kind.kind, str(kind.images), *shares, f"{kind.auroc:.3f}")
+    console = Console()
+    console.print(table)
+    price = report.cells_refused
+    interval = "not estimable" if price.low is None else f"{price.low:.1%} to {price.high:.1%}"
+    console.print(
+        f"All foreign images: {report.refused:.1%} of {report.images} refused, AUROC {report.auroc:.3f}."
+    )
+    console.print(
+        f"Cells of unseen subjects refused: {price.value:.1%} ({interval}) of {price.n_cells} cells, "
+        f"{price.n_subjects} subjects; by checks {report.cells_refused_by_checks:.1%}, by novelty "
+        f"{report.cells_refused_by_novelty:.1%}."
+    )
+    console.print(RESEARCH_USE)

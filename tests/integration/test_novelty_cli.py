@@ -1,0 +1,48 @@
+"""What the shipped bundle refuses, measured by the command on the shipped images."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from leukoscope import assets
+from leukoscope.bundle.report import Supplement
+from leukoscope.cli.main import app
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Supplement:
+    folder = tmp_path_factory.mktemp("novelty")
+    shutil.copytree(assets.sample_cells_directory(), folder / "cells")
+    table, splits, out = folder / "cells" / "cells.csv", folder / "splits.json", folder / "novelty.json"
+    other = str(assets.other_images_directory())
+    for call in (
+        ["data", "import", str(folder / "cells"), "--out", str(table)],
+        ["data", "split", str(table), "--protocol", "official", "--out", str(splits)],
+        [
+            *("novelty", other, "--cells", str(table), "--splits", str(splits)),
+            *("--split", "hold-out-fold_1", "--out", str(out), "--json"),
+        ],
+    ):
+        result = CliRunner().invoke(app, call)
+        assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == json.loads(Path(out).read_text(encoding="utf-8"))
+    return Supplement.model_validate_json(out.read_text(encoding="utf-8"))
+
+
+def test_images_with_background_and_made_ones_are_refused(measured: Supplement) -> None:
+    for kind in ("other", "noise", "text", "shapes", "flat colour", "blank"):
+        assert measured.measures[f"refused: {kind}"].value == 1.0, kind
+    assert measured.measures["novelty_auroc"].value >= 0.95
+
+
+def test_cells_of_unseen_subjects_pass(measured: Supplement) -> None:
+    price = measured.measures["unseen_cells_refused"]
+    assert price.n_cells >= 15
+    assert price.n_subjects >= 10
+    assert price.value is not None
+    assert price.value <= 0.05
