@@ -209,7 +209,7 @@ def _training_record(run: Path) -> "TrainingRecord":
         cells_sha256=table_sha256(cells),
         initial_weights=_origin_words(provenance.get("initial_weights") or {}),
         seed=config.get("seed"),
-        git_commit=provenance.get("git_commit"),
+        git_commit=(provenance.get("git") or {}).get("commit"),
     )
 
 

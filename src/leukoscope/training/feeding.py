@@ -63,6 +63,7 @@ class PixelFeeder:
     ) -> None:
         self._network, self._cells, self._settings, self._seed = network, cells, settings, seed
         self._device, self._stain = device, stain
+        self.count = len(cells.labels)
         self._drawn: tuple[int, Tensor] | None = None
 
     def view_of_epoch(self, epoch: int) -> int:
@@ -97,12 +98,12 @@ class PixelFeeder:
 
 
 class ActivationFeeder:
-    """Runs the frozen part once a cell and view, and keeps what comes out.
+    """Runs a frozen part once a cell and view, and keeps what comes out.
 
     Parameters
     ----------
-    pixels
-        Feeder of the frozen part.
+    source
+        Feeder of the frozen part: pixels, or activations kept at an earlier unit.
     network
         Its units before ``start`` must not change while this feeder lives.
     start
@@ -121,7 +122,7 @@ class ActivationFeeder:
 
     def __init__(
         self,
-        pixels: PixelFeeder,
+        source: "PixelFeeder | ActivationFeeder",
         *,
         network: CellNetwork,
         start: int,
@@ -133,15 +134,17 @@ class ActivationFeeder:
     ) -> None:
         self.start = start
         self._store = store
-        self._pixels, self._network, self._folder = pixels, network, folder
+        self.count = source.count
+        self._source, self._network, self._folder = source, network, folder
         self._dtype, self._batch_size, self._fabric = np.dtype(dtype), batch_size, fabric
         self._device = fabric.device
         self._open: dict[int, StoredEmbeddings] = {}
         self._kept = 0
+        self.recalled = False
 
     def view_of_epoch(self, epoch: int) -> int:
         """Return which view epoch ``epoch`` shows."""
-        return self._pixels.view_of_epoch(epoch)
+        return self._source.view_of_epoch(epoch)
 
     def batch(self, rows: NDArray[np.int64], view: int) -> Batch:
         """Return the batch of some cells under one view; what is not there yet is computed."""
@@ -172,7 +175,7 @@ class ActivationFeeder:
 
     def _cache(self, view: int) -> StoredEmbeddings:
         if view not in self._open:
-            count = len(self._pixels._cells.labels)
+            count = self.count
             shape = self._activation_shape()
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / f"view{view}.npy"
@@ -193,6 +196,7 @@ class ActivationFeeder:
             cache.descriptors[kept.filled] = kept.descriptors[kept.filled]
         cache.filled[:] = kept.filled
         self._kept = int(kept.filled.sum())
+        self.recalled = True
 
     def keep(self) -> None:
         """Write the plain view to the store, where there is one and something new."""
@@ -203,7 +207,7 @@ class ActivationFeeder:
 
     def _activation_shape(self) -> tuple[int, ...]:
         with torch.inference_mode():
-            batch = self._pixels.batch(np.zeros(1, np.int64), PLAIN_VIEW)
+            batch = self._source.batch(np.zeros(1, np.int64), PLAIN_VIEW)
             return tuple(self._frozen(batch.activations).shape[1:])
 
     def _frozen(self, images: Tensor) -> Tensor:
@@ -211,8 +215,8 @@ class ActivationFeeder:
         self._network.eval()
         try:
             if self.start == len(self._network.backbone):
-                return self._network.embed(images)
-            activations: Tensor = self._network.backbone(images, 0, self.start)
+                return self._network.embed(images, self._source.start)
+            activations: Tensor = self._network.backbone(images, self._source.start, self.start)
             return activations
         finally:
             for module, mode in modes:
@@ -220,7 +224,7 @@ class ActivationFeeder:
 
     def _compute(self, cache: StoredEmbeddings, rows: NDArray[np.int64], view: int) -> None:
         with torch.inference_mode(), self._fabric.autocast():
-            batch = self._pixels.batch(rows, view)
+            batch = self._source.batch(rows, view)
             activations = self._frozen(batch.activations)
             cache.activations[rows] = activations.float().cpu().numpy().astype(self._dtype)
             if cache.descriptors is not None and batch.descriptors is not None:

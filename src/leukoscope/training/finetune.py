@@ -68,6 +68,7 @@ class Finetuner:
         self.task, self.settings, self.listener = task, settings, listener
         self.progressed = Progressed()
         self.feeder: Feeder | None = None
+        self._stage_feeder: Feeder | None = None
         check_classes(cells, task.train, "train")
         if len(task.validation):
             check_classes(cells, task.validation, "validation")
@@ -156,6 +157,7 @@ class Finetuner:
         if not sections:
             state = Progressed(number, 0, state.total, best_epochs=state.best_epochs, history=state.history)
             self.progressed = state
+        self._stage_feeder = self._feeder_of_stage(stage)
         running = self._start_stage(number, stage, sections)
         patience = stage.patience if running.select else 0
         while state.epoch < running.epochs and not (patience and state.stale >= patience):
@@ -251,18 +253,35 @@ class Finetuner:
         return output.detach().float().cpu(), losses.detach().cpu()
 
     def _current_feeder(self) -> Feeder:
-        if self.feeder is None:
+        if self._stage_feeder is None:
             raise RuntimeError("the feeder is made by fit()")
-        return self.feeder
+        return self._stage_feeder
+
+    def _feeder_of_stage(self, stage: StageSettings) -> Feeder | None:
+        """Return the run's feeder, or for a stage that trains the head alone one that keeps embeddings, too."""
+        feeder, end = self.feeder, len(self.network.backbone)
+        if stage.unfreeze_layers or not isinstance(feeder, ActivationFeeder) or feeder.start == end:
+            return feeder
+        engine = self.settings.engine
+        return ActivationFeeder(
+            feeder,
+            network=self.network,
+            start=end,
+            folder=self.task.folder / f"cache-{self.fabric.global_rank}" / "embeddings",
+            dtype="float32",
+            batch_size=engine.batch_size,
+            fabric=self.fabric,
+        )
 
     def _prepare_view(self, rows: NDArray[np.int64], view: int) -> float:
-        if not isinstance(self.feeder, ActivationFeeder):
+        feeder = self._current_feeder()
+        if not isinstance(feeder, ActivationFeeder):
             return 0.0
         start = time.perf_counter()
-        absent = self.feeder.count_absent(rows, view)
+        absent = feeder.count_absent(rows, view)
         if absent:
             self.listener.begin(f"{self.task.name}: frozen layers, view {view + 1}", absent)
-            self.feeder.prepare(rows, view, self.listener.advance)
+            feeder.prepare(rows, view, self.listener.advance)
             self.listener.end()
         return time.perf_counter() - start
 

@@ -179,6 +179,7 @@ def _carry_out(fabric: Fabric, folder: Path, settings: TrainSettings, listener: 
     best_epochs: list[list[int]] = []
     provenance: dict[str, Any] = {}
     seconds_per_image = 0.0
+    whole_forward = whole_training = True
     for member in members:
         task = member.task
         if member.number is None and not len(task.validation) and best_epochs:
@@ -199,15 +200,18 @@ def _carry_out(fabric: Fabric, folder: Path, settings: TrainSettings, listener: 
         tables.append(scored[0])
         embeddings.append(scored[1])
         seconds_per_image = (time.perf_counter() - begin) / max(1, len(scored[0]))
+        # Kept activations make scoring, and kept embeddings training, look cheaper than they are.
+        whole_forward &= not isinstance(tuner.feeder, ActivationFeeder)
+        whole_training &= not (isinstance(tuner.feeder, ActivationFeeder) and tuner.feeder.recalled)
         if fabric.is_global_zero:
             _tidy(task, folder, progressed, member)
         provenance = {**_describe_model(network, origin)}
     if fabric.is_global_zero:
         scores = pd.concat(tables, ignore_index=True)
         measured = {
-            "training_seconds": sum(record["seconds"] for record in histories),
+            "training_seconds": sum(record["seconds"] for record in histories) if whole_training else None,
             "run_seconds": time.perf_counter() - started,
-            "milliseconds_per_image": 1000.0 * seconds_per_image,
+            "milliseconds_per_image": 1000.0 * seconds_per_image if whole_forward else None,
             "peak_memory_mb": run_folder.peak_memory_mb(),
             "device": str(fabric.device),
             "processes": fabric.world_size,
