@@ -134,7 +134,7 @@ class ActivationFeeder:
     ) -> None:
         self.start = start
         self._store = store
-        self.count = source.count
+        self.count: int = source.count
         self._source, self._network, self._folder = source, network, folder
         self._dtype, self._batch_size, self._fabric = np.dtype(dtype), batch_size, fabric
         self._device = fabric.device
