@@ -76,6 +76,25 @@ def test_black_stays_exactly_black(height: int, width: int, input_px: int) -> No
     assert not prepare_cell(np.zeros((height, width, 3), np.uint8), input_px).any()
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 449),
+    st.integers(1, 449),
+    st.integers(0, 449),
+    st.integers(0, 449),
+    st.sampled_from([64, 224, 260, 300, 451, 512]),
+    st.sampled_from([1, 3, 256]),
+)
+def test_resizing_without_the_black_gives_the_pixels_of_resizing_all(
+    height: int, width: int, top: int, left: int, input_px: int, above: int
+) -> None:
+    canvas = np.zeros((450, 450, 3), np.uint8)
+    window = canvas[top : top + height, left : left + width]
+    window[:] = np.random.default_rng(height).integers(0, above, window.shape, np.uint8)
+    whole = Image.fromarray(canvas).resize((input_px, input_px), Image.Resampling.BILINEAR)
+    assert np.array_equal(prepare_cell(canvas, input_px), np.asarray(whole))
+
+
 def test_full_size_is_not_resampled() -> None:
     rgb = noise(450, 450)
     assert np.array_equal(prepare_cell(rgb, 450), rgb)

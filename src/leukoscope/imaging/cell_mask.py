@@ -46,12 +46,13 @@ def foreground_box(rgb: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
     box
         (y0, x0, y1, x1) in px, half-open; None where there is no foreground.
     """
-    above = (rgb > FOREGROUND_ABOVE).reshape(rgb.shape[0], -1)
-    rows = np.flatnonzero(above.any(axis=1))
+    values = rgb.reshape(rgb.shape[0], -1)
+    rows = np.flatnonzero(values.max(axis=1) > FOREGROUND_ABOVE)
     if not rows.size:
         return None
-    columns = np.flatnonzero(above.any(axis=0)) // 3
-    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(values[top:bottom].max(axis=0) > FOREGROUND_ABOVE) // 3
+    return top, int(columns[0]), bottom, int(columns[-1]) + 1
 
 
 def component_areas(mask: NDArray[np.bool_]) -> NDArray[np.intp]:

@@ -126,7 +126,8 @@ def _read_file(path: Path, limits: DecodeLimits) -> bytes:
         if status.st_size > limits.max_bytes:
             raise _too_large(status.st_size, limits)
         with os.fdopen(handle, "rb", closefd=False) as file:
-            return file.read(limits.max_bytes + 1)
+            # A buffer of the limit's 64 MiB would be mapped and given back for each file: three quarters of the time.
+            return file.read(status.st_size)
     except OSError as error:
         raise ImageError(
             Reason.UNREADABLE, f"the file cannot be read ({error.strerror}); copy it again"

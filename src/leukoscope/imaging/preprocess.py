@@ -62,8 +62,7 @@ def prepare_cell(rgb: NDArray[np.uint8], input_px: int, canvas_px: int = CANVAS_
     canvas = place_on_canvas(rgb, canvas_px)
     if input_px == canvas_px:
         return canvas
-    resized = Image.fromarray(canvas).resize((input_px, input_px), Image.Resampling.BILINEAR)
-    return np.array(resized)
+    return _resize(canvas, input_px)
 
 
 def rotate_quarter(cells: NDArray[np.uint8], quarters: int) -> NDArray[np.uint8]:
@@ -77,6 +76,34 @@ def rotate_quarter(cells: NDArray[np.uint8], quarters: int) -> NDArray[np.uint8]
         Number of quarter turns; any integer.
     """
     return np.ascontiguousarray(np.rot90(cells, quarters, axes=(-3, -2)))
+
+
+def _resize(canvas: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
+    """Resize a square canvas, leaving out what is black: half the time, and the same pixels bit by bit.
+
+    Pillow's filter is separable, its first pass along the rows, rounded to uint8. Rows without foreground stay black
+    in it, and then columns do in the second pass; both passes see whole rows and columns, so that no weight changes.
+    """
+    resized = np.zeros((side_px, side_px, 3), np.uint8)
+    top, bottom = _used_range(canvas.reshape(len(canvas), -1).max(axis=1))
+    if top == bottom:
+        return resized
+    first = Image.fromarray(canvas[top:bottom]).resize((side_px, bottom - top), Image.Resampling.BILINEAR)
+    wide = np.asarray(first)
+    left, right = _used_range(wide.reshape(len(wide), -1).max(axis=0).reshape(-1, 3).max(axis=1))
+    if left == right:
+        return resized
+    tall = np.zeros((len(canvas), right - left, 3), np.uint8)
+    tall[top:bottom] = wide[:, left:right]
+    second = Image.fromarray(tall).resize((right - left, side_px), Image.Resampling.BILINEAR)
+    resized[:, left:right] = np.asarray(second)
+    return resized
+
+
+def _used_range(values: NDArray[np.uint8]) -> tuple[int, int]:
+    """Return the half-open range from the first to the last value that is not 0; (0, 0) where all are."""
+    used = np.flatnonzero(values)
+    return (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
 
 
 def _centred(size: int, canvas_px: int) -> tuple[slice, slice]:
