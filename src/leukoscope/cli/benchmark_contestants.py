@@ -1,13 +1,7 @@
-"""The contestants of ``leukoscope benchmark predict``; each runs in a process of its own: ``python -m`` this, NAME.
-
-The job comes as JSON on standard input, the answer goes as one line of JSON to standard output.
-"""
+"""The contestants of ``leukoscope benchmark predict``; each runs in a process of its own: ``python -m`` this, NAME."""
 
 import importlib
-import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,62 +10,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Answer = dict[str, Any]
-WARM_UP_CELLS = 4
+from leukoscope.cli.benchmark_worker import Contestant, each, serve
+
+STREAM_PASSES = 4
+"""Passes over the cells in a round where they are judged together, so that its end is a small part of it."""
+RANDOM = "random weights, same architecture; cells prepared before"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to measure with."""
+    """What to measure with.
+
+    Attributes
+    ----------
+    bundle
+        Its folder.
+    files
+        One BMP a cell.
+    prepared
+        The same cells as the network takes them: a file of uint8 (N, S, S, 3).
+    threads, architecture, input_px
+        Of every contestant.
+    """
 
     bundle: str
     files: list[str]
+    prepared: str
     threads: int
-    repetitions: int
     architecture: str
     input_px: int
-    stream_rows: int
 
     def cells(self) -> NDArray[np.uint8]:
         """Return the prepared cells, uint8 (N, S, S, 3)."""
-        from leukoscope.imaging.decode import decode_image
-        from leukoscope.imaging.preprocess import prepare_cell
-
-        return np.stack([prepare_cell(decode_image(Path(file)), self.input_px) for file in self.files])
-
-
-def time_each(job: Job, judge: Callable[[int], object]) -> Answer:
-    """Time single cells: the median over repetitions of the mean, and percentiles over all."""
-    for index in range(min(WARM_UP_CELLS, len(job.files))):
-        judge(index)
-    means, single = [], []
-    for _ in range(job.repetitions):
-        times = []
-        for index in range(len(job.files)):
-            began = time.perf_counter()
-            judge(index)
-            times.append(1e3 * (time.perf_counter() - began))
-        means.append(statistics.fmean(times))
-        single += times
-    median = statistics.median(means)
-    return {
-        "median_ms": median,
-        "p50_ms": float(np.percentile(single, 50)),
-        "p95_ms": float(np.percentile(single, 95)),
-        "cells_per_second": 1e3 / median,
-    }
-
-
-def time_all(job: Job, judge: Callable[[], int]) -> Answer:
-    """Time whole passes over the cells; ``judge`` returns how many it judged."""
-    judge()
-    rates = []
-    for _ in range(job.repetitions):
-        began = time.perf_counter()
-        count = judge()
-        rates.append(count / (time.perf_counter() - began))
-    rate = statistics.median(rates)
-    return {"median_ms": 1e3 / rate, "cells_per_second": rate}
+        cells: NDArray[np.uint8] = np.load(self.prepared)
+        return cells
 
 
 def _compile(job: Job, *, batch: int, map_too: bool = True, streams: int = 1) -> Any:
@@ -98,90 +70,75 @@ def _compile(job: Job, *, batch: int, map_too: bool = True, streams: int = 1) ->
     return openvino, core.compile_model(model, "CPU", settings)
 
 
-def _engine_one_by_one(job: Job, *, map_too: bool) -> Answer:
+def _engine_one_by_one(job: Job, *, map_too: bool) -> Contestant:
     openvino, compiled = _compile(job, batch=1, map_too=map_too)
     request = compiled.create_infer_request()
     tensors = [openvino.Tensor(np.ascontiguousarray(cell[None])) for cell in job.cells()]
-    return time_each(job, lambda index: request.infer({0: tensors[index]}))
+    return Contestant(each(lambda index: request.infer({0: tensors[index]})), len(tensors))
 
 
-def engine_single(job: Job) -> Answer:
+def engine_single(job: Job) -> Contestant:
     """One request, every thread."""
     return _engine_one_by_one(job, map_too=True)
 
 
-def engine_without_map(job: Job) -> Answer:
+def engine_without_map(job: Job) -> Contestant:
     """The same without the third output: what the map costs is the difference."""
     return _engine_one_by_one(job, map_too=False)
 
 
-def engine_streams(job: Job) -> Answer:
+def engine_streams(job: Job) -> Contestant:
     """The engine's own queue, one stream a thread."""
     openvino, compiled = _compile(job, batch=1, streams=job.threads)
     queue = openvino.AsyncInferQueue(compiled, 2 * job.threads)
-    cells = [np.ascontiguousarray(cell[None]) for cell in job.cells()]
+    cells = [np.ascontiguousarray(cell[None]) for cell in job.cells()] * STREAM_PASSES
 
-    def judge() -> int:
-        for cell in cells:
-            queue.start_async({0: cell})
+    def judge(indices: range) -> list[float]:
+        for index in indices:
+            queue.start_async({0: cells[index]})
         queue.wait_all()
-        return len(cells)
+        return []
 
-    return time_all(job, judge)
+    return Contestant(judge, len(cells))
 
 
-def _engine_batches(job: Job, size: int) -> Answer:
+def _engine_batches(job: Job, size: int) -> Contestant:
     _, compiled = _compile(job, batch=size)
     request = compiled.create_infer_request()
     cells = job.cells()
     cells = np.resize(cells, (-(-len(cells) // size) * size, *cells.shape[1:]))
-    batches = np.split(cells, len(cells) // size)
 
-    def judge() -> int:
-        for batch in batches:
-            request.infer({0: batch})
-        return len(cells)
+    def judge(indices: range) -> list[float]:
+        for start in indices[::size]:
+            request.infer({0: cells[start : start + size]})
+        return []
 
-    return time_all(job, judge)
+    return Contestant(judge, len(cells))
 
 
-def predict_single(job: Job) -> Answer:
+def predict_single(job: Job) -> Contestant:
     """The predictor, one file after the other."""
     from leukoscope.runtime.predictor import Predictor
 
     predictor = Predictor.open(Path(job.bundle), threads=job.threads)
-    return time_each(job, lambda index: predictor.predict(Path(job.files[index])))
+    return Contestant(each(lambda index: predictor.predict(Path(job.files[index]))), len(job.files))
 
 
-def predict_stream(job: Job) -> Answer:
+def predict_stream(job: Job) -> Contestant:
     """The predictor's stream over all files."""
     from leukoscope.runtime.predictor import Predictor, Source
 
     predictor = Predictor.open(Path(job.bundle), threads=job.threads, streaming=True)
+    files = job.files * STREAM_PASSES
 
-    def judge() -> int:
-        sources = (Source(file, Path(file)) for file in job.files)
-        return sum(prediction.activation_map is not None for prediction in predictor.stream(sources))
+    def judge(indices: range) -> list[float]:
+        sources = (Source(files[index], Path(files[index])) for index in indices)
+        maps = sum(prediction.activation_map is not None for prediction in predictor.stream(sources))
+        if maps != len(indices):
+            raise RuntimeError(f"{len(indices) - maps} cells were refused before their forward pass")
+        return []
 
-    answer = time_all(job, judge)
-    judged = judge()
-    if judged < len(job.files):
-        answer["note"] = (
-            f"{len(job.files) - judged} of {len(job.files)} refused before the forward pass, not counted"
-        )
-    return answer
-
-
-def stream_memory(job: Job) -> Answer:
-    """Stream many rows by repeating the files; the resident memory at each quarter."""
-    from leukoscope.runtime.predictor import Predictor, Source
-
-    predictor = Predictor.open(Path(job.bundle), threads=job.threads, streaming=True)
-    rows = job.stream_rows
-    sources = (Source(str(row), Path(job.files[row % len(job.files)])) for row in range(rows))
-    marks = {max(1, rows * quarter // 4) for quarter in range(1, 5)}
-    sizes = [resident_mb() for done, _ in enumerate(predictor.stream(sources), 1) if done in marks]
-    return {"memory_mb": sizes}
+    return Contestant(judge, len(files))
 
 
 def _onnxruntime_session(job: Job) -> Any:
@@ -196,24 +153,22 @@ def _onnxruntime_session(job: Job) -> Any:
     )
 
 
-def onnxruntime_single(job: Job) -> Answer:
+def onnxruntime_single(job: Job) -> Contestant:
     """ONNX Runtime, one cell at a time."""
-    session = _onnxruntime_session(job)
-    cells = job.cells()
-    return time_each(job, lambda index: session.run(None, {"cells": cells[index : index + 1]}))
+    session, cells = _onnxruntime_session(job), job.cells()
+    return Contestant(each(lambda index: session.run(None, {"cells": cells[index : index + 1]})), len(cells))
 
 
-def onnxruntime_batch_16(job: Job) -> Answer:
+def onnxruntime_batch_16(job: Job) -> Contestant:
     """ONNX Runtime in batches of 16."""
-    session = _onnxruntime_session(job)
-    cells = job.cells()
+    session, cells = _onnxruntime_session(job), job.cells()
 
-    def judge() -> int:
-        for start in range(0, len(cells), 16):
-            session.run(None, {"cells": cells[start : start + 16]})
-        return len(cells)
+    def judge(indices: range) -> list[float]:
+        for start in indices[::16]:
+            session.run(None, {"cells": cells[start : min(start + 16, indices.stop)]})
+        return []
 
-    return time_all(job, judge)
+    return Contestant(judge, len(cells))
 
 
 def _torch_network(job: Job) -> Any:
@@ -228,29 +183,20 @@ def _torch_network(job: Job) -> Any:
     return torch, CellNetwork(settings).eval()
 
 
-def torch_eager(job: Job) -> Answer:
-    """The development network's forward pass."""
+def _torch_forward(job: Job, *, compiled: bool) -> Contestant:
     torch, network = _torch_network(job)
+    if compiled:
+        network = torch.compile(network)
     cells = torch.from_numpy(job.cells())
-    with torch.inference_mode():
-        answer = time_each(job, lambda index: network(cells[index : index + 1]))
-    return {**answer, "note": "random weights, same architecture; cells prepared before"}
+
+    def judge(index: int) -> object:
+        with torch.inference_mode():
+            return network(cells[index : index + 1])
+
+    return Contestant(each(judge), len(cells), RANDOM)
 
 
-def torch_compile(job: Job) -> Answer:
-    """The same network, compiled."""
-    torch, network = _torch_network(job)
-    compiled = torch.compile(network)
-    cells = torch.from_numpy(job.cells())
-    with torch.inference_mode():
-        answer = time_each(job, lambda index: compiled(cells[index : index + 1]))
-    return {
-        **answer,
-        "note": "random weights, same architecture; cells prepared before; compilation not counted",
-    }
-
-
-def torch_grad_cam(job: Job) -> Answer:
+def torch_grad_cam(job: Job) -> Contestant:
     """What most explanation scripts do: eager forward, autograd, the grad-cam package."""
     torch, network = _torch_network(job)
     grad_cam = importlib.import_module("pytorch_grad_cam")  # of the development tools, not of an extra
@@ -267,13 +213,12 @@ def torch_grad_cam(job: Job) -> Answer:
     images = network.normalise(cells)
     model = LogitOnly()
     model.network = network
-    with grad_cam.GradCAM(model, [network.backbone.units[-1]]) as cam:
-        targets = [targets_module.ClassifierOutputTarget(0)]
-        answer = time_each(job, lambda index: cam(images[index : index + 1], targets))
-    return {**answer, "note": "random weights, same architecture; cells prepared before"}
+    cam = grad_cam.GradCAM(model, [network.backbone.units[-1]])
+    targets = [targets_module.ClassifierOutputTarget(0)]
+    return Contestant(each(lambda index: cam(images[index : index + 1], targets)), len(images), RANDOM)
 
 
-CONTESTANTS: dict[str, Callable[[Job], Answer]] = {
+CONTESTANTS: dict[str, Callable[[Job], Contestant]] = {
     "engine_single": engine_single,
     "engine_without_map": engine_without_map,
     "engine_streams": engine_streams,
@@ -281,46 +226,13 @@ CONTESTANTS: dict[str, Callable[[Job], Answer]] = {
     "engine_batch_16": lambda job: _engine_batches(job, 16),
     "predict_single": predict_single,
     "predict_stream": predict_stream,
-    "stream_memory": stream_memory,
     "onnxruntime": onnxruntime_single,
     "onnxruntime_batch_16": onnxruntime_batch_16,
-    "torch_eager": torch_eager,
-    "torch_compile": torch_compile,
+    "torch_eager": lambda job: _torch_forward(job, compiled=False),
+    "torch_compile": lambda job: _torch_forward(job, compiled=True),
     "torch_grad_cam": torch_grad_cam,
 }
 
 
-def resident_mb() -> float:
-    """Return the resident memory of this process in MB (10^6 bytes); its peak where the system tells no more."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return peak_mb()
-    import os
-
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def peak_mb() -> float:
-    """Return the largest resident memory of this process so far in MB (10^6 bytes)."""
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
-def main() -> None:
-    """Run the contestant that the first argument names."""
-    job = Job(**json.load(sys.stdin))
-    try:
-        answer = CONTESTANTS[sys.argv[1]](job)
-    except ModuleNotFoundError as error:
-        answer = {"left_out": f"{error.name} is not installed"}
-    else:
-        if sys.argv[1] != "stream_memory":
-            answer["peak_memory_mb"] = peak_mb()
-    sys.stdout.write("\n" + json.dumps(answer) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    serve(lambda job: CONTESTANTS[sys.argv[1]](Job(**job)))  # type: ignore[arg-type]

@@ -1,24 +1,20 @@
 """The Keras contestant of ``leukoscope benchmark predict``: runs by itself in a Python that has TensorFlow.
 
 EfficientNetB3 with one output, and Grad-CAM by GradientTape, as the Keras documentation shows it. The weights
-are random: they do not change the time. Cells are resized by the same rule before the time is taken.
+are random: they do not change the time. Cells come prepared.
 """
 
 import importlib
-import json
-import resource
-import statistics
-import sys
-import time
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 
-def main() -> None:
-    """Read the job from standard input and write the answer to standard output."""
-    job = json.load(sys.stdin)
+def prepare(job: dict[str, Any]) -> Any:
+    """Return the contestant."""
+    worker: Any = importlib.import_module(
+        "benchmark_worker"
+    )  # beside this file; leukoscope is not installed here
     tf: Any = importlib.import_module("tensorflow")  # of this Python, not of leukoscope's environment
     tf.config.threading.set_intra_op_parallelism_threads(job["threads"])
     side = job["input_px"]
@@ -31,41 +27,23 @@ def main() -> None:
     def explain_eagerly(images: Any) -> tuple[Any, Any]:
         with tf.GradientTape() as tape:
             maps, logits = model(images, training=False)
-            tape.watch(maps)
             score = tf.reduce_sum(logits)
         gradients = tape.gradient(score, maps)
         weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
         return logits, tf.nn.relu(tf.reduce_sum(maps * weights, axis=-1))
 
     explain = tf.function(explain_eagerly)
-    cells = []
-    for file in job["files"]:
-        with Image.open(file) as image:
-            resized = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
-        cells.append(tf.constant(np.asarray(resized, dtype=np.float32)[None]))
-    for cell in cells[:4]:
-        explain(cell)
-    means, single = [], []
-    for _ in range(job["repetitions"]):
-        times = []
-        for cell in cells:
-            began = time.perf_counter()
-            logits, activation_map = explain(cell)
-            logits.numpy(), activation_map.numpy()
-            times.append(1e3 * (time.perf_counter() - began))
-        means.append(statistics.fmean(times))
-        single += times
-    median = statistics.median(means)
-    answer = {
-        "median_ms": median,
-        "p50_ms": float(np.percentile(single, 50)),
-        "p95_ms": float(np.percentile(single, 95)),
-        "cells_per_second": 1e3 / median,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
-        "note": f"TensorFlow {tf.__version__}, random weights, tf.function; cells prepared before",
-    }
-    sys.stdout.write("\n" + json.dumps(answer) + "\n")
+    cells = [tf.constant(cell[None].astype(np.float32)) for cell in np.load(job["prepared"])]
+
+    def judge(index: int) -> None:
+        logits, activation_map = explain(cells[index])
+        logits.numpy(), activation_map.numpy()
+
+    note = (
+        f"TensorFlow {tf.__version__}, tf.function; random weights, same architecture; cells prepared before"
+    )
+    return worker.Contestant(worker.each(judge), len(cells), note)
 
 
 if __name__ == "__main__":
-    main()
+    importlib.import_module("benchmark_worker").serve(prepare)

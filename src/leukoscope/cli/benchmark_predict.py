@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from leukoscope.cli import benchmark_stream
+
 app = typer.Typer(help="Measure speed and memory.", no_args_is_help=True)
 
 
@@ -13,7 +15,10 @@ def _group() -> None:
     """Measure speed and memory."""
 
 
-@app.command("predict")
+@app.command(
+    "predict",
+    epilog="Example: leukoscope benchmark predict --keras-python keras/bin/python --out performance.json",
+)
 def benchmark_predict(
     images: Annotated[
         list[str] | None,
@@ -25,51 +30,47 @@ def benchmark_predict(
     threads: Annotated[
         int | None, typer.Option(help="Threads of every contestant; every core by default.")
     ] = None,
-    repetitions: Annotated[int, typer.Option(min=1, help="Repetitions; medians over them are reported.")] = 7,
-    stream_rows: Annotated[
-        int, typer.Option(min=0, help="Also stream this many rows and watch the memory.")
-    ] = 0,
+    cells: Annotated[int, typer.Option(min=1, help="Cells, spread over those given.")] = 30,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds in which every contestant judges every cell.")
+    ] = 7,
     keras_python: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="A Python that has TensorFlow, for the Keras contestant."),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Run only these contestants (names of the table); repeatable.")
+        list[str] | None,
+        typer.Option(help="Run only these contestants (names as in the JSON); repeatable."),
     ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Few cells and repetitions: to see that it works.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="8 cells, 2 rounds: to see that it works.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything as JSON.")] = None,
-    table: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Put the table between the benchmark marks of this document."),
-    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure predictions: raw engine, this program, torch with grad-cam, torch.compile, ONNX Runtime, Keras.
 
-    Every contestant runs in a process of its own, on the same cells and threads. What is not installed is left out and
-    named. Example: leukoscope benchmark predict --out docs/benchmark.json --table docs/performance.md
+    Every contestant is a process of its own with the same cells and threads; all of them judge the cells in turn, round
+    after round. What is not installed is left out and named.
     """
-    from leukoscope.cli.benchmark_report import render_table, replace_table
     from leukoscope.cli.benchmarking import BenchmarkOptions, run_benchmark
+    from leukoscope.evaluation import performance
 
     options = BenchmarkOptions(
         images=tuple(images or ()),
         bundle=bundle,
         threads=threads,
-        repetitions=2 if quick else repetitions,
-        cells=8 if quick else 60,
-        stream_rows=stream_rows,
+        rounds=2 if quick else rounds,
+        cells=8 if quick else cells,
         only=tuple(only or ()),
         keras_python=keras_python,
     )
-    report = run_benchmark(options, say=lambda text: typer.echo(text, err=True))
+    measured = run_benchmark(options, say=lambda text: typer.echo(text, err=True))
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = out.with_name(out.name + ".part")
-        part.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        part.replace(out)
-    if table is not None:
-        replace_table(table, report)
-    typer.echo(report.model_dump_json(indent=2) if as_json else render_table(report))
+        performance.write_record(measured, out)
+    if as_json:
+        typer.echo(measured.model_dump_json(indent=1))
+        return
+    for render in performance.PERFORMANCE_BLOCKS.values():
+        typer.echo(render(measured) + "\n")
+
+
+benchmark_stream.register(app)

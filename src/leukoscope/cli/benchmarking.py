@@ -1,24 +1,28 @@
-"""How ``leukoscope benchmark predict`` goes about it: every contestant in a process of its own, one after the other."""
+"""How ``leukoscope benchmark predict`` goes about it: every contestant a process of its own, all of them in each round.
+
+A machine is not equally fast from one minute to the next. So all contestants are started, and then judge the cells in
+turn, round after round; ratios are taken within a round.
+"""
 
 import json
 import os
-import platform
 import re
-import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, distribution, version
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from leukoscope.cli.benchmark_report import BenchmarkReport, Measured, derive_targets
-from leukoscope.errors import UsageError
+from leukoscope.cli.benchmark_machine import MachineWatch
+from leukoscope.errors import EngineError, UsageError
+from leukoscope.evaluation.performance import Measured, ModelFacts, Performance
 
 if TYPE_CHECKING:
     from leukoscope.bundle.folder import Bundle
@@ -39,11 +43,10 @@ CONTESTANTS: dict[str, str] = {
     "keras_grad_cam": "Keras EfficientNetB3 + GradientTape Grad-CAM",
 }
 SHELL = {
-    "shell_cold": "leukoscope predict one.bmp from the shell, no model cache",
+    "shell_cold": "`leukoscope predict one.bmp` from the shell, no model cache",
     "shell_warm": "the same, model cache warm",
 }
-VERSIONS = ("leukoscope", "openvino", "onnxruntime", "torch", "timm", "grad-cam", "numpy", "pillow")
-TIMEOUT_S = 1800
+TIMEOUT_S = 900
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,14 @@ class BenchmarkOptions:
     images: tuple[str, ...] = ()
     bundle: Path | None = None
     threads: int | None = None
-    repetitions: int = 7
-    cells: int = 60
-    stream_rows: int = 0
+    rounds: int = 7
+    cells: int = 30
     only: tuple[str, ...] = ()
     keras_python: Path | None = None
 
 
-def run_benchmark(options: BenchmarkOptions, say: Callable[[str], None]) -> BenchmarkReport:
-    """Run every contestant and return what was measured; ``say`` gets one line a contestant.
+def run_benchmark(options: BenchmarkOptions, say: Callable[[str], None]) -> Performance:
+    """Run every contestant and return what was measured; ``say`` gets a line a start and a line a round.
 
     Raises
     ------
@@ -76,63 +78,45 @@ def run_benchmark(options: BenchmarkOptions, say: Callable[[str], None]) -> Benc
     from leukoscope.bundle.folder import Bundle
     from leukoscope.runtime.session import usable_cores
 
+    watch = MachineWatch()
     bundle = Bundle.open(options.bundle or default_bundle_path())
     threads = options.threads or usable_cores()
-    paths = _bitmaps(options)
-    load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else -1.0
-    rows: dict[str, Measured] = {}
+    paths = _choose_images(options)
     left_out: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="leukoscope-benchmark-") as folder:
-        files = _write_bitmaps(paths, Path(folder), bundle)
-        job = {
-            "bundle": str(bundle.directory),
-            "files": [str(path) for path in files],
-            "threads": threads,
-            "repetitions": options.repetitions,
-            "architecture": bundle.manifest.architecture,
-            "input_px": bundle.manifest.input_px,
-            "stream_rows": options.stream_rows,
-        }
-        for name, title in CONTESTANTS.items():
-            if options.only and name not in options.only:
+    with tempfile.TemporaryDirectory(prefix="leukoscope-benchmark-") as name, ExitStack() as stack:
+        folder = Path(name)
+        job = _write_job(paths, folder, bundle, threads)
+        runners: list[_Worker | _Shell] = []
+        for contestant in known:
+            if options.only and contestant not in options.only:
                 continue
-            say(f"measuring {title}")
-            answer = _contest(name, job, threads, options.keras_python)
-            if "left_out" in answer:
-                left_out[name] = str(answer["left_out"])
-            else:
-                rows[name] = Measured(name=name, title=title, **answer)
-        for name, title in SHELL.items():
-            if not options.only or name in options.only:
-                say(f"measuring {title}")
-                rows[name] = _shell(
-                    name, title, bundle.directory, files[0], options.repetitions, Path(folder)
-                )
-        memory: tuple[float, ...] = ()
-        if options.stream_rows:
-            say(f"streaming {options.stream_rows:,} images")
-            memory = tuple(_contest("stream_memory", job, threads, None).get("memory_mb", ()))
-    return BenchmarkReport(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=shlex.join(["leukoscope", *sys.argv[1:]]),
-        machine=_machine(load_before),
-        versions=_versions(),
-        model={
-            "name": f"{bundle.manifest.name} {bundle.manifest.version}",
-            "sha256": bundle.model_sha256[:16],
-            "architecture": bundle.manifest.architecture,
-            "parameters": bundle.manifest.parameters,
-            "GFLOPs a cell (a multiply-add counts as two)": round(bundle.manifest.flops / 1e9, 3),
-            "model.onnx, MB": round(bundle.model_path.stat().st_size / 1e6, 1),
-        },
-        cells=len(files),
-        repetitions=options.repetitions,
-        threads=threads,
-        rows=tuple(rows.values()),
+            if contestant in SHELL:
+                runners.append(_Shell(contestant, bundle.directory, Path(job["files"][0]), folder))
+                continue
+            say(f"starting {CONTESTANTS[contestant]}")
+            try:
+                runners.append(stack.enter_context(_Worker(contestant, job, options.keras_python, folder)))
+            except _LeftOut as reason:
+                left_out[contestant] = str(reason)
+        for number in range(options.rounds):
+            say(f"round {number + 1} of {options.rounds}")
+            first = number % max(1, len(runners))
+            for runner in runners[first:] + runners[:first]:
+                try:
+                    runner.run_round()
+                except _LeftOut as reason:
+                    left_out[runner.name] = str(reason)
+                    runners.remove(runner)
+        stack.close()
+        rows = tuple(runner.measured(known[runner.name]) for runner in runners)
+    return Performance(
+        machine=watch.machine(threads),
+        model=ModelFacts.of(bundle),
+        cells=len(job["files"]),
+        rounds=options.rounds,
+        light_install_mb=round(light_install_mb(), 1),
+        rows=rows,
         left_out=left_out,
-        targets=derive_targets(rows, light_install_mb()),
-        stream_memory_mb=memory,
-        stream_rows=options.stream_rows,
     )
 
 
@@ -159,8 +143,8 @@ def light_install_mb() -> float:
     return sum(sizes.values()) / 1e6
 
 
-def _bitmaps(options: BenchmarkOptions) -> list[Path]:
-    """Return the images, at most ``options.cells``, spread over the input."""
+def _choose_images(options: BenchmarkOptions) -> list[Path]:
+    """Return at most ``options.cells`` image files, spread over the input."""
     from leukoscope.assets import sample_cells_directory
     from leukoscope.runtime.sources import iterate_sources
 
@@ -172,109 +156,181 @@ def _bitmaps(options: BenchmarkOptions) -> list[Path]:
     return paths[::step][: options.cells]
 
 
-def _write_bitmaps(paths: list[Path], folder: Path, bundle: "Bundle") -> list[Path]:
-    """Write the images as BMP, the data set's own format, so that decoding costs what it costs there.
+def _write_job(paths: list[Path], folder: Path, bundle: "Bundle", threads: int) -> dict[str, Any]:
+    """Write the cells as BMP, the data set's own format, and as the network takes them; return the job.
 
     An image that the input checks refuse would be answered without a forward pass and is left out.
     """
+    import numpy as np
     from PIL import Image
 
     from leukoscope.decision.input_checks import check_descriptors
     from leukoscope.imaging.decode import decode_image
     from leukoscope.imaging.descriptors import describe_cell
+    from leukoscope.imaging.preprocess import prepare_cell
 
-    files = []
+    manifest = bundle.manifest
+    files, prepared = [], []
     for number, path in enumerate(paths):
         rgb = decode_image(path)
-        if check_descriptors(describe_cell(rgb, bundle.manifest.canvas_px), bundle.decision.input_limits):
+        if check_descriptors(describe_cell(rgb, manifest.canvas_px), bundle.decision.input_limits):
             continue
         file = folder / f"{number:04d}.bmp"
         Image.fromarray(rgb).save(file)
-        files.append(file)
+        files.append(str(file))
+        prepared.append(prepare_cell(rgb, manifest.input_px, manifest.canvas_px))
     if not files:
         raise UsageError("every image given is refused by the input checks; name cell images")
-    return files
-
-
-def _contest(name: str, job: dict[str, object], threads: int, keras_python: Path | None) -> dict[str, Any]:
-    """Run one contestant in its own process and return its answer."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "LEUKOSCOPE_CACHE": "off"}
-    if name == "keras_grad_cam":
-        if keras_python is None:
-            return {"left_out": "give a Python that has TensorFlow with --keras-python"}
-        command = [str(keras_python), str(Path(__file__).with_name("benchmark_keras.py"))]
-        environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    else:
-        command = [sys.executable, "-m", "leukoscope.cli.benchmark_contestants", name]
-    try:
-        answer = subprocess.run(
-            command, input=json.dumps(job), capture_output=True, text=True, env=environment,
-            timeout=TIMEOUT_S, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return {"left_out": f"did not run ({error})"}
-    if answer.returncode:
-        lines = answer.stderr.strip().splitlines()
-        return {"left_out": f"failed ({lines[-1][:200] if lines else answer.returncode})"}
-    result: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
-    return result
-
-
-def _shell(name: str, title: str, bundle: Path, file: Path, repetitions: int, folder: Path) -> Measured:
-    """Time whole processes, from the shell's view; the operating system's file cache is warm in both cases."""
-    command = [sys.executable, "-m", "leukoscope.cli.main", "predict", str(file), "--bundle", str(bundle)]
-    environment = {**os.environ, "LEUKOSCOPE_CACHE": str(folder / "cache") if name == "shell_warm" else "off"}
-    seconds: list[float] = []
-    memory: list[float] = []
-    for turn in range(repetitions + 1):
-        began = time.perf_counter()
-        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
-            if hasattr(os, "wait4"):
-                _, status, usage = os.wait4(process.pid, 0)
-                process.returncode = os.waitstatus_to_exitcode(status)
-                memory.append(usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6)
-            else:  # Windows tells no peak
-                process.wait()
-        elapsed = time.perf_counter() - began
-        if process.returncode:
-            raise UsageError(f"leukoscope predict {file} ended with {process.returncode}; try it by hand")
-        if turn:  # the first fills the caches
-            seconds.append(elapsed)
-    return Measured(
-        name=name,
-        title=title,
-        median_ms=1e3 * statistics.median(seconds),
-        p50_ms=1e3 * statistics.median(seconds),
-        p95_ms=1e3 * sorted(seconds)[min(len(seconds) - 1, round(0.95 * len(seconds)))],
-        peak_memory_mb=max(memory, default=None),
-        note="whole process",
-    )
-
-
-def _machine(load_before: float) -> dict[str, str | int | float]:
+    np.save(folder / "prepared.npy", np.stack(prepared))
     return {
-        "processor": _processor(),
-        "cores": os.cpu_count() or 1,
-        "system": f"{platform.system()} {platform.machine()}",
-        "Python": platform.python_version(),
-        "load before": round(load_before, 2),
+        "bundle": str(bundle.directory),
+        "files": files,
+        "prepared": str(folder / "prepared.npy"),
+        "threads": threads,
+        "architecture": manifest.architecture,
+        "input_px": manifest.input_px,
     }
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
+class _LeftOut(Exception):  # noqa: N818 - a contestant that cannot run is no error
+    pass
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in VERSIONS:
+class _Worker:
+    """A contestant's process, from its start on; it waits between the rounds."""
+
+    def __init__(self, name: str, job: dict[str, Any], keras_python: Path | None, folder: Path) -> None:
+        self.name = name
+        self._answers: list[dict[str, Any]] = []
+        environment = {**os.environ, "OMP_NUM_THREADS": str(job["threads"]), "LEUKOSCOPE_CACHE": "off"}
+        command = [sys.executable, "-m", "leukoscope.cli.benchmark_contestants", name]
+        if name == "keras_grad_cam":
+            if keras_python is None:
+                raise _LeftOut("give a Python that has TensorFlow with --keras-python")
+            command = [str(keras_python), str(Path(__file__).with_name("benchmark_keras.py"))]
+            environment = {**environment, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": ""}
+        self._log = folder / f"{name}.log"
+        began = time.perf_counter()
         try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+            with self._log.open("w") as log:
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+                )  # fmt: skip
+        except OSError as error:
+            raise _LeftOut(f"did not start ({error})") from None
+        ready = self._ask(json.dumps(job))
+        self._start_s = time.perf_counter() - began
+        if "left_out" in ready:
+            self.__exit__()
+            raise _LeftOut(ready["left_out"])
+        self._note = str(ready["note"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._process.communicate()
+
+    def run_round(self) -> None:
+        """Judge all cells once."""
+        self._answers.append(self._ask("next"))
+
+    def measured(self, title: str) -> Measured:
+        """Return what all rounds measured."""
+        single = sorted(time_ms for answer in self._answers for time_ms in answer["single_ms"])
+        return Measured(
+            name=self.name,
+            title=title,
+            rounds_ms=tuple(round(answer["ms"], 3) for answer in self._answers),
+            p50_ms=round(_quantile(single, 0.5), 3) if single else None,
+            p95_ms=round(_quantile(single, 0.95), 3) if single else None,
+            throughput=True,
+            cpu_ms=round(statistics.median(answer["cpu_ms"] for answer in self._answers), 3),
+            start_s=round(self._start_s, 3),
+            peak_memory_mb=round(self._answers[-1]["peak_memory_mb"], 1),
+            note=self._note,
+        )
+
+    def _ask(self, line: str) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101 - pipes
+        watchdog = threading.Timer(TIMEOUT_S, self._process.kill)
+        watchdog.start()
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        finally:
+            watchdog.cancel()
+        if not answer:
+            self._process.communicate()
+            lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise _LeftOut(f"failed ({lines[-1][:200] if lines else self._process.returncode})")
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
+
+@dataclass
+class _Shell:
+    """Whole processes, from the shell's view; the operating system's file cache is warm for all of them."""
+
+    name: str
+    bundle: Path
+    file: Path
+    folder: Path
+    _seconds: list[float] = field(default_factory=list)
+    _cpu_s: list[float] = field(default_factory=list)
+    _memory_mb: list[float] = field(default_factory=list)
+
+    def run_round(self) -> None:
+        """Start the program once; the first time once more before, which fills the caches."""
+        if not self._seconds:
+            self._run()
+        seconds, usage = self._run()
+        self._seconds.append(seconds)
+        if usage is not None:
+            self._cpu_s.append(usage.ru_utime + usage.ru_stime)
+            self._memory_mb.append(usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6)
+
+    def measured(self, title: str) -> Measured:
+        """Return what all rounds measured."""
+        times = [round(1e3 * seconds, 1) for seconds in self._seconds]
+        return Measured(
+            name=self.name,
+            title=title,
+            rounds_ms=tuple(times),
+            p50_ms=_quantile(sorted(times), 0.5),
+            p95_ms=_quantile(sorted(times), 0.95),
+            throughput=False,
+            cpu_ms=round(1e3 * statistics.median(self._cpu_s), 1) if self._cpu_s else None,
+            peak_memory_mb=round(max(self._memory_mb), 1) if self._memory_mb else None,
+            note="whole process, Python's bytecode compiled before",
+        )
+
+    def _run(self) -> "tuple[float, Any]":
+        words = ["predict", str(self.file), "--bundle", str(self.bundle)]
+        environment = {
+            **os.environ,
+            "LEUKOSCOPE_CACHE": str(self.folder / "models") if self.name == "shell_warm" else "off",
+            "PYTHONPYCACHEPREFIX": str(self.folder / "bytecode"),
+        }
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        usage = None
+        began = time.perf_counter()
+        with subprocess.Popen(
+            [sys.executable, "-m", "leukoscope.cli.main", *words], env=environment, stdout=subprocess.DEVNULL
+        ) as process:
+            if hasattr(os, "wait4"):
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+            else:  # Windows tells no more
+                process.wait()
+        seconds = time.perf_counter() - began
+        if process.returncode:
+            raise EngineError(f"leukoscope predict ended with {process.returncode}; try it by hand")
+        return seconds, usage
+
+
+def _quantile(ordered: list[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]

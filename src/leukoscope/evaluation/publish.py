@@ -8,7 +8,9 @@ A block stands between two comments, which a reader of the rendered page does no
 
 ``results``, ``baselines``, ``subjects``, ``points``, ``slices``, ``runs`` and ``caveats`` take ``report=``;
 ``comparison`` takes ``comparison=``; ``literature`` takes nothing; ``value`` stands within a line and takes
-``report=``, ``measure=`` and, where wanted, ``level=subject`` and ``split=``. Paths are relative to the document; names
+``report=``, ``measure=`` and, where wanted, ``level=subject`` and ``split=``. ``conditions``, ``model``,
+``contestants`` and ``targets`` take ``performance=``, and ``stream`` takes ``stream=``: files that the benchmark
+commands wrote. Paths are relative to the document; names
 with blanks stand in quotation marks.
 """
 
@@ -23,6 +25,12 @@ from leukoscope.bundle.report import Measurements, Report, SplitReport, format_m
 from leukoscope.errors import LeukoscopeError, UsageError
 from leukoscope.evaluation.compare import Comparison, markdown_row, row_of_literature, to_markdown
 from leukoscope.evaluation.literature import LITERATURE
+from leukoscope.evaluation.performance import (
+    PERFORMANCE_BLOCKS,
+    read_performance,
+    read_stream,
+    render_stream,
+)
 from leukoscope.evaluation.split_report import BASELINE_MEASURES
 from leukoscope.evaluation.subgroups import SUBGROUP_MEASURES
 
@@ -140,8 +148,12 @@ def _render(match: re.Match[str], path: Path) -> str:
             body = to_markdown(Comparison.model_validate_json(source.read_bytes()))
         elif what in TABLES:
             body = TABLES[what](_report(options, path))
+        elif what in PERFORMANCE_BLOCKS:
+            body = PERFORMANCE_BLOCKS[what](read_performance(path.parent / options["performance"]))
+        elif what == "stream":
+            body = render_stream(read_stream(path.parent / options["stream"]))
         else:
-            known = ", ".join([*TABLES, "comparison", "literature", "value"])
+            known = ", ".join([*TABLES, *PERFORMANCE_BLOCKS, "stream", "comparison", "literature", "value"])
             raise UsageError(f"{path}: block {what!r} is unknown; known: {known}")
     except KeyError as error:
         raise UsageError(
