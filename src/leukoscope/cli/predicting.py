@@ -151,7 +151,7 @@ class _Outputs:
         from leukoscope.runtime.subjects import SubjectPool
 
         self._options = options
-        self._pool = SubjectPool(predictor.bundle.decision, predictor.operating_point.name)
+        self._pool = SubjectPool(predictor.bundle.decision, predictor.model, predictor.operating_point.name)
         self._counts: Counter[Decision] = Counter()
         self._unreadable = 0
         self._kept: list[Prediction] = []

@@ -2,11 +2,11 @@
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from leukoscope.decision.calibrate import sigmoid
 from leukoscope.decision.parameters import DecisionParameters
-from leukoscope.decision.policy import SubjectVerdict, Verdict, pool_subject
+from leukoscope.decision.policy import Verdict, pool_subject
 from leukoscope.runtime.results import CellResult, ModelReference, SubjectResult
 from leukoscope.terms import Decision
 
@@ -19,30 +19,33 @@ class _Tally:
 
 
 class SubjectPool:
-    """Gathers results by subject; those without a subject are left out.
+    """Gathers results by subject; those without a subject, or of another model, are left out.
 
     Parameters
     ----------
     parameters
         The bundle's decision parameters.
+    model
+        The bundle: logits of two models are not averaged.
     operating_point
         Name of the operating point; None takes the default.
     """
 
-    def __init__(self, parameters: DecisionParameters, operating_point: str | None = None) -> None:
+    def __init__(
+        self, parameters: DecisionParameters, model: ModelReference, operating_point: str | None = None
+    ) -> None:
         self._parameters = parameters
+        self._model = model
         self._operating_point = operating_point
         self._tallies: dict[str, _Tally] = {}
-        self._model: ModelReference | None = None
 
     def __len__(self) -> int:
         return len(self._tallies)
 
     def add(self, result: CellResult) -> None:
         """Count one result."""
-        if result.subject is None:
+        if result.subject is None or result.model.sha256 != self._model.sha256:
             return
-        self._model = result.model
         tally = self._tallies.setdefault(result.subject, _Tally())
         if result.logit is None:
             tally.rejected += 1
@@ -52,10 +55,13 @@ class SubjectPool:
 
     def results(self) -> Iterator[SubjectResult]:
         """Yield one result a subject, in the order in which the subjects came."""
-        for subject, tally in self._tallies.items():
-            assert self._model is not None  # noqa: S101 - set with the first result
-            pooled = pool_subject(self._verdicts(tally), self._parameters, self._operating_point)
-            yield subject_result(subject, pooled, self._model)
+        return map(self.result, self._tallies)
+
+    def result(self, subject: str) -> SubjectResult:
+        """Return the result of one subject; one without a cell is rejected."""
+        tally = self._tallies.get(subject, _Tally())
+        pooled = pool_subject(self._verdicts(tally), self._parameters, self._operating_point)
+        return SubjectResult(subject=subject, model=self._model, **asdict(pooled))
 
     def _verdicts(self, tally: _Tally) -> Iterator[Verdict]:
         threshold = self._parameters.operating_point(self._operating_point).threshold
@@ -67,21 +73,3 @@ class SubjectPool:
             probability = float(sigmoid(logit))
             decision = Decision.BLAST if probability >= threshold else Decision.NORMAL
             yield Verdict(decision, probability, (), None, (), threshold, logit)
-
-
-def subject_result(subject: str, pooled: SubjectVerdict, model: ModelReference) -> SubjectResult:
-    """Return what the policy said of a subject as a result of the schema."""
-    return SubjectResult(
-        subject=subject,
-        cells=pooled.cells,
-        judged=pooled.judged,
-        rejected=pooled.rejected,
-        uncertain=pooled.uncertain,
-        blasts=pooled.blasts,
-        blast_share=pooled.blast_share,
-        blast_share_low=pooled.blast_share_low,
-        blast_share_high=pooled.blast_share_high,
-        probability=pooled.probability,
-        decision=pooled.decision,
-        model=model,
-    )

@@ -215,7 +215,7 @@ def test_subject_pool_equals_the_policys_pooling(small_predictor: Predictor) -> 
     blank = np.zeros((450, 450, 3), np.uint8)
     sources = [Source(str(n), path, f"S{n % 3}") for n, path in enumerate(sample_paths())]
     sources += [Source("blank", blank, "S1"), Source("only blank", blank, "S9"), Source("nobody", PATHS[0])]
-    pool = SubjectPool(small_predictor.bundle.decision)
+    pool = SubjectPool(small_predictor.bundle.decision, small_predictor.model)
     verdicts: dict[str, list] = {}
     for prediction in small_predictor.stream(sources):
         pool.add(prediction.result)
@@ -229,6 +229,16 @@ def test_subject_pool_equals_the_policys_pooling(small_predictor: Predictor) -> 
             assert getattr(entry, name) == getattr(wanted, name)
         assert entry.probability == pytest.approx(wanted.probability, abs=1e-12)
         assert entry.blast_share_low == pytest.approx(wanted.blast_share_low)
+
+
+def test_subject_pool_leaves_out_results_of_another_model(small_predictor: Predictor) -> None:
+    pool = SubjectPool(small_predictor.bundle.decision, small_predictor.model)
+    result = small_predictor.predict(PATHS[0], subject="S1").result
+    pool.add(result)
+    pool.add(result.model_copy(update={"model": result.model.model_copy(update={"sha256": "0" * 64})}))
+    assert pool.result("S1").cells == 1
+    nobody = pool.result("S2")
+    assert (nobody.cells, nobody.decision) == (0, Decision.REJECTED)
 
 
 def test_images_of_any_size_stand_on_the_canvas(small_predictor: Predictor) -> None:
