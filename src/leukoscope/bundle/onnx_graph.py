@@ -8,6 +8,7 @@ and large contents are skipped, not copied.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from leukoscope.errors import BundleError
 
@@ -50,6 +51,13 @@ class Weight:
     span: Span
 
 
+class Node(NamedTuple):
+    """One step of the graph: the names of what goes in and what comes out."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class OnnxGraph:
     """The declarations of one ONNX file.
@@ -62,6 +70,8 @@ class OnnxGraph:
         Number of nodes by operator; one of another domain is written ``domain::operator``.
     weights
         The main graph's stored tensors.
+    nodes
+        The main graph's steps, in the file's order.
     opset
         Version of the standard operators.
     """
@@ -70,7 +80,20 @@ class OnnxGraph:
     outputs: tuple[TensorDeclaration, ...]
     operators: dict[str, int]
     weights: tuple[Weight, ...]
+    nodes: tuple[Node, ...]
     opset: int
+
+    def origins(self, output: str) -> frozenset[str]:
+        """Return the names of everything that an output depends on."""
+        makers = {name: node for node in self.nodes for name in node.outputs}
+        found: set[str] = set()
+        waiting = [output]
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting += makers[name].inputs if name in makers else ()
+        return frozenset(found)
 
 
 def read_onnx_graph(content: bytes) -> OnnxGraph:
@@ -108,7 +131,7 @@ class _Reader:
                 raise BundleError("model.onnx defines functions of its own; export it again with leukoscope")
         if graph is None or not opset:
             raise BundleError("model.onnx is no ONNX model: it has no graph; copy or export the bundle again")
-        inputs, outputs, weights = self.graph(graph, 0)
+        inputs, outputs, weights, nodes = self.graph(graph, 0)
         foreign = sorted(name for name in self.operators if "::" in name)
         if foreign:
             raise BundleError(
@@ -117,21 +140,23 @@ class _Reader:
             )
         names = {weight.name for weight in weights}  # old files list weights among the inputs
         inputs = tuple(entry for entry in inputs if entry.name not in names)
-        return OnnxGraph(inputs, outputs, dict(sorted(self.operators.items())), weights, opset)
+        return OnnxGraph(inputs, outputs, dict(sorted(self.operators.items())), weights, nodes, opset)
 
     def graph(
         self, span: Span, depth: int
-    ) -> tuple[tuple[TensorDeclaration, ...], tuple[TensorDeclaration, ...], tuple[Weight, ...]]:
+    ) -> tuple[
+        tuple[TensorDeclaration, ...], tuple[TensorDeclaration, ...], tuple[Weight, ...], tuple[Node, ...]
+    ]:
         if depth > MAX_DEPTH:
             raise BundleError(
                 f"model.onnx nests graphs deeper than {MAX_DEPTH}; export it again with leukoscope"
             )
-        inputs, outputs, weights = [], [], []
+        inputs, outputs, weights, nodes = [], [], [], []
         for number, value in self.fields(span):
             if not isinstance(value, tuple):
                 continue
             if number == 1:
-                self.node(value, depth)
+                nodes.append(self.node(value, depth))
             elif number == 5:
                 weights.append(self.tensor(value))
             elif number == 11:
@@ -140,14 +165,19 @@ class _Reader:
                 outputs.append(self.value_info(value))
             elif number == 15:
                 raise BundleError("model.onnx stores sparse weights; export it again with leukoscope")
-        return tuple(inputs), tuple(outputs), tuple(weights)
+        return tuple(inputs), tuple(outputs), tuple(weights), tuple(nodes)
 
-    def node(self, span: Span, depth: int) -> None:
+    def node(self, span: Span, depth: int) -> Node:
         operator = domain = ""
+        inputs, outputs = [], []
         for number, value in self.fields(span):
             if not isinstance(value, tuple):
                 continue
-            if number == 4:
+            if number == 1:
+                inputs.append(self.text(value))
+            elif number == 2:
+                outputs.append(self.text(value))
+            elif number == 4:
                 operator = self.text(value)
             elif number == 7:
                 domain = self.text(value)
@@ -155,6 +185,7 @@ class _Reader:
                 self.attribute(value, depth)
         name = operator if domain in STANDARD_DOMAINS else f"{domain}::{operator}"
         self.operators[name] = self.operators.get(name, 0) + 1
+        return Node(tuple(inputs), tuple(outputs))
 
     def attribute(self, span: Span, depth: int) -> None:
         for number, value in self.fields(span):

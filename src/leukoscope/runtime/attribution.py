@@ -2,10 +2,12 @@
 
 Four questions are asked of each map, none of which needs to know where a human would look:
 
-* Does it lie on the cell? The share of its energy inside the foreground, beside the foreground's share of the frame.
+* Does it lie on the cell? The share of its energy inside the foreground, beside the foreground's share of the frame and
+  beside what the foreground itself, drawn on the map's coarse grid, would reach.
 * Does what it marks matter? Foreground pixels are removed, most relevant first, then least relevant first; removing
-  what is marked must lower the logit more. What is removed is filled from its surroundings, so that the network does
-  not see the shape of a hole (after ROAD: Rong et al. 2022, arXiv 2202.00449; filled here through an image pyramid).
+  what is marked must lower the logit more. What is removed is filled from what remains of the cell, so that the network
+  sees neither the shape of a hole nor a smaller cell (after ROAD: Rong et al. 2022, arXiv 2202.00449; filled here
+  through an image pyramid, and not from the black around, which would make removed rims look like a smaller cell).
 * Does it depend on what was learned? The weights are shuffled; the map must change (Adebayo et al. 2018, arXiv
   1810.03292).
 * Does it belong to the cell? It must turn with it.
@@ -26,7 +28,7 @@ from leukoscope.errors import UsageError
 from leukoscope.imaging.cell_mask import cell_mask
 from leukoscope.imaging.preprocess import rotate_quarter
 from leukoscope.runtime.predictor import Predictor, PreparedCell
-from leukoscope.runtime.session import ForwardResult, Session
+from leukoscope.runtime.session import OUTPUT_NAMES, ForwardResult, Session
 
 if TYPE_CHECKING:
     from leukoscope.bundle.report import Supplement
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 REMOVED_SHARES = (0.1, 0.2, 0.3, 0.5, 0.7)
 """Shares of the foreground's pixels that are removed; the measure is the mean over them."""
 
+EMBEDDING, MAP = OUTPUT_NAMES[1:]
 SHUFFLED_DTYPES = {"float16": np.float16, "float32": np.float32}
 IMPUTATION_NOISE = 2.0
 """Standard deviation (0 to 255) added to filled pixels, so that smoothness does not mark them."""
@@ -53,10 +56,12 @@ class MapMeasures:
         0 to 1, share of the map's sum inside the cell; NaN for a map of zeros.
     area_share
         0 to 1, the cell's share of the frame: what a uniform map would reach.
+    mask_energy
+        0 to 1, what the cell's own mask on the map's grid would reach: about the best that such a grid allows.
     most_relevant_drop, least_relevant_drop, random_drop
         Mean fall of the logit when the most relevant, least relevant or random pixels of the cell are removed.
     shuffled_head, shuffled_all
-        -1 to 1, rank correlation with the map of a model with its last or all weights shuffled.
+        -1 to 1, rank correlation with the map of a model with its head's or all weights shuffled.
     rotation
         -1 to 1, correlation with the map of the cell turned by 90, 180, 270 degrees and turned back, the lowest.
     rotation_logit
@@ -65,6 +70,7 @@ class MapMeasures:
 
     energy_inside: float
     area_share: float
+    mask_energy: float
     most_relevant_drop: float
     least_relevant_drop: float
     random_drop: float
@@ -126,12 +132,13 @@ class ExplainCheck:
 
 FIGURES = tuple(MapMeasures.__dataclass_fields__)
 TEXT = (
-    "Means over cells. energy_inside against area_share: how much of the map lies on the cell, and how much of a "
-    "uniform map would. most_relevant_drop, least_relevant_drop, random_drop: fall of the logit when 10 to 70 % of the "
-    "cell's pixels are removed in that order (filled from their surroundings); relevance_gap is the first minus the "
-    "second, and must be positive. shuffled_head, shuffled_all: rank correlation with the map after shuffling the last "
-    "or all weights; near 0 means that the map depends on what was learned. rotation: lowest correlation over quarter "
-    "turns, turned back; rotation_logit: largest change of the logit under them."
+    "Means over cells. energy_inside against area_share and mask_energy: how much of the map lies on the cell, how "
+    "much of a uniform map would, and how much of the cell's own mask on the map's grid would. most_relevant_drop, "
+    "least_relevant_drop, random_drop: fall of the logit when 10 to 70 % of the cell's pixels are removed in that order "
+    "(filled from what remains of the cell); relevance_gap is the first minus the second, and must be positive. "
+    "shuffled_head, shuffled_all: rank correlation with the map after shuffling the head's or all weights; near 0 means "
+    "that the map depends on what was learned. rotation: lowest correlation over quarter turns, turned back; "
+    "rotation_logit: largest change of the logit under them."
 )
 
 
@@ -173,7 +180,7 @@ def check_explanations(
     shuffled = [
         Session(content, engine=str(settings["engine"]), threads=int(settings["threads"]))
         for content in (
-            shuffle_weights(predictor.bundle, rng, last=1),
+            shuffle_weights(predictor.bundle, rng, head_only=True),
             shuffle_weights(predictor.bundle, rng),
         )
     ]
@@ -190,36 +197,46 @@ def check_explanations(
     )
 
 
-def shuffle_weights(bundle: Bundle, rng: np.random.Generator, last: int | None = None) -> bytes:
-    """Return the bundle's model with the numbers of its weight tensors permuted, each within itself.
+def shuffle_weights(bundle: Bundle, rng: np.random.Generator, *, head_only: bool = False) -> bytes:
+    """Return the bundle's model with the weights behind its map permuted, each tensor within itself.
 
     Parameters
     ----------
-    last
-        Shuffle only this many tensors from the end of the network; None shuffles all. Tensors of one dimension
-        (biases, normalisation) stay, so that the network keeps its scale.
+    head_only
+        Shuffle only what the map depends on and the embedding does not: the head's weights, whatever the head is.
+        Tensors of one dimension (biases, normalisation) stay, so that the network keeps its scale.
+
+    Raises
+    ------
+    UsageError
+        The map depends on no weights of its own.
     """
     content = bundle.read(MODEL)
-    weights = [weight for weight in read_onnx_graph(content).weights if _can_shuffle(weight)]
+    graph = read_onnx_graph(content)
+    behind = graph.origins(MAP)
+    if head_only:
+        behind -= graph.origins(EMBEDDING)
+    weights = [weight for weight in graph.weights if weight.name in behind and _can_shuffle(weight)]
+    if not weights:
+        raise UsageError("the map of this bundle depends on no weights that could be shuffled")
     edited = bytearray(content)
-    for weight in weights if last is None else weights[-last:]:
+    for weight in weights:
         start, end = weight.span
         values = np.frombuffer(content[start:end], dtype=SHUFFLED_DTYPES[weight.dtype])
         edited[start:end] = rng.permutation(values).tobytes()
     return bytes(edited)
 
 
-def energy_inside(activation_map: NDArray[np.float32], canvas: NDArray[np.uint8]) -> float:
-    """Return the share of the map's sum that lies on the cell when the map is enlarged to the canvas; NaN for zeros.
+def energy_inside(activation_map: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
+    """Return the share of the map's sum that lies on the cell when the map is enlarged to the mask; NaN for zeros.
 
     Parameters
     ----------
     activation_map
         float32 (h, w), >= 0.
-    canvas
-        uint8 (H, W, 3), the image.
+    mask
+        bool (H, W), where the cell is.
     """
-    mask = cell_mask(canvas)
     large = np.asarray(
         Image.fromarray(activation_map).resize(mask.shape[::-1], Image.Resampling.BILINEAR), dtype=np.float64
     )
@@ -228,7 +245,7 @@ def energy_inside(activation_map: NDArray[np.float32], canvas: NDArray[np.uint8]
 
 
 def remove_pixels(cell: Cells, removed: NDArray[np.bool_], rng: np.random.Generator) -> Cells:
-    """Fill the removed pixels from those that remain.
+    """Fill removed pixels of the cell from those of its pixels that remain.
 
     The image is halved again and again, each time averaging known pixels only, until everything is known;
     on the way back unknown pixels take the coarser level's value.
@@ -236,11 +253,11 @@ def remove_pixels(cell: Cells, removed: NDArray[np.bool_], rng: np.random.Genera
     Parameters
     ----------
     cell
-        uint8 (S, S, 3).
+        uint8 (S, S, 3), on black.
     removed
         bool (S, S).
     """
-    known = (~removed).astype(np.float64)[..., None]
+    known = (cell_mask(cell) & ~removed).astype(np.float64)[..., None]
     filled = _pull_push(cell * known, known)
     noisy = filled + rng.normal(0, IMPUTATION_NOISE, filled.shape)
     result = np.where(removed[..., None], np.clip(np.rint(noisy), 0, 255), cell)
@@ -261,11 +278,13 @@ def _measure(
     turned = np.stack([rotate_quarter(cell, quarters) for quarters in range(4)])
     forward = session.run(turned)
     own = forward.activation_map[0, 0]
+    mask = cell_mask(prepared.canvas)
     drops = _drops(session, cell, own, float(forward.logits[0, 0]), rng)
     head, everything = (other.run(cell[None]).activation_map[0, 0] for other in shuffled)
     return MapMeasures(
-        energy_inside=energy_inside(own, prepared.canvas),
-        area_share=float(cell_mask(prepared.canvas).mean()),
+        energy_inside=energy_inside(own, mask),
+        area_share=float(mask.mean()),
+        mask_energy=energy_inside(_on_grid(mask, own.shape), mask),
         most_relevant_drop=drops[0],
         least_relevant_drop=drops[1],
         random_drop=drops[2],
@@ -300,6 +319,13 @@ def _drops(
     falls = logit - session.run(altered).logits[:, 0].astype(np.float64)
     most, least, random = falls.reshape(len(orders), -1).mean(axis=1)
     return float(most), float(least), float(random)
+
+
+def _on_grid(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the share of the mask in each place of a grid (h, w)."""
+    return np.asarray(
+        Image.fromarray(mask.astype(np.float32)).resize((shape[1], shape[0]), Image.Resampling.BOX)
+    )
 
 
 def _removals(cell: Cells, ordered: NDArray[np.intp], rng: np.random.Generator) -> Iterator[Cells]:

@@ -31,6 +31,11 @@ def test_declarations_equal_those_that_onnx_reads() -> None:
     for weight in graph.weights:
         start, end = weight.span
         assert CONTENT[start:end] == stored[weight.name].tobytes()
+    assert [(node.inputs, node.outputs) for node in graph.nodes] == [
+        (tuple(node.input), tuple(node.output)) for node in model.graph.node
+    ]
+    assert graph.origins("logits") & stored.keys() == {*stored} - {"cam"}
+    assert graph.origins("activation_map") - graph.origins("embedding") == {"cam", "signed", "activation_map"}
 
 
 def test_weights_in_another_file_are_refused(tmp_path) -> None:

@@ -3,6 +3,8 @@ import onnx
 import pytest
 from scipy.stats import spearmanr
 
+from leukoscope.assets import default_bundle_path
+from leukoscope.bundle.folder import Bundle
 from leukoscope.bundle.onnx_graph import read_onnx_graph
 from leukoscope.errors import UsageError
 from leukoscope.imaging.cell_mask import cell_mask
@@ -16,27 +18,23 @@ from leukoscope.runtime.attribution import (
     shuffle_weights,
 )
 from leukoscope.runtime.predictor import Predictor, Source
+from leukoscope.runtime.session import Session
 from small_bundle import sample_paths
 
 RNG = np.random.default_rng(0)
 
 
-def canvas_with_square() -> np.ndarray:
-    canvas = np.zeros((80, 80, 3), np.uint8)
-    canvas[:40, :40] = 120
-    return canvas
-
-
 def test_energy_inside_of_known_maps() -> None:
-    canvas = canvas_with_square()
+    mask = np.zeros((80, 80), np.bool_)
+    mask[:40, :40] = True
     inside = np.zeros((8, 8), np.float32)
     inside[1:3, 1:3] = 1
-    assert energy_inside(inside, canvas) == pytest.approx(1)
+    assert energy_inside(inside, mask) == pytest.approx(1)
     outside = np.zeros((8, 8), np.float32)
     outside[6, 6] = 1
-    assert energy_inside(outside, canvas) == 0
-    assert energy_inside(np.ones((8, 8), np.float32), canvas) == pytest.approx(0.25)
-    assert np.isnan(energy_inside(np.zeros((8, 8), np.float32), canvas))
+    assert energy_inside(outside, mask) == 0
+    assert energy_inside(np.ones((8, 8), np.float32), mask) == pytest.approx(0.25)
+    assert np.isnan(energy_inside(np.zeros((8, 8), np.float32), mask))
 
 
 def test_rank_correlation_equals_scipy_with_ties() -> None:
@@ -59,6 +57,16 @@ def test_removed_pixels_are_filled_from_their_surroundings_and_others_stay() -> 
     assert filled[removed].std() > 0.5  # noise: smoothness must not mark the hole
 
 
+def test_a_removed_rim_is_filled_with_the_cell_and_not_with_the_black_around() -> None:
+    cell = np.zeros((64, 64, 3), np.uint8)
+    cell[16:48, 16:48] = 150
+    removed = np.zeros((64, 64), bool)
+    removed[16:26, 16:48] = True
+    filled = remove_pixels(cell, removed, np.random.default_rng(1))
+    assert np.array_equal(cell_mask(filled), cell_mask(cell))
+    assert abs(filled[removed].astype(float).mean() - 150) < 1
+
+
 def test_removing_everything_still_gives_an_image() -> None:
     cell = prepare_cell(decode_image(sample_paths()[0]), 63)
     filled = remove_pixels(cell, np.ones((63, 63), bool), np.random.default_rng(1))
@@ -68,8 +76,8 @@ def test_removing_everything_still_gives_an_image() -> None:
 def test_shuffled_models_hold_the_same_numbers_in_other_places(small_predictor: Predictor) -> None:
     bundle = small_predictor.bundle
     original = bundle.model_path.read_bytes()
-    for last in (1, None):
-        edited = shuffle_weights(bundle, np.random.default_rng(0), last)
+    for head_only in (True, False):
+        edited = shuffle_weights(bundle, np.random.default_rng(0), head_only=head_only)
         onnx.checker.check_model(onnx.load_from_string(edited))
         changed = []
         for weight in read_onnx_graph(original).weights:
@@ -78,7 +86,19 @@ def test_shuffled_models_hold_the_same_numbers_in_other_places(small_predictor: 
                 changed.append(weight.name)
                 before, after = (np.frombuffer(content[start:end], "<f4") for content in (original, edited))
                 assert np.array_equal(np.sort(before), np.sort(after))
-        assert changed == (["cam"] if last == 1 else ["first", "second", "head", "cam"])
+        assert changed == (["cam"] if head_only else ["first", "second", "cam"])  # the map needs no "head"
+
+
+def test_shuffling_the_shipped_head_changes_its_map_and_nothing_before_it() -> None:
+    bundle = Bundle.open(default_bundle_path())
+    edited = shuffle_weights(bundle, np.random.default_rng(0), head_only=True)
+    cells = np.stack(
+        [prepare_cell(decode_image(path), bundle.manifest.input_px) for path in sample_paths()[:2]]
+    )
+    before, after = (Session(content).run(cells) for content in (bundle.model_path, edited))
+    assert np.array_equal(before.embedding, after.embedding)
+    assert not np.array_equal(before.logits, after.logits)
+    assert not np.array_equal(before.activation_map, after.activation_map)
 
 
 def test_check_measures_each_cell_and_counts_the_rest(small_predictor: Predictor) -> None:
@@ -93,6 +113,7 @@ def test_check_measures_each_cell_and_counts_the_rest(small_predictor: Predictor
     for source, entry in zip(sources, check.measures, strict=True):
         assert entry.area_share == pytest.approx(cell_mask(decode_image(source.content)).mean())
         assert 0 < entry.energy_inside < 1
+        assert entry.area_share < entry.mask_energy < 1
     # The small network is linear in its features: what it marks is what moves its logit.
     supplement = check.supplement()
     assert supplement.measures["relevance_gap"].value > 0
