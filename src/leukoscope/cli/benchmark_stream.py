@@ -25,6 +25,8 @@ from leukoscope.evaluation.performance import (
 
 MAX_SAMPLES = 400
 SIGNALS = ("SIGINT", "SIGKILL")
+STOPS_WITHIN = 10
+"""All stops come within this fraction of the rows, so that one process judges the rest and its memory can be seen."""
 JUDGED, SOME_REFUSED = 0, 1
 
 
@@ -56,7 +58,8 @@ def benchmark_stream(
     """Judge a long list, to see whether its memory is flat and every row survives being stopped.
 
     Runs leukoscope predict --stdin-list --out in a process of its own, interrupts it (SIGINT) and kills it (SIGKILL) in
-    turn, resumes it, and compares every result with the list and with the other results of the same cell.
+    turn, resumes it, and compares every result with the list and with the other results of the same cell. Interrupted
+    itself, it reports the rows that are done.
     """
     from leukoscope.assets import default_bundle_path, sample_cells_directory
     from leukoscope.bundle.folder import Bundle
@@ -76,20 +79,24 @@ def benchmark_stream(
     with TemporaryDirectory(prefix="leukoscope-stream-") as folder:
         stream = _Stream(Path(folder), [*command, "--bundle", str(opened.directory)], rows, every)
         stream.write_list(names)
-        marks = [rows * number // (stops + 1) for number in range(1, stops + 1)]
-        halts = [
-            stream.run_until(mark, signal_name)
-            for mark, signal_name in zip(marks, itertools.cycle(SIGNALS), strict=False)
-        ]
-        stream.run_until(rows, None)
-        misplaced, differing = stream.verify(names)
+        marks = [rows * number // (STOPS_WITHIN * stops) for number in range(1, stops + 1)]
+        try:
+            for mark, signal_name in zip(marks, itertools.cycle(SIGNALS), strict=False):
+                stream.run_until(mark, signal_name)
+            stream.run_until(rows, None)
+        except KeyboardInterrupt:
+            typer.echo("interrupted; comparing what is done", err=True)
+        done = stream.count()
+        misplaced, differing = stream.verify(names, done)
+    if not stream.samples:
+        raise UsageError("no result yet; nothing to report")
     report = StreamReport(
         machine=watch.machine(threads),
         model=ModelFacts.of(opened),
-        rows=rows,
+        rows=done,
         cells=len(names),
         samples=tuple(stream.samples[:: 1 + len(stream.samples) // MAX_SAMPLES]),
-        stops=tuple(halt for halt in halts if halt is not None),
+        stops=tuple(stream.stops),
         misplaced_rows=misplaced,
         differing_answers=differing,
     )
@@ -103,6 +110,7 @@ class _Stream:
 
     def __init__(self, folder: Path, command: list[str], rows: int, every_s: float) -> None:
         self.samples: list[MemorySample] = []
+        self.stops: list[Stop] = []
         self._list = folder / "list.txt"
         self._out = folder / "results"
         self._command = [sys.executable, "-m", "leukoscope.cli.main", *command, "--out", str(self._out)]
@@ -116,35 +124,43 @@ class _Stream:
         with self._list.open("w", encoding="utf-8") as file:
             file.writelines(f"{name}\n" for name in itertools.islice(itertools.cycle(names), self._rows))
 
-    def run_until(self, mark: int, signal_name: str | None) -> Stop | None:
+    def run_until(self, mark: int, signal_name: str | None) -> None:
         """Go on; send the signal when ``mark`` rows are on the disk, or wait for the end."""
         resume = ["--resume"] if self._results.exists() else []
         with (
             self._list.open("rb") as names,
             subprocess.Popen([*self._command, *resume], stdin=names) as process,
         ):
-            self._position = self._counted = 0  # a resumed run cuts off what was half written
-            before = self._count()
-            while process.poll() is None:
-                time.sleep(self._every_s)
-                self._look(process.pid, before)
-                if signal_name is not None and self._counted >= mark:
-                    process.send_signal(getattr(signal, signal_name))
-                    process.wait()
-                    typer.echo(f"{signal_name} after {self._count():,} rows", err=True)
-                    return Stop(rows=self._count(), signal=signal_name)
-        if process.returncode not in (JUDGED, SOME_REFUSED):
+            try:
+                self._watch(process, mark, signal_name)
+            except KeyboardInterrupt:
+                process.send_signal(signal.SIGINT)
+                process.wait()
+                raise
+        if signal_name is None and process.returncode not in (JUDGED, SOME_REFUSED):
             raise EngineError(f"leukoscope predict ended with {process.returncode}; run it by hand")
-        return None
 
-    def verify(self, names: list[str]) -> tuple[int, int]:
-        """Return how many rows are not those of the list, and how many answers differ from the cell's first."""
+    def _watch(self, process: "subprocess.Popen[bytes]", mark: int, signal_name: str | None) -> None:
+        self._position = self._counted = 0  # a resumed run cuts off what was half written
+        before = self.count()
+        while process.poll() is None:
+            time.sleep(self._every_s)
+            self._look(process.pid, before)
+            if signal_name is not None and self._counted >= mark:
+                process.send_signal(getattr(signal, signal_name))
+                process.wait()
+                self.stops.append(Stop(rows=self.count(), signal=signal_name))
+                typer.echo(f"{signal_name} after {self._counted:,} rows", err=True)
+                return
+
+    def verify(self, names: list[str], done: int) -> tuple[int, int]:
+        """Return how many of the rows are not those of the list, and how many answers differ from the cell's first."""
         from leukoscope.runtime.journal import read_results
 
         first: dict[str, object] = {}
         misplaced = differing = 0
         results = read_results(self._results)
-        expected: Iterator[str] = itertools.islice(itertools.cycle(names), self._rows)
+        expected: Iterator[str] = itertools.islice(itertools.cycle(names), done)
         for name, result in itertools.zip_longest(expected, results):
             if result is None or result.source != name:
                 misplaced += 1
@@ -161,7 +177,7 @@ class _Stream:
 
     def _look(self, process: int, before: int) -> None:
         said = 10 * self._counted // self._rows
-        if self._count() == before:
+        if self.count() == before:
             return  # still starting, or reading what is there
         try:
             self.samples.append(MemorySample(rows=self._counted, resident_mb=round(resident_mb(process), 1)))
@@ -176,7 +192,7 @@ class _Stream:
                 err=True,
             )
 
-    def _count(self) -> int:
+    def count(self) -> int:
         """Return the number of whole rows on the disk, reading only what is new."""
         if self._results.exists():
             with self._results.open("rb") as file:

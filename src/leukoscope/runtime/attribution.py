@@ -134,10 +134,10 @@ FIGURES = tuple(MapMeasures.__dataclass_fields__)
 TEXT = (
     "Means over cells. energy_inside against area_share and mask_energy: how much of the map lies on the cell, how "
     "much of a uniform map would, and how much of the cell's own mask on the map's grid would. most_relevant_drop, "
-    "least_relevant_drop, random_drop: fall of the logit when 10 to 70 % of the cell's pixels are removed in that order "
-    "(filled from what remains of the cell); relevance_gap is the first minus the second, and must be positive. "
-    "shuffled_head, shuffled_all: rank correlation with the map after shuffling the head's or all weights; near 0 means "
-    "that the map depends on what was learned. rotation: lowest correlation over quarter turns, turned back; "
+    "least_relevant_drop, random_drop: fall of the logit when 10 to 70 % of the cell's pixels are removed in that "
+    "order (filled from what remains of the cell); relevance_gap is the first minus the second, and must be positive. "
+    "shuffled_head, shuffled_all: rank correlation with the map after shuffling the head's or all weights; near 0 "
+    "means that the map depends on what was learned. rotation: lowest correlation over quarter turns, turned back; "
     "rotation_logit: largest change of the logit under them."
 )
 

@@ -78,11 +78,11 @@ def test_a_contestant_that_cannot_run_is_left_out_with_its_reason(small_bundle_p
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is watched through /proc")
 def test_a_stream_survives_being_interrupted_and_killed(small_bundle_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "stream.json"
-    words = ["benchmark", "stream", "--rows", "900", "--every", "0.05", "--bundle", str(small_bundle_path)]
+    words = ["benchmark", "stream", "--rows", "2000", "--every", "0.05", "--bundle", str(small_bundle_path)]
     result = CliRunner().invoke(app, [*words, "--out", str(out)])
     assert result.exit_code == 0, result.output
     report = read_stream(out)
     assert (report.misplaced_rows, report.differing_answers) == (0, 0)
     assert [stop.signal for stop in report.stops] == ["SIGINT", "SIGKILL"]
-    assert 300 <= report.stops[0].rows < report.stops[1].rows < 900
+    assert 100 <= report.stops[0].rows < report.stops[1].rows < 2000
     assert report.samples
