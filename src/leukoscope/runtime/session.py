@@ -33,6 +33,8 @@ ENGINES: tuple[Engine, ...] = get_args(Engine)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 CACHE_VARIABLE = "LEUKOSCOPE_CACHE"
 CACHE_OFF = "off"
+CACHED_MODELS = 8
+"""Compiled models that are kept, the newest ones: one is about 45 MB, and every bundle and precision has its own."""
 
 
 class Pending(Protocol):
@@ -95,6 +97,8 @@ class Session:
         if engine == "openvino":
             cache = default_cache_directory() if cache_directory is None else cache_directory
             cache = cache if cache is not None and _is_writable(cache) else None
+            if cache is not None:
+                _prune(cache)
             self._backend: Backend = OpenVinoBackend(
                 model, self.threads, precision, cache, streaming=streaming
             )
@@ -202,3 +206,15 @@ def _is_writable(directory: Path) -> bool:
     except OSError:
         return False
     return os.access(directory, os.W_OK | os.X_OK)
+
+
+def _prune(directory: Path) -> None:
+    """Delete the oldest compiled models where there are too many; one that is in use stays readable on POSIX."""
+    try:
+        models = sorted(directory.glob("*.blob"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in models[CACHED_MODELS:]:
+            path.unlink()
+    except (
+        OSError
+    ):  # another process was faster, or the system keeps a file that is open: the next start tries again
+        pass

@@ -79,7 +79,7 @@ class SubjectSample:
             return np.bincount(self.index, values, minlength=self.n_subjects).astype(np.float64)
         return np.stack([self.sums(column) for column in values.T], axis=1)
 
-    def resample(self, replicates: int, rng: np.random.Generator) -> Floats:
+    def resample(self, replicates: int, rng: "np.random.Generator") -> Floats:
         """Draw subjects with replacement within each stratum: how often each was drawn, (replicates, S)."""
         counts = np.zeros((replicates, self.n_subjects))
         for stratum in np.unique(self.strata):

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ import onnx
 import pytest
 
 from leukoscope.errors import EngineError, UsageError
-from leukoscope.runtime.session import Session, default_cache_directory
+from leukoscope.runtime.session import CACHED_MODELS, Session, default_cache_directory
 from small_bundle import FEATURES, GRID, SIDE, Weights, forward_by_hand, make_onnx
 
 CELLS = np.random.default_rng(3).integers(0, 256, (7, SIDE, SIDE, 3), dtype=np.uint8)
@@ -140,6 +141,18 @@ def test_cache_makes_files_and_survives_damage(tmp_path: Path, model: bytes) -> 
         blob.write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
     again = Session(path, cache_directory=cache).run(CELLS[:1])
     assert np.array_equal(wanted.logits, again.logits)
+
+
+def test_the_cache_keeps_the_newest_models_only(tmp_path: Path, model: bytes) -> None:
+    for age in range(20):
+        blob = tmp_path / f"{age}.blob"
+        blob.write_bytes(b"old")
+        os.utime(blob, (1e9 - age, 1e9 - age))
+    (tmp_path / "else.txt").touch()
+    Session(model, cache_directory=tmp_path)
+    kept = {path.name for path in tmp_path.glob("?.blob")}
+    assert kept == {f"{age}.blob" for age in range(CACHED_MODELS)}
+    assert (tmp_path / "else.txt").exists()
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, model: bytes) -> None:
