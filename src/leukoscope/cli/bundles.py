@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from leukoscope.errors import LeukoscopeError, UsageError
+from leukoscope.errors import EngineError, LeukoscopeError, UsageError
 
 if TYPE_CHECKING:
     from leukoscope.bundle.folder import Bundle, Check
@@ -35,7 +35,7 @@ def verify(directory: Path | None, *, expect: str | None, engines: tuple[str, ..
             checks.append(
                 Check("identity", same, f"SHA-256 {sha256}" + ("" if same else f", expected {expect}"))
             )
-        checks += [_reproduce(bundle, engine) for engine in engines]
+        checks += [reproduce(bundle, engine) for engine in engines]
     passed = all(check.passed for check in checks)
     if as_json:
         listed = [check._asdict() for check in checks]
@@ -50,7 +50,19 @@ def verify(directory: Path | None, *, expect: str | None, engines: tuple[str, ..
     return 0 if passed else 1
 
 
-def _reproduce(bundle: "Bundle", engine: str) -> "Check":
+def require_agreement(bundle: "Bundle") -> None:
+    """Raise ``EngineError`` where an engine that is installed does not reproduce the sample within its tolerance."""
+    from importlib.util import find_spec
+
+    for engine in ("openvino", "onnxruntime"):
+        if find_spec(engine) is not None:
+            check = reproduce(bundle, engine)
+            if not check.passed:
+                raise EngineError(f"{bundle.directory}: {check.detail}; do not use this bundle")
+
+
+def reproduce(bundle: "Bundle", engine: str) -> "Check":
+    """Return whether an engine gives the sample cells the answers that the bundle expects."""
     from leukoscope.bundle.folder import Check
     from leukoscope.runtime.predictor import Predictor
     from leukoscope.runtime.sample import check_sample

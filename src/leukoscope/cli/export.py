@@ -74,6 +74,8 @@ def export(
 ) -> None:
     """Make a bundle: graph with Grad-CAM inside, fitted decision rules, card, sample cells and hashes.
 
+    Every engine that is installed must then give the sample cells the same answers.
+
     Example:
 
         leukoscope export runs/2026-01-31-default-1a2b3c4d --report out/report.json --out my-bundle
@@ -81,6 +83,7 @@ def export(
     import json
 
     from leukoscope.bundle.report import read_report
+    from leukoscope.cli.bundles import require_agreement
     from leukoscope.errors import UsageError
     from leukoscope.terms import RESEARCH_USE
     from leukoscope.training.checkpoint import load_trained
@@ -98,6 +101,7 @@ def export(
         data_licence=data_licence,
         weights_dtype="float16" if weights == "float16" else "float32",
     )
+    require_agreement(bundle)
     size_mb = bundle.model_path.stat().st_size / 1e6
     if as_json:
         typer.echo(

@@ -7,7 +7,8 @@ from leukoscope.bundle import folder as folder_module
 from leukoscope.bundle.card import render_card
 from leukoscope.bundle.folder import Bundle, SampleFile, write_bundle
 from leukoscope.bundle.manifest import ExpectedOutputs, Manifest
-from leukoscope.errors import BundleError
+from leukoscope.cli.bundles import require_agreement
+from leukoscope.errors import BundleError, EngineError
 from leukoscope.evaluation.protocol import evaluate
 from leukoscope.evaluation.split_report import EvaluationSettings
 from leukoscope.runtime.predictor import Predictor
@@ -143,6 +144,9 @@ def test_a_model_that_answers_otherwise_is_found(small_bundle_path: Path, tmp_pa
     )
     check = check_sample(Predictor.open(tmp_path / "bundle"))
     assert not check.passed
+    with pytest.raises(EngineError, match="do not use this bundle"):
+        require_agreement(Bundle.open(tmp_path / "bundle"))
+    require_agreement(bundle)
 
 
 def test_the_card_says_that_nothing_was_measured() -> None:
