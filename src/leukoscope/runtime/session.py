@@ -60,7 +60,7 @@ class Session:
         ``bf16`` only where the processor has it: faster, and probabilities move in the second or third digit.
     cache_directory
         Where OpenVINO keeps compiled models; None takes ``default_cache_directory()``. A folder that cannot be
-        written costs time, not the answer.
+        written costs time, not the answer. A model given as bytes is not kept.
     streaming
         Compile for many cells from the beginning: one thread works on one cell. Without it a single cell gets every
         thread, and the form for many cells is compiled when it is first needed, which takes its own memory.
@@ -96,8 +96,9 @@ class Session:
         self.threads = threads or usable_cores()
         if engine == "openvino":
             cache = default_cache_directory() if cache_directory is None else cache_directory
-            cache = cache if cache is not None and _is_writable(cache) else None
-            if cache is not None:
+            if isinstance(model, bytes) or cache is None or not _is_writable(cache):
+                cache = None
+            else:
                 _prune(cache)
             self._backend: Backend = OpenVinoBackend(
                 model, self.threads, precision, cache, streaming=streaming

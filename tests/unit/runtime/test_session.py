@@ -149,16 +149,23 @@ def test_the_cache_keeps_the_newest_models_only(tmp_path: Path, model: bytes) ->
         blob.write_bytes(b"old")
         os.utime(blob, (1e9 - age, 1e9 - age))
     (tmp_path / "else.txt").touch()
-    Session(model, cache_directory=tmp_path)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model)
+    Session(path, cache_directory=tmp_path)
     kept = {path.name for path in tmp_path.glob("?.blob")}
     assert kept == {f"{age}.blob" for age in range(CACHED_MODELS)}
     assert (tmp_path / "else.txt").exists()
+    before = sorted(tmp_path.iterdir())
+    Session(model, cache_directory=tmp_path)  # from memory: perhaps never seen again
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, model: bytes) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    session = Session(model, cache_directory=blocked / "cache")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model)
+    session = Session(path, cache_directory=blocked / "cache")
     assert np.isfinite(session.run(CELLS[:1]).logits).all()
 
 
