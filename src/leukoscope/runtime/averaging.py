@@ -25,6 +25,8 @@ def turn_cell(cell: NDArray[np.uint8], turns: int) -> NDArray[np.uint8]:
     numpy.ndarray
         uint8 (turns, S, S, 3); the first is the cell itself, from the fifth on they are mirrored first.
     """
+    if turns == 1:
+        return cell[None]
     mirrored = np.ascontiguousarray(cell[:, ::-1])
     return np.stack([rotate_quarter(cell if turn < 4 else mirrored, turn % 4) for turn in range(turns)])
 
