@@ -115,7 +115,7 @@ def run_benchmark(options: BenchmarkOptions, say: Callable[[str], None]) -> Benc
     return BenchmarkReport(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=shlex.join(["leukoscope", *sys.argv[1:]]),
-        machine=_machine(load_before),
+        machine=describe_machine(load_before),
         versions=_versions(),
         model={
             "name": f"{bundle.manifest.name} {bundle.manifest.version}",
@@ -251,7 +251,10 @@ def _shell(name: str, title: str, bundle: Path, file: Path, repetitions: int, fo
     )
 
 
-def _machine(load_before: float) -> dict[str, str | int | float]:
+def describe_machine(load_before: float | None = None) -> dict[str, str | int | float]:
+    """Return processor, cores, system and Python; ``load_before`` is the load average before measuring."""
+    if load_before is None:
+        load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else -1.0
     return {
         "processor": _processor(),
         "cores": os.cpu_count() or 1,
