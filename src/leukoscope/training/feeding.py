@@ -4,6 +4,7 @@ All feeders give the same numbers for the same view up to rounding; which is use
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -88,6 +89,7 @@ class PixelFeeder:
         self.start = 0
         self.count = len(cells.labels)
         self._drawn: tuple[int, Tensor] | None = None
+        self._pool: ThreadPoolExecutor | None = None
 
     def view_of_epoch(self, epoch: int) -> int:
         """Return which view epoch ``epoch`` shows."""
@@ -117,16 +119,39 @@ class PixelFeeder:
 
     def pixels(self, rows: NDArray[np.int64], view: int) -> Tensor:
         """Return (B, 3, S, S) float, 0..255."""
+        if view == PLAIN_VIEW:
+            return self._read(rows)
+        draws = self._draws(view)
+        if self._device.type != "cpu":
+            return self._changed(rows, draws)
+        # Cell by cell: one cell stays in a core's cache through all changes, a batch would not.
+        side = self._cells.images.shape[1]
+        pixels = torch.empty(len(rows), 3, side, side)
+
+        def change(place: int) -> None:
+            pixels[place] = self._changed(rows[place : place + 1], draws)[0]
+
+        list(self._workers().map(change, range(len(rows))))
+        return pixels
+
+    def _read(self, rows: NDArray[np.int64]) -> Tensor:
         ordered, back = np.unique(rows, return_inverse=True)  # a memory map reads fastest in its own order
         raw = torch.from_numpy(self._cells.images[ordered][back]).to(self._device)
-        pixels = raw.permute(0, 3, 1, 2).float()
-        if view == PLAIN_VIEW:
-            return pixels
-        draws = self._draws(view)[rows]
+        return raw.permute(0, 3, 1, 2).float()
+
+    def _changed(self, rows: NDArray[np.int64], draws: Tensor) -> Tensor:
         partners = None
         if self._stain is not None and self._settings.stain_mix:
-            partners = choose_partners(self._stain, rows, draws)
-        return augment(pixels, draws, self._settings, partners)
+            partners = choose_partners(self._stain, rows, draws[rows])
+        return augment(self._read(rows), draws[rows], self._settings, partners)
+
+    def _workers(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            # One thread of torch in each worker; the setting is each thread's own.
+            self._pool = ThreadPoolExecutor(
+                torch.get_num_threads(), "augment", initializer=torch.set_num_threads, initargs=(1,)
+            )
+        return self._pool
 
     def _draws(self, view: int) -> Tensor:
         if self._drawn is None or self._drawn[0] != view:
