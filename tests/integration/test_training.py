@@ -17,9 +17,11 @@ from cohort_files import write_cohort
 from leukoscope.config import apply_overrides, build
 from leukoscope.data.splits import Split, make_plan, write_splits
 from leukoscope.data.table import read_cells
-from leukoscope.errors import SplitError, TrainingError, UsageError
+from leukoscope.errors import ConfigError, SplitError, TrainingError, UsageError
 from leukoscope.evaluation.scores import read_run
+from leukoscope.runtime.session import OpenVinoGraphs
 from leukoscope.training.checkpoint import load_trained
+from leukoscope.training.finetune import Finetuner
 from leukoscope.training.run import resume_run, start_run
 from leukoscope.training.settings import TrainSettings
 
@@ -50,8 +52,11 @@ def cohort(tmp_path_factory) -> tuple[Path, Path]:
     return write_cohort(tmp_path_factory.mktemp("cohort"))
 
 
-def run(cohort, out: Path, *overrides: str, name: str = "small") -> Path:
-    return start_run(*cohort, None, settings(*overrides), out=out, config_name=name)
+def run(cohort, out: Path, *overrides: str, name: str = "small", engine=None) -> Path:
+    return start_run(*cohort, None, settings(*overrides), out=out, config_name=name, engine=engine)
+
+
+PLAIN = ("engine.activation_cache=off", "engine.frozen_forward=torch")
 
 
 def history(folder: Path) -> pd.DataFrame:
@@ -92,12 +97,73 @@ def test_a_run_writes_what_the_evaluation_and_the_export_read(cohort, tmp_path):
 def test_the_fast_path_follows_the_plain_path(cohort, tmp_path, dtype, tolerance, recipe):
     recipe = (*recipe, f"engine.cache_dtype={dtype}")
     fast = history(run(cohort, tmp_path / "fast", *recipe))
-    plain = history(run(cohort, tmp_path / "plain", *recipe, "engine.activation_cache=off"))
+    plain = history(run(cohort, tmp_path / "plain", *recipe, *PLAIN))
     assert (fast["cached_seconds"] > 0).any()
     assert (plain["cached_seconds"] == 0).all()
     assert np.ptp(plain["loss"]) > 10 * tolerance  # the curve moves by much more than what is tolerated
     np.testing.assert_allclose(fast["loss"], plain["loss"], atol=tolerance)
     np.testing.assert_allclose(fast["validation_loss"], plain["validation_loss"], atol=tolerance)
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_an_engine_backed_frozen_part_follows_torch(cohort, tmp_path, views):
+    recipe = (
+        f"augment.views={views}",
+        "network.head=paper",
+        "network.descriptor_head=true",
+        "batch_norm.unfrozen=train",
+        "stage1.learning_rate=0.002",
+        "stage2.learning_rate=0.0003",
+        "engine.cache_dtype=float32",
+        "score.tta=4",
+    )
+    folder = run(
+        cohort, tmp_path / "fast", *recipe, "engine.frozen_forward=openvino", engine=OpenVinoGraphs()
+    )
+    plain_folder = run(cohort, tmp_path / "plain", *recipe, *PLAIN)
+    fast, plain = history(folder), history(plain_folder)
+    tolerance = 1e-3  # features of random weights hardly differ between cells, so that rounding weighs much
+    assert np.ptp(plain["loss"]) > 10 * tolerance
+    np.testing.assert_allclose(fast["loss"], plain["loss"], atol=tolerance)
+    np.testing.assert_allclose(fast["validation_loss"], plain["validation_loss"], atol=tolerance)
+    one, two = read_run(folder), read_run(plain_folder)
+    np.testing.assert_allclose(one.scores["logit"], two.scores["logit"], atol=1e-2)
+    np.testing.assert_allclose(one.embeddings, two.embeddings, atol=2e-3)
+    assert one.provenance["frozen_forward"] == "openvino f32"
+    assert two.provenance["frozen_forward"] == "torch 32-true"
+
+
+def test_an_engine_does_not_spoil_determinism_nor_resuming(cohort, tmp_path, monkeypatch):
+    recipe = ("augment.views=0", "engine.frozen_forward=openvino")
+    whole = run(cohort, tmp_path / "whole", *recipe, engine=OpenVinoGraphs())
+    stop = Finetuner._finish_epoch
+
+    def cut(self, running, trained):
+        stop(self, running, trained)
+        if self.progressed.total == 3:  # in the middle of the second stage
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Finetuner, "_finish_epoch", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(cohort, tmp_path / "cut", *recipe, engine=OpenVinoGraphs())
+    monkeypatch.undo()
+    (folder,) = (tmp_path / "cut").glob("*-small-*")
+    resume_run(folder, engine=OpenVinoGraphs())
+    one, two = final_tensors(whole), final_tensors(folder)
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_an_engine_that_cannot_be_had_is_an_error_before_the_first_step(cohort, tmp_path):
+    with pytest.raises(ConfigError, match="no engine was handed in"):
+        run(cohort, tmp_path / "a", "engine.frozen_forward=openvino")
+    with pytest.raises(ConfigError, match="64-true"):
+        run(
+            cohort,
+            tmp_path / "b",
+            "engine.frozen_forward=openvino",
+            "engine.precision=64-true",
+            engine=OpenVinoGraphs(),
+        )
 
 
 def test_same_seed_same_weights_other_seed_other_weights(cohort, tmp_path):
@@ -257,7 +323,7 @@ def test_a_frozen_backbone_runs_once_over_each_cell_whatever_the_run(cohort, tmp
     first = run(cohort, tmp_path, *plain)
     (kept,) = (tmp_path / "cache").glob("embeddings-*.safetensors")
     monkeypatch.setattr(
-        "leukoscope.training.feeding.ActivationFeeder._compute", lambda *_: pytest.fail("computed again")
+        "leukoscope.training.keeping.ActivationFeeder._compute", lambda *_: pytest.fail("computed again")
     )
     second = run(cohort, tmp_path, *plain, "network.drop_rate=0.1")
     assert kept.is_file()

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from leukoscope.cli import benchmark_stream
+from leukoscope.cli import benchmark_stream, benchmark_train
 
 app = typer.Typer(help="Measure speed and memory.", no_args_is_help=True)
+benchmark_train.register(app)
 
 
 @app.callback()

@@ -24,6 +24,7 @@ def train_both(
     from leukoscope.cli import train as train_command
     from leukoscope.data.splits import make_splits, write_splits
     from leukoscope.data.table import read_cells
+    from leukoscope.runtime.session import OpenVinoGraphs
     from leukoscope.training.run import start_run
 
     settings = train_command.read_settings(config, overrides)
@@ -39,7 +40,16 @@ def train_both(
         listener = train_command.make_listener(quiet=False)
         try:
             folders.append(
-                start_run(cells, path, name, settings, out=out, config_name=config.stem, listener=listener)
+                start_run(
+                    cells,
+                    path,
+                    name,
+                    settings,
+                    out=out,
+                    config_name=config.stem,
+                    listener=listener,
+                    engine=OpenVinoGraphs(),
+                )
             )
         finally:
             listener.close()

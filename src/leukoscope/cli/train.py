@@ -82,18 +82,21 @@ def train(
             "name the table and the splits: --cells cells.csv --splits splits.json (or --resume RUN)"
         )
 
+    from leukoscope.runtime.session import OpenVinoGraphs
     from leukoscope.training.run import resume_run, start_run
 
-    listener = make_listener(quiet=as_json)
+    listener, engine = make_listener(quiet=as_json), OpenVinoGraphs()
     try:
         if resume is not None:
-            folder = resume_run(resume, listener)
+            folder = resume_run(resume, listener, engine)
         else:
             assert cells is not None  # noqa: S101  (checked above, with splits)
             assert splits is not None  # noqa: S101
             settings = read_settings(config, [*(set_ or []), *overrides])
             name = config.stem if config is not None else "default"
-            folder = start_run(cells, splits, split, settings, out=out, config_name=name, listener=listener)
+            folder = start_run(
+                cells, splits, split, settings, out=out, config_name=name, listener=listener, engine=engine
+            )
     except KeyboardInterrupt:
         typer.secho("Stopped. Finished epochs are kept; go on with: leukoscope train --resume RUN", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -122,6 +125,7 @@ def tune(
     if cells is None or splits is None:
         raise UsageError("name the table and the splits: --cells cells.csv --splits splits.json")
 
+    from leukoscope.runtime.session import OpenVinoGraphs
     from leukoscope.training.tune import read_space, search
 
     listener = make_listener(quiet=as_json)
@@ -137,6 +141,7 @@ def tune(
             study_path=study,
             folds=folds,
             listener=listener,
+            engine=OpenVinoGraphs(),
         )
     except KeyboardInterrupt:
         typer.secho(f"Stopped. Finished trials are kept in {study}; the same command goes on.", err=True)

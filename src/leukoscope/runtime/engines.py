@@ -112,7 +112,7 @@ class OpenVinoBackend:
 
     def _compile_alone(self) -> Any:
         """Return a request that uses every thread."""
-        with _compiling():
+        with compiling():
             settings = {**self._settings, "PERFORMANCE_HINT": "LATENCY"}
             if isinstance(self._model, bytes):
                 compiled = self._core.compile_model(self._core.read_model(self._model), "CPU", settings)
@@ -122,7 +122,7 @@ class OpenVinoBackend:
         return compiled.create_infer_request()
 
     def _compile_streams(self) -> Any:
-        with _compiling():
+        with compiling():
             model = self._core.read_model(self._model if isinstance(self._model, bytes) else str(self._model))
             self._describe(model)
             check_graph(self.inputs, self.outputs)
@@ -144,7 +144,7 @@ class OpenVinoBackend:
             request.infer()
             return ForwardResult(*(request.get_tensor(name).data.copy() for name in OUTPUT_NAMES))
         except RuntimeError as error:
-            raise _engine_failed(error) from None
+            raise engine_failed(error) from None
 
 
 class OnnxRuntimeBackend:
@@ -192,7 +192,7 @@ class OnnxRuntimeBackend:
         try:
             return ForwardResult(*self._session.run(OUTPUT_NAMES, {INPUT_NAME: cells}))
         except Exception as error:
-            raise _engine_failed(error) from None
+            raise engine_failed(error) from None
 
     run_in_worker = run_alone
 
@@ -239,7 +239,8 @@ def import_openvino() -> Any:
 
 
 @contextmanager
-def _compiling() -> Iterator[None]:
+def compiling() -> Iterator[None]:
+    """Turn a failure of OpenVINO's compilation into an ``EngineError``."""
     try:
         yield
     except RuntimeError as error:
@@ -269,7 +270,8 @@ def _last_line(error: Exception) -> str:
     return lines[-1][:300] if lines else type(error).__name__
 
 
-def _engine_failed(error: Exception) -> EngineError:
+def engine_failed(error: Exception) -> EngineError:
+    """Return what is raised where a compiled graph fails."""
     return EngineError(
         f"the engine failed: {_last_line(error)}; run `leukoscope bundle verify` on the bundle"
     )

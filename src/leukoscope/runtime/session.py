@@ -24,8 +24,18 @@ from leukoscope.runtime.engines import (
     Ports,
     check_graph,
 )
+from leukoscope.runtime.graph_streams import OpenVinoGraphs
 
-__all__ = ["ENGINES", "INPUT_NAME", "OUTPUT_NAMES", "PRECISIONS", "ForwardResult", "Pending", "Session"]
+__all__ = [
+    "ENGINES",
+    "INPUT_NAME",
+    "OUTPUT_NAMES",
+    "PRECISIONS",
+    "ForwardResult",
+    "OpenVinoGraphs",
+    "Pending",
+    "Session",
+]
 
 Engine = Literal["openvino", "onnxruntime", "onnxruntime-cuda"]
 Precision = Literal["f32", "bf16"]

@@ -85,9 +85,11 @@ def augment(
     if settings.brightness or settings.contrast:
         gain = 1.0 + settings.brightness * (2.0 * draws[:, 6] - 1.0)
         contrast = 1.0 + settings.contrast * (2.0 * draws[:, 7] - 1.0)
-        mean = _foreground_mean(pixels, foreground).mean(dim=1)[:, None, None, None]
-        pixels = ((pixels - mean) * contrast[:, None, None, None] + mean) * gain[:, None, None, None]
-    return pixels.clamp(1.0, 255.0) * foreground
+        mean = _foreground_mean(pixels, foreground).mean(dim=1)
+        # ((pixels - mean) * contrast + mean) * gain, as one affine map
+        scale, offset = contrast * gain, mean * (1.0 - contrast) * gain
+        pixels = torch.addcmul(offset[:, None, None, None], pixels, scale[:, None, None, None])
+    return pixels.clamp(1.0, 255.0).mul_(foreground)
 
 
 def measure_stain(images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
@@ -141,12 +143,20 @@ def _move(pixels: Tensor, draws: Tensor, settings: AugmentSettings) -> tuple[Ten
     theta = torch.stack([top, bottom], dim=1)
     if bool((theta == still).all()):
         return pixels, foreground
-    count, _, height, width = pixels.shape
-    grid = functional.affine_grid(theta.to(pixels.dtype), [count, 4, height, width], align_corners=False)
+    grid = _sampling_grid(theta.to(pixels.dtype), *pixels.shape[2:])
     layers = torch.cat([pixels, foreground], dim=1)
     moved = functional.grid_sample(layers, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     share = moved[:, 3:]
     return moved[:, :3] / share.clamp(min=0.5), (share > 0.5).to(pixels.dtype)
+
+
+def _sampling_grid(theta: Tensor, height: int, width: int) -> Tensor:
+    """Return where each pixel comes from, (N, H, W, 2): ``affine_grid`` without its product of matrices."""
+    across = (2.0 * torch.arange(width, device=theta.device) + 1.0) / width - 1.0
+    down = (2.0 * torch.arange(height, device=theta.device) + 1.0) / height - 1.0
+    rows = theta[:, :, :1] * across
+    columns = theta[:, :, 1:2] * down + theta[:, :, 2:]
+    return torch.stack([rows[:, axis, None, :] + columns[:, axis, :, None] for axis in (0, 1)], dim=-1)
 
 
 def _restain(

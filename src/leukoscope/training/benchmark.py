@@ -1,4 +1,4 @@
-"""What training costs: a whole run on the fast path, and plain torch beside it in the same process."""
+"""What training costs: the recipe as it is run, and plain torch beside it in the same process."""
 
 import dataclasses
 import shutil
@@ -10,13 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from leukoscope.errors import UsageError
 from leukoscope.training.dataset import CellSet, load_cells
 from leukoscope.training.finetune import Finetuner
+from leukoscope.training.frozen import GraphEngine
 from leukoscope.training.listening import Listener
 from leukoscope.training.run import launch, make_network
 from leukoscope.training.run_folder import peak_memory_mb
 from leukoscope.training.settings import TrainSettings
 from leukoscope.training.task import Task
+
+STAGES = ("stage1", "stage2")
 
 
 def measure_training(
@@ -27,9 +31,11 @@ def measure_training(
     train: NDArray[np.int64],
     validation: NDArray[np.int64],
     plain_images: int,
+    epochs: int = 0,
     listener: Listener | None = None,
+    engine: GraphEngine | None = None,
 ) -> dict[str, Any]:
-    """Time every epoch of the recipe, without early stopping, and plain torch on some of the same cells.
+    """Time epochs of the recipe, without early stopping, and plain torch on some of the same cells.
 
     Parameters
     ----------
@@ -40,60 +46,98 @@ def measure_training(
     folder
         For checkpoints and caches; removed afterwards.
     plain_images
-        Cells that plain torch (the whole network in every step, no cache) trains on, one epoch to warm up and one
-        that is timed; its seconds per epoch are for as many cells as the fast path had.
+        Cells that plain torch (float32, the whole network in every step, nothing kept, no engine) trains on, one epoch
+        to warm up and one that is timed; its seconds per epoch are for as many cells as the recipe has.
+    epochs
+        Of each stage that are timed; 0 for all of the recipe.
+    listener, engine
+        As in ``run.start_run``.
 
     Returns
     -------
     dict
-        Plain data. ``seconds_per_epoch`` is the mean over all epochs of all stages with everything that an epoch needs,
-        computing cached views included, validation and decoding not (they stand in ``wall_seconds``).
+        Plain data. ``seconds_per_epoch`` is the mean over all epochs of the recipe, each stage's epochs at the mean of
+        those that were timed. What is done once a stage (computing views that are kept, compiling a graph) is spread
+        over the stage's epochs; validation and decoding are not in it.
+
+    Raises
+    ------
+    UsageError
+        Views drawn in advance make later epochs cheaper, so that some epochs do not speak for all.
     """
     listener = listener or Listener()
+    if epochs and settings.augment.views:
+        raise UsageError(
+            f"augment.views = {settings.augment.views}: views drawn in advance make later epochs cheaper; "
+            "measure the whole recipe with --epochs 0"
+        )
     fabric = launch(settings.engine)
-    stages = {name: dataclasses.replace(getattr(settings, name), patience=0) for name in ("stage1", "stage2")}
-    whole = dataclasses.replace(settings, **stages)
+    timed = dataclasses.replace(settings, **{name: _stage(settings, name, epochs=epochs) for name in STAGES})
     try:
         begin = time.perf_counter()
-        network, _ = make_network(whole)
-        task = Task("fast", train, validation, folder / "fast")
-        history = Finetuner(fabric, network, cells, task, settings=whole, listener=listener).fit().history
+        network, _ = make_network(timed)
+        task = Task("recipe", train, validation, folder / "recipe")
+        tuner = Finetuner(fabric, network, cells, task, settings=timed, listener=listener, engine=engine)
+        history = tuner.fit().history
         wall_seconds = time.perf_counter() - begin
         peak_mb = peak_memory_mb()
-        plain_speed = _measure_plain(
-            fabric, cells, whole, folder=folder, rows=train[:plain_images], listener=listener
-        )
+        plain = [
+            _measure_plain(cells, settings, name, folder=folder, rows=train[:plain_images])
+            for name in STAGES
+            if getattr(settings, name).epochs
+        ]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    images = whole.data.epoch_cells or len(train)
-    seconds = float(np.mean([record["seconds"] for record in history]))
-    plain_seconds = images / plain_speed
+    images = timed.data.epoch_cells or len(train)
+    whole = [stage.epochs for stage in settings.stages]
+    stages = [
+        _describe_stage(number, stage.epochs, [record for record in history if record["stage"] == number])
+        | {"unfreeze_layers": stage.unfreeze_layers, "plain_seconds_per_epoch": images * plain_seconds}
+        for number, (stage, plain_seconds) in enumerate(zip(settings.stages, plain, strict=True), start=1)
+    ]
+    seconds = float(np.average([stage["seconds_per_epoch"] for stage in stages], weights=whole))
+    plain_seconds = float(np.average([stage["plain_seconds_per_epoch"] for stage in stages], weights=whole))
     return {
-        "architecture": whole.network.arch,
-        "input_px": whole.network.input_px,
-        "unfreeze_layers": whole.stages[-1].unfreeze_layers,
-        "views": whole.augment.views,
+        "architecture": settings.network.arch,
+        "input_px": settings.network.input_px,
+        "views": settings.augment.views,
+        "batch_size": settings.engine.batch_size,
+        "precision": settings.engine.precision,
+        "frozen_forward": tuner.feeders.forward_name,
         "images_per_epoch": images,
-        "epochs": len(history),
+        "epochs": sum(whole),
+        "epochs_timed": len(history),
         "seconds_per_epoch": seconds,
         "images_per_second": images / seconds,
-        "seconds_per_epoch_without_views": float(
-            np.mean([record["seconds"] - record["cached_seconds"] for record in history])
-        ),
-        "seconds_computing_views": float(np.sum([record["cached_seconds"] for record in history])),
-        "seconds_by_stage": {
-            str(stage): float(np.mean([record["seconds"] for record in history if record["stage"] == stage]))
-            for stage in sorted({record["stage"] for record in history})
-        },
+        "plain_seconds_per_epoch": plain_seconds,
+        "plain_images_per_second": images / plain_seconds,
+        "plain_images_timed": int(min(plain_images, len(train))),
+        "speed_up": plain_seconds / seconds,
+        "stages": stages,
         "wall_seconds": wall_seconds,
         "peak_memory_mb": peak_mb,
-        "plain_images_timed": int(min(plain_images, len(train))),
-        "plain_images_per_second": plain_speed,
-        "plain_seconds_per_epoch": plain_seconds,
-        "speed_up": plain_seconds / seconds,
         "threads": torch.get_num_threads(),
         "device": str(fabric.device),
-        "torch": torch.__version__,
+    }
+
+
+def _stage(settings: TrainSettings, name: str, *, epochs: int) -> Any:
+    stage = getattr(settings, name)
+    return dataclasses.replace(
+        stage, patience=0, epochs=min(stage.epochs, epochs) if epochs else stage.epochs
+    )
+
+
+def _describe_stage(number: int, epochs: int, history: list[dict[str, Any]]) -> dict[str, Any]:
+    every_epoch = float(np.mean([record["seconds"] - record["cached_seconds"] for record in history]))
+    once = float(np.sum([record["cached_seconds"] for record in history]))
+    return {
+        "stage": number,
+        "epochs": epochs,
+        "epochs_timed": len(history),
+        "seconds_per_epoch": every_epoch + once / epochs,
+        "seconds_in_every_epoch": every_epoch,
+        "seconds_once": once,
     }
 
 
@@ -127,27 +171,28 @@ def table_cells(
 
 
 def _measure_plain(
-    fabric: Any,
     cells: CellSet,
     settings: TrainSettings,
+    name: str,
     *,
     folder: Path,
     rows: NDArray[np.int64],
-    listener: Listener,
 ) -> float:
-    """Return images per second of the last stage in plain torch."""
-    last = "stage2" if settings.stage2.epochs else "stage1"
-    other = "stage1" if last == "stage2" else "stage2"
+    """Return seconds an image of one stage in plain torch."""
+    other = STAGES[1 - STAGES.index(name)]
     plain = dataclasses.replace(
         settings,
-        engine=dataclasses.replace(settings.engine, activation_cache="off"),
+        engine=dataclasses.replace(
+            settings.engine, activation_cache="off", frozen_forward="torch", precision="32-true"
+        ),
         data=dataclasses.replace(settings.data, epoch_cells=0, sampling="shuffle"),
         **{
-            last: dataclasses.replace(getattr(settings, last), epochs=2),
+            name: dataclasses.replace(getattr(settings, name), epochs=2),
             other: dataclasses.replace(getattr(settings, other), epochs=0),
         },
     )
+    fabric = launch(plain.engine)
     network, _ = make_network(plain)
-    task = Task("plain torch", rows, rows[:0], folder / "plain")
-    history = Finetuner(fabric, network, cells, task, settings=plain, listener=listener).fit().history
-    return float(history[-1]["images_per_second"])
+    task = Task("plain torch", rows, rows[:0], folder / f"plain-{name}")
+    history = Finetuner(fabric, network, cells, task, settings=plain, listener=Listener()).fit().history
+    return 1.0 / float(history[-1]["images_per_second"])

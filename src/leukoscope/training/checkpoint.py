@@ -60,10 +60,15 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Put back what ``optimiser_tensors`` returned."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = tensor
+        parameter = parameters[int(index)]
+        # A fused step goes through memory in order: moments have to lie as their parameter does.
+        same = tensor.shape == parameter.shape
+        laid = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor) if same else tensor
+        state.setdefault(int(index), {})[name] = laid
     whole = optimiser.state_dict()
     whole["state"] = state
     optimiser.load_state_dict(whole)

@@ -41,12 +41,16 @@ class EmbeddingStore:
         All cells of the run.
     dtype
         In which activations are kept.
+    forward
+        What computes them, and how precisely.
     """
 
-    def __init__(self, folder: Path, network: CellNetwork, cells: CellSet, dtype: np.dtype) -> None:
+    def __init__(
+        self, folder: Path, network: CellNetwork, cells: CellSet, dtype: np.dtype, forward: str
+    ) -> None:
         settings = network.settings
         digest = hashlib.sha256("".join(cells.table["sha256"]).encode())
-        words = (settings.input_px, network.pooled_stages, settings.descriptor_head, dtype.name)
+        words = (settings.input_px, network.pooled_stages, settings.descriptor_head, dtype.name, forward)
         digest.update(repr(words).encode())
         for name, tensor in (*network.backbone.state_dict().items(), ("scale", network.pixel_scale)):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from leukoscope.errors import WeightsError
 from leukoscope.training.network import CellNetwork
@@ -65,7 +66,10 @@ def export_onnx(
     WeightsError
         A weight is not finite or does not fit 16 bits.
     """
-    model = _trace(network)
+    size = network.settings.input_px
+    device = next(network.parameters()).device
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8, device=device)
+    model = _trace(network, example, input_name=INPUT_NAME, output_names=OUTPUT_NAMES)
     if weights_dtype == "float16":
         _halve_weights(model)
     onnx.checker.check_model(model, full_check=True)
@@ -83,26 +87,42 @@ def describe_graph(model: onnx.ModelProto) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _trace(network: CellNetwork) -> onnx.ModelProto:
-    size = network.settings.input_px
-    device = next(network.parameters()).device
-    modes = [(module, module.training) for module in network.modules()]
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8, device=device)
+def export_part(units: nn.Module, image_shape: tuple[int, ...]) -> bytes:
+    """Return a part of the network as an ONNX file's content, float32, with input and output (N, ...).
+
+    Parameters
+    ----------
+    units
+        Exported in evaluation mode.
+    image_shape
+        Of one image of the input.
+    """
+    device = next(units.parameters()).device
+    example = torch.zeros(2, *image_shape, device=device)
+    model = _trace(units, example, input_name="images", output_names=("activations",))
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _trace(
+    module: nn.Module, example: torch.Tensor, *, input_name: str, output_names: tuple[str, ...]
+) -> onnx.ModelProto:
+    modes = [(part, part.training) for part in module.modules()]
     try:
-        network.eval()
+        module.eval()
         with torch.no_grad():
             program = torch.onnx.export(
-                network,
+                module,
                 (example,),
                 dynamo=True,
                 verbose=False,
-                input_names=[INPUT_NAME],
-                output_names=list(OUTPUT_NAMES),
-                dynamic_shapes={"cells": {0: torch.export.Dim("N", min=1)}},
+                input_names=[input_name],
+                output_names=list(output_names),
+                dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
             )
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for part, mode in modes:
+            part.training = mode
     assert program is not None  # noqa: S101  (the exporter raises on failure)
     model: onnx.ModelProto = program.model_proto
     for node in model.graph.node:

@@ -15,11 +15,11 @@ from torch.nn import functional
 
 from leukoscope.errors import TrainingError
 from leukoscope.training import checkpoint
-from leukoscope.training.augment import StainStatistics, measure_stain
 from leukoscope.training.dataset import CellSet, check_classes, epoch_order
-from leukoscope.training.embedding_store import EmbeddingStore
-from leukoscope.training.feeding import PLAIN_VIEW, ActivationFeeder, Batch, Feeder, PixelFeeder
-from leukoscope.training.freezing import freeze_boundary, set_modes, set_trainable
+from leukoscope.training.feeders import Feeders
+from leukoscope.training.feeding import PLAIN_VIEW, Batch, Feeder
+from leukoscope.training.freezing import set_modes, set_trainable
+from leukoscope.training.frozen import GraphEngine
 from leukoscope.training.listening import EpochRecord, Listener
 from leukoscope.training.network import CellNetwork
 from leukoscope.training.optimiser import AveragedWeights, Objective, make_optimiser, set_learning_rate
@@ -50,6 +50,8 @@ class Finetuner:
         Hears of progress.
     shared
         Folder of what later runs can use again: embeddings of a backbone that is frozen as a whole.
+    engine
+        Computes the frozen part where the settings allow it; None for torch.
     """
 
     def __init__(
@@ -62,13 +64,15 @@ class Finetuner:
         settings: TrainSettings,
         listener: Listener,
         shared: Path | None = None,
+        engine: GraphEngine | None = None,
     ) -> None:
-        self.shared = shared
         self.fabric, self.network, self.cells = fabric, network, cells
         self.task, self.settings, self.listener = task, settings, listener
         self.progressed = Progressed()
-        self.feeder: Feeder | None = None
-        self._stage_feeder: Feeder | None = None
+        self.feeders = Feeders(
+            fabric, network, cells, task, settings=settings, listener=listener, engine=engine, shared=shared
+        )
+        self._feeder: Feeder = self.feeders.pixels
         check_classes(cells, task.train, "train")
         if len(task.validation):
             check_classes(cells, task.validation, "validation")
@@ -107,57 +111,21 @@ class Finetuner:
             network.load_state_dict(sections["model"], strict=True)
         network.to(memory_format=torch.channels_last)
         self.fabric.to_device(network)
-        pixels = self.pixel_feeder()
         if not sections:
-            reestimate_batch_norm(network, pixels, self.task.train, settings, self.listener)
-        self.feeder = self._feeder(pixels)
+            reestimate_batch_norm(network, self.feeders.pixels, self.task.train, settings, self.listener)
+        feeder = self.feeders.start()
         if not sections:
-            standardise_inputs(network, self.feeder, self.task.train, settings, self.listener)
+            standardise_inputs(network, feeder, self.task.train, settings, self.listener)
         first = self.progressed.stage
         for number, stage in enumerate(settings.stages[first:], start=first):
             self._run_stage(number, stage, sections if number == first else {})
-
-    def pixel_feeder(self) -> PixelFeeder:
-        """Return a feeder of the run's pixels."""
-        stain = None
-        if self.settings.augment.stain_mix:
-            mean, std = measure_stain(self.cells.images)
-            stain = StainStatistics(mean, std, self.cells.groups, self.task.train)
-        return PixelFeeder(
-            self.network,
-            self.cells,
-            self.settings.augment,
-            seed=self.settings.seed,
-            device=self.fabric.device,
-            stain=stain,
-        )
-
-    def _feeder(self, pixels: PixelFeeder) -> Feeder:
-        engine = self.settings.engine
-        start = freeze_boundary(self.network, self.settings.stages)
-        if engine.activation_cache == "off" or not self.settings.augment.views or start == 0:
-            return pixels
-        folder = self.task.folder / f"cache-{self.fabric.global_rank}"
-        store = None
-        if self.shared is not None and start == len(self.network.backbone) and self.fabric.world_size == 1:
-            store = EmbeddingStore(self.shared, self.network, self.cells, np.dtype(engine.cache_dtype))
-        return ActivationFeeder(
-            pixels,
-            network=self.network,
-            start=start,
-            folder=folder,
-            dtype=engine.cache_dtype,
-            batch_size=engine.batch_size,
-            fabric=self.fabric,
-            store=store,
-        )
 
     def _run_stage(self, number: int, stage: StageSettings, sections: dict[str, dict[str, Tensor]]) -> None:
         state = self.progressed
         if not sections:
             state = Progressed(number, 0, state.total, best_epochs=state.best_epochs, history=state.history)
             self.progressed = state
-        self._stage_feeder = self._feeder_of_stage(stage)
+        self._feeder = self.feeders.of_stage(number, stage)
         running = self._start_stage(number, stage, sections)
         patience = stage.patience if running.select else 0
         while state.epoch < running.epochs and not (patience and state.stale >= patience):
@@ -199,7 +167,7 @@ class Finetuner:
 
     def _train_epoch(self, running: Running) -> dict[str, Any]:
         state, settings, fabric = self.progressed, self.settings, self.fabric
-        feeder = self._current_feeder()
+        feeder = self._feeder
         start_time = time.perf_counter()
         batches = self._local_batches(state.total)
         view = feeder.view_of_epoch(state.total)
@@ -238,7 +206,7 @@ class Finetuner:
         """Take one step; returns the logits and the losses of the batch's cells, on the CPU."""
         fabric, clip_norm = self.fabric, self.settings.optimiser.clip_norm
         targets = torch.from_numpy(self.cells.labels[rows]).to(fabric.device)
-        output = running.module(batch.activations, batch.descriptors, self._current_feeder().start)
+        output = running.module(batch.activations, batch.descriptors, self._feeder.start)
         losses = running.objective.cell_losses(output, targets)
         groups = torch.from_numpy(self.cells.groups[rows])
         loss = running.objective.batch_loss(losses, groups, fabric.world_size)
@@ -252,36 +220,13 @@ class Finetuner:
         running.optimiser.step()
         return output.detach().float().cpu(), losses.detach().cpu()
 
-    def _current_feeder(self) -> Feeder:
-        if self._stage_feeder is None:
-            raise RuntimeError("the feeder is made by fit()")
-        return self._stage_feeder
-
-    def _feeder_of_stage(self, stage: StageSettings) -> Feeder | None:
-        """Return the run's feeder, or for a stage that trains the head alone one that keeps embeddings, too."""
-        feeder, end = self.feeder, len(self.network.backbone)
-        if stage.unfreeze_layers or not isinstance(feeder, ActivationFeeder) or feeder.start == end:
-            return feeder
-        engine = self.settings.engine
-        return ActivationFeeder(
-            feeder,
-            network=self.network,
-            start=end,
-            folder=self.task.folder / f"cache-{self.fabric.global_rank}" / "embeddings",
-            dtype="float32",
-            batch_size=engine.batch_size,
-            fabric=self.fabric,
-        )
-
     def _prepare_view(self, rows: NDArray[np.int64], view: int) -> float:
-        feeder = self._current_feeder()
-        if not isinstance(feeder, ActivationFeeder):
-            return 0.0
-        start = time.perf_counter()
+        feeder, start = self._feeder, time.perf_counter()
         absent = feeder.count_absent(rows, view)
         if absent:
             self.listener.begin(f"{self.task.name}: frozen layers, view {view + 1}", absent)
-            feeder.prepare(rows, view, self.listener.advance)
+        feeder.prepare(rows, view, self.listener.advance)
+        if absent:
             self.listener.end()
         return time.perf_counter() - start
 
@@ -350,7 +295,7 @@ class Finetuner:
             return dict.fromkeys(names)
         self._prepare_view(rows[self.fabric.global_rank :: self.fabric.world_size], PLAIN_VIEW)
         logits = predict_rows(
-            self.fabric, self.network, self._current_feeder(), rows, batch_size=self.settings.score.batch_size
+            self.fabric, self.network, self._feeder, rows, batch_size=self.settings.score.batch_size
         )[0]
         labels = self.cells.labels[rows]
         loss = functional.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels))

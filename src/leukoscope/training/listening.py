@@ -20,9 +20,9 @@ class EpochRecord:
     validation_loss, validation_accuracy, validation_auc
         Of the held-out cells, unchanged; None without any.
     seconds
-        Training and, where views were computed first, that too; without validation.
+        Training and what was prepared for it; without validation.
     cached_seconds
-        Thereof for computing views.
+        Thereof for what is done once: computing views that are kept, compiling a graph.
     images_per_second
         Training cells by ``seconds``.
     """

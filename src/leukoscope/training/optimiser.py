@@ -33,10 +33,13 @@ def make_optimiser(
         }
         for (factor, decay), parameters in groups.items()
     ]
+    # Fused: one pass over a tensor instead of nine, which was a third of a step that trains the last layers on a CPU.
+    # On a GPU torch does well by itself, and gradients that were scaled for 16 bits could not be clipped.
+    fused = True if next(network.parameters()).device.type == "cpu" else None
     if settings.name == "sgd":
-        return torch.optim.SGD(entries, lr=stage.learning_rate, momentum=0.9, nesterov=True)
+        return torch.optim.SGD(entries, lr=stage.learning_rate, momentum=0.9, nesterov=True, fused=fused)
     kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-    return kind(entries, lr=stage.learning_rate)
+    return kind(entries, lr=stage.learning_rate, fused=fused)
 
 
 def _learning_rate_scales(network: CellNetwork, layer_decay: float) -> dict[str, float]:

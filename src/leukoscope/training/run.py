@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,8 +24,10 @@ from leukoscope.training.checkpoint import FINAL
 from leukoscope.training.cost import count_flops
 from leukoscope.training.curves import draw_curves
 from leukoscope.training.dataset import CellSet, check_classes, load_cells
-from leukoscope.training.feeding import ActivationFeeder
+from leukoscope.training.feeding import PLAIN_VIEW
 from leukoscope.training.finetune import Finetuner
+from leukoscope.training.frozen import GraphEngine
+from leukoscope.training.keeping import ActivationFeeder
 from leukoscope.training.listening import Listener
 from leukoscope.training.memory import keep_freed_memory
 from leukoscope.training.network import CellNetwork
@@ -53,6 +55,7 @@ def start_run(
     out: Path,
     config_name: str,
     listener: Listener | None = None,
+    engine: GraphEngine | None = None,
 ) -> Path:
     """Train, score, and return the run folder.
 
@@ -70,6 +73,8 @@ def start_run(
         Part of the folder's name.
     listener
         Hears of progress.
+    engine
+        Computes the frozen part of the network where ``engine.frozen_forward`` allows it.
 
     Raises
     ------
@@ -87,26 +92,24 @@ def start_run(
             out, config_name, settings, plan=plan, cells=cells, inputs=inputs
         )
     folder = Path(fabric.broadcast(str(folder)))
-    return _carry_out(fabric, folder, settings, listener or Listener())
+    return _carry_out(fabric, folder, settings, listener or Listener(), engine)
 
 
-def resume_run(folder: Path, listener: Listener | None = None, engine: EngineSettings | None = None) -> Path:
+def resume_run(folder: Path, listener: Listener | None = None, engine: GraphEngine | None = None) -> Path:
     """Go on with a run that was stopped or killed; a finished one is left as it is.
 
     Parameters
     ----------
     folder
         The run folder.
-    engine
-        Machine settings that replace the run's own; the result is bit-equal only where they are the same.
+    listener, engine
+        As in ``start_run``; the result is bit-equal only with the same engine.
     """
     run_folder.read_inputs(folder)
     settings = build(TrainSettings, read_toml(folder / "config.toml"))
-    if engine is not None:
-        settings = dataclasses.replace(settings, engine=engine)
     if (folder / "scores.csv").is_file():
         return folder
-    return _carry_out(launch(settings.engine), folder, settings, listener or Listener())
+    return _carry_out(launch(settings.engine), folder, settings, listener or Listener(), engine)
 
 
 def launch(engine: EngineSettings) -> Fabric:
@@ -167,7 +170,9 @@ def one_split(plan: SplitPlan, name: str | None, cells: pd.DataFrame) -> SplitPl
     return single_split(plan, name, cells)
 
 
-def _carry_out(fabric: Fabric, folder: Path, settings: TrainSettings, listener: Listener) -> Path:
+def _carry_out(
+    fabric: Fabric, folder: Path, settings: TrainSettings, listener: Listener, engine: GraphEngine | None
+) -> Path:
     started = time.perf_counter()
     if not fabric.is_global_zero:
         listener = Listener()
@@ -178,8 +183,8 @@ def _carry_out(fabric: Fabric, folder: Path, settings: TrainSettings, listener: 
     histories: list[dict[str, Any]] = []
     best_epochs: list[list[int]] = []
     provenance: dict[str, Any] = {}
-    seconds_per_image = 0.0
-    whole_forward = whole_training = True
+    seconds_per_image: float | None = None
+    whole_training = True
     for member in members:
         task = member.task
         if member.number is None and not len(task.validation) and best_epochs:
@@ -187,31 +192,42 @@ def _carry_out(fabric: Fabric, folder: Path, settings: TrainSettings, listener: 
             task = dataclasses.replace(task, epochs=epochs)
         network, origin = make_network(settings)
         shared = folder.parent / "cache"
-        tuner = Finetuner(fabric, network, cells, task, settings=settings, listener=listener, shared=shared)
+        tuner = Finetuner(
+            fabric,
+            network,
+            cells,
+            task,
+            settings=settings,
+            listener=listener,
+            shared=shared,
+            engine=engine,
+        )
         progressed = tuner.fit()
         histories += progressed.history
         if fabric.is_global_zero:
             run_folder.write_log(folder, histories)
         if member.number is not None:
             best_epochs.append(progressed.best_epochs)
-        begin = time.perf_counter()
         with explain_failures(settings.score.batch_size):
             scored = _score_member(tuner, member, folder)
-        tables.append(scored[0])
-        embeddings.append(scored[1])
-        seconds_per_image = (time.perf_counter() - begin) / max(1, len(scored[0]))
+        tables.append(scored.table)
+        embeddings.append(scored.embeddings)
         # Kept activations make scoring, and kept embeddings training, look cheaper than they are.
-        whole_forward &= not isinstance(tuner.feeder, ActivationFeeder)
-        whole_training &= not (isinstance(tuner.feeder, ActivationFeeder) and tuner.feeder.recalled)
+        seconds_per_image = scored.seconds_per_image
+        of_run = tuner.feeders.of_run
+        whole_training &= not (isinstance(of_run, ActivationFeeder) and of_run.recalled)
         if fabric.is_global_zero:
             _tidy(task, folder, progressed, member)
-        provenance = {**_describe_model(network, origin)}
+        provenance = {
+            **_describe_model(network, origin),
+            "frozen_forward": tuner.feeders.forward_name,
+        }
     if fabric.is_global_zero:
         scores = pd.concat(tables, ignore_index=True)
         measured = {
             "training_seconds": sum(record["seconds"] for record in histories) if whole_training else None,
             "run_seconds": time.perf_counter() - started,
-            "milliseconds_per_image": 1000.0 * seconds_per_image if whole_forward else None,
+            "milliseconds_per_image": None if seconds_per_image is None else 1000.0 * seconds_per_image,
             "peak_memory_mb": run_folder.peak_memory_mb(),
             "device": str(fabric.device),
             "processes": fabric.world_size,
@@ -282,34 +298,46 @@ def _plan_members(cells: CellSet, folder: Path, settings: TrainSettings) -> list
     return [*members, Member(final, None)]
 
 
-def _score_member(tuner: Finetuner, member: Member, folder: Path) -> tuple[pd.DataFrame, NDArray[np.float32]]:
+class Scored(NamedTuple):
+    """What one model says about the cells it is asked for."""
+
+    table: pd.DataFrame
+    embeddings: NDArray[np.float32]
+    seconds_per_image: float | None
+    """None where kept activations were used."""
+
+
+def _score_member(tuner: Finetuner, member: Member, folder: Path) -> Scored:
     """Score what the member is asked for: an inner model its held-out fold, the final one all parts."""
     cells = tuner.cells
-    pixels = tuner.pixel_feeder()
-    feeder = tuner.feeder if tuner.feeder is not None else pixels
+    views = tuner.feeders.of_scores()
     if member.number is not None:
         wanted = [("validation", member.task.validation, str(member.number))]
     else:
         test = cells.rows(read_splits(folder / "splits.json", cells.table).splits[0].test)
         sides = {"train": member.task.train, "validation": member.task.validation, "test": test}
         wanted = [(part, rows, "") for part, rows in sides.items()]
+    views[-1].prepare(wanted[-1][1][:1], PLAIN_VIEW)  # an engine compiles before the clock runs
     tables, embeddings = [], []
+    begin = time.perf_counter()
     for part, rows, inner_fold in wanted:
         if len(rows):
             logits, embedding = score_rows(
                 tuner.fabric,
                 tuner.network,
                 rows,
-                feeder=feeder,
-                pixels=pixels,
-                settings=tuner.settings.score,
+                views=views,
+                batch_size=tuner.settings.score.batch_size,
                 listener=tuner.listener,
             )
             tables.append(score_table(cells, rows, part, inner_fold, logits))
             embeddings.append(embedding)
-    if isinstance(feeder, ActivationFeeder):
-        feeder.keep()
-    return pd.concat(tables, ignore_index=True), np.concatenate(embeddings)
+    seconds = time.perf_counter() - begin
+    kept = isinstance(views[0], ActivationFeeder)
+    if isinstance(views[0], ActivationFeeder):
+        views[0].keep()
+    table = pd.concat(tables, ignore_index=True)
+    return Scored(table, np.concatenate(embeddings), None if kept else seconds / len(table))
 
 
 def _tidy(task: Task, folder: Path, progressed: Progressed, member: Member) -> None:

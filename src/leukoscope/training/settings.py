@@ -275,8 +275,13 @@ class EngineSettings:
         As Lightning Fabric names them; ``precision`` is ``32-true``, ``bf16-mixed``, ``16-mixed``, ...
     threads
         Of torch on the CPU; 0 leaves torch's choice. Results are bit-equal only at the same number.
+    frozen_forward
+        What computes the frozen part of the network: ``torch``; ``openvino``, which on a processor is several times
+        faster and differs by rounding only; or ``auto``: ``openvino`` on a CPU in ``32-true`` or ``bf16-mixed`` with at
+        least 256 cells, else ``torch``. It computes in the run's precision.
     activation_cache
-        Keep the activations at the freeze boundary of pre-drawn views: ``auto`` where it applies, or ``off``.
+        Keep the activations at the freeze boundary, of pre-drawn views and of the unchanged cells that validation
+        shows after every epoch: ``auto`` where it applies and the disk has room, or ``off``.
     cache_dtype
         ``float16`` halves the cache; ``float32`` makes it exact.
     """
@@ -287,6 +292,7 @@ class EngineSettings:
     nodes: int = 1
     precision: str = "32-true"
     threads: int = 0
+    frozen_forward: Literal["auto", "torch", "openvino"] = "auto"
     activation_cache: Literal["auto", "off"] = "auto"
     cache_dtype: Literal["float16", "float32"] = "float16"
 

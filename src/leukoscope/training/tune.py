@@ -18,6 +18,7 @@ from leukoscope.errors import ConfigError, TrainingError, UsageError
 from leukoscope.training.checkpoint import FINAL
 from leukoscope.training.dataset import CellSet, load_cells
 from leukoscope.training.finetune import Finetuner
+from leukoscope.training.frozen import GraphEngine
 from leukoscope.training.listening import Listener
 from leukoscope.training.run import launch, make_network, one_split
 from leukoscope.training.settings import TrainSettings
@@ -66,6 +67,7 @@ def search(
     study_path: Path,
     folds: int,
     listener: Listener | None = None,
+    engine: GraphEngine | None = None,
 ) -> dict[str, Any]:
     """Run trials until the study holds ``trials`` of them.
 
@@ -81,6 +83,8 @@ def search(
         SQLite file; a study that is there goes on. A trial that was cut off is run again.
     folds
         Inner folds, by group; a trial's value is the mean AUC by cell over them, pruned below the median.
+    listener, engine
+        As in ``run.start_run``.
 
     Returns
     -------
@@ -116,6 +120,7 @@ def search(
             folder=folder / f"trial-{trial.number}",
             trial=trial,
             listener=listener,
+            engine=engine,
         )
 
     _run_missing(study, objective, trials, listener)
@@ -192,6 +197,7 @@ def _judge(
     folder: Path,
     trial: Trial,
     listener: Listener,
+    engine: GraphEngine | None,
 ) -> float:
     """Return the mean over inner folds of the AUC of the epoch with the least validation loss."""
     values = []
@@ -203,7 +209,9 @@ def _judge(
             folder / str(number),
         )
         network, _ = make_network(settings)
-        progressed = Finetuner(fabric, network, cells, task, settings=settings, listener=listener).fit()
+        progressed = Finetuner(
+            fabric, network, cells, task, settings=settings, listener=listener, engine=engine
+        ).fit()
         best = min(progressed.history, key=lambda record: record["validation_loss"])
         values.append(float(best["validation_auc"]))
         (task.folder / FINAL).unlink(missing_ok=True)
