@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from leukoscope.web.settings import Limits
 from leukoscope.web.storage.audit import verify
 from leukoscope.web.storage.database import Database
 from leukoscope.web.storage.history import History, UnknownCaseError
@@ -222,10 +223,9 @@ def test_a_full_disk_is_told(make_app: MakeApp, small_disk: Path):
     check_full(client, fill, (small_disk / "ballast").unlink)
 
 
-def test_a_full_queue_answers_503(make_app: MakeApp):
-    from leukoscope.web.settings import Limits
-
-    app = make_app(limits=Limits(queue_images=2), batch=1)
+@pytest.mark.parametrize("limits", [Limits(queue_images=2), Limits(open_requests=1)])
+def test_a_full_queue_answers_503(make_app: MakeApp, limits: Limits):
+    app = make_app(limits=limits, batch=1)
     answers: list[tuple[int, str | None]] = []
 
     def ask() -> None:
@@ -238,6 +238,7 @@ def test_a_full_queue_answers_503(make_app: MakeApp):
     for thread in threads:
         thread.join(60)
     assert {status for status, _ in answers} == {200, 503}
+    assert app.test_client(use_cookies=False).post("/api/v1/predict", data=form(cells(1))).status_code == 200
     assert all(int(wait or 0) >= 1 for status, wait in answers if status == 503)
     assert "leukoscope_busy_total" in app.test_client(use_cookies=False).get("/metrics").get_data(
         as_text=True

@@ -6,6 +6,7 @@ an estimate of when to come back, instead of waiting for an answer that nobody r
 """
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -56,6 +57,11 @@ class Batcher:
         return len(self._requests)
 
     @property
+    def wait_s(self) -> int:
+        """Seconds until what waits now will be judged, rounded up."""
+        return math.ceil((len(self._requests) + len(self._jobs)) * self._seconds_per_image) + 1
+
+    @property
     def alive(self) -> bool:
         """True while images are taken."""
         return self._thread.is_alive() and not self._closed
@@ -76,7 +82,7 @@ class Batcher:
                 raise busy(
                     f"{waiting} images wait for the engine and the queue takes {self._limit}; "
                     "try again after the given seconds, with fewer images or as a job.",
-                    round((waiting + len(self._jobs)) * self._seconds_per_image) + 1,
+                    self.wait_s,
                 )
             entries: list[Waiting] = [(image, Future()) for image in images]
             self._requests.extend(entries)

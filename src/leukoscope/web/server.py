@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 _PURGE_EVERY_S = 3600.0
 _CHANNEL_TIMEOUT_S = 60
 """A client that sends nothing for so long is cut off."""
+_CONNECTIONS = 400
+_BODY_IN_MEMORY = 2 * MEBIBYTE
+"""Larger request bodies go through a nameless temporary file while they arrive, so that slow clients hold no memory."""
 
 
 def serve(app: Flask, on_ready: Callable[[str], None]) -> None:
@@ -45,7 +48,8 @@ def serve(app: Flask, on_ready: Callable[[str], None]) -> None:
             threads=settings.threads,
             # Flask refuses what is too large with a clear answer; this is the wall behind it.
             max_request_body_size=(settings.limits.request_mb + 1) * MEBIBYTE,
-            connection_limit=1000,
+            inbuf_overflow=_BODY_IN_MEMORY,
+            connection_limit=_CONNECTIONS,
             channel_timeout=_CHANNEL_TIMEOUT_S,
             ident=None,
             expose_tracebacks=False,
