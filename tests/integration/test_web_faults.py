@@ -20,14 +20,14 @@ from leukoscope.web.storage.history import History, UnknownCaseError
 from web_fixtures import MakeApp, cells, form, wait_for_job
 
 
-def start(bundle: Path, data: Path) -> tuple["subprocess.Popen[str]", str]:
+def start(bundle: Path, data: Path, *options: str, **environment: str) -> tuple["subprocess.Popen[str]", str]:
     """Start the real command on a free port and wait for its address."""
     command = [sys.executable, "-m", "leukoscope.cli.main", "serve", "--port", "0", "--bundle", str(bundle)]
     process = subprocess.Popen(
-        [*command, "--data", str(data)],
+        [*command, "--data", str(data), *options],
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "COLUMNS": "200"},
+        env={**os.environ, "COLUMNS": "200", **environment},
     )
     assert process.stderr is not None
     for line in process.stderr:
@@ -103,6 +103,18 @@ def test_an_orderly_stop_ends_with_zero(small_bundle_path, tmp_path):
     process, address = start(small_bundle_path, tmp_path)
     assert requests.get(f"{address}/readyz", timeout=10).status_code == 200
     assert "Server" not in requests.get(f"{address}/", timeout=10).headers
+    assert end(process, signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--allow-host", "localhost")])
+def test_the_printed_address_of_a_public_service_answers(small_bundle_path, tmp_path, options):
+    token = "t" * 20
+    process, address = start(
+        small_bundle_path, tmp_path, "--host", "0.0.0.0", *options, LEUKOSCOPE_TOKEN=token
+    )
+    headers = {"Authorization": f"Bearer {token}"}
+    assert requests.get(f"{address}/history", headers=headers, timeout=10).status_code == 200
+    assert requests.get(f"{address}/api/v1/history", timeout=10).status_code == 401
     assert end(process, signal.SIGTERM) == 0
 
 

@@ -82,7 +82,7 @@ def serve(
     from leukoscope.runtime.predictor import Predictor
     from leukoscope.web.application import decode_limits, open_app
     from leukoscope.web.server import serve as run_server
-    from leukoscope.web.settings import check_exposure
+    from leukoscope.web.settings import EVERY_ADDRESS, check_exposure
 
     given = {
         "host": host if host != "127.0.0.1" else None,
@@ -111,6 +111,10 @@ def serve(
         console.print(
             f"Model {predictor.model.name} {predictor.model.version}. {RESEARCH_USE}", highlight=False
         )
+        if settings.host.strip("[]") in EVERY_ADDRESS and not settings.hosts:
+            console.print(
+                "Other machines are answered only under names given with --allow-host.", highlight=False
+            )
 
     run_server(app, ready)
 

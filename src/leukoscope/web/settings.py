@@ -11,6 +11,8 @@ MEBIBYTE = 1024 * 1024
 SPARE_THREADS = 16
 """Threads that judging never takes: pages, health checks and refusals are answered while the queue is full."""
 SHORTEST_TOKEN = 16
+EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - named to be told apart, not listened on
+"""Hosts that stand for all addresses of the machine; no client writes them."""
 
 
 def default_data_folder() -> Path:
