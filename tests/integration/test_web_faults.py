@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +46,7 @@ def end(process: "subprocess.Popen[str]", number: int) -> int:
 def test_kill_during_writes_loses_no_acknowledged_review(small_bundle_path, tmp_path):
     data = tmp_path / "data"
     acknowledged: set[str] = set()
+    changed = threading.Condition()
     judged: set[str] = set()
     for _ in range(3):
         process, address = start(small_bundle_path, data)
@@ -70,7 +70,9 @@ def test_kill_during_writes_loses_no_acknowledged_review(small_bundle_path, tmp_
                 except requests.RequestException:
                     return
                 if answer.status_code == 201:
-                    acknowledged.add(note)
+                    with changed:
+                        acknowledged.add(note)
+                        changed.notify()
                 if stop.is_set():
                     return
 
@@ -80,12 +82,13 @@ def test_kill_during_writes_loses_no_acknowledged_review(small_bundle_path, tmp_
         ]
         for thread in threads:
             thread.start()
-        time.sleep(0.8)
+        wanted = len(acknowledged) + 15
+        with changed:
+            assert changed.wait_for(lambda wanted=wanted: len(acknowledged) >= wanted, timeout=60)
         end(process, signal.SIGKILL)  # no warning, in the middle of writing
         stop.set()
         for thread in threads:
             thread.join(20)
-    assert len(acknowledged) > 20
 
     with sqlite3.connect(data / "records.sqlite3") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -148,7 +151,8 @@ def test_a_job_waits_for_a_lock_to_go(make_app: MakeApp, tmp_path):
     other = sqlite3.connect(tmp_path / "data" / "records.sqlite3")
     other.execute("BEGIN IMMEDIATE")
     job = client.post("/api/v1/jobs", data=form(cells(3))).get_json()["job"]
-    time.sleep(0.6)
+    for _ in range(4):  # each waits for the lock in vain, as the job does meanwhile
+        assert client.post("/api/v1/predict", data=form(cells(1))).status_code == 503
     assert client.get(f"/api/v1/jobs/{job}").get_json()["state"] == "running"
     other.rollback()
     other.close()

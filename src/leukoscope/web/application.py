@@ -39,7 +39,7 @@ def create_app(settings: WebSettings, model: KnownModel, judge: Judge) -> Flask:
     model
         What pages and API say about the model.
     judge
-        The engine: judges a batch of images in one call, from one thread.
+        The engine: judges a batch of images in one call, from several threads at once.
 
     Raises
     ------
