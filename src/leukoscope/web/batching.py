@@ -45,6 +45,7 @@ class Batcher:
         self,
         judge: Judge,
         metrics: Metrics,
+        *,
         batch: int,
         wait_ms: float,
         queue_images: int,

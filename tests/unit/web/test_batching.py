@@ -51,7 +51,11 @@ def make_batcher(judge):
     made = []
 
     def make(batch=8, wait_ms=5.0, queue_images=16, feeders=1):
-        made.append(Batcher(judge, Metrics(), batch, wait_ms, queue_images, feeders))
+        made.append(
+            Batcher(
+                judge, Metrics(), batch=batch, wait_ms=wait_ms, queue_images=queue_images, feeders=feeders
+            )
+        )
         return made[-1]
 
     yield make
