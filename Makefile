@@ -10,7 +10,7 @@ PIP_FLAGS ?= --disable-pip-version-check
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-quick lint format types docs bench bundle-check picture load audit all clean
+.PHONY: help demo setup test test-quick lint format types docs bench bundle-check picture screenshots load audit all clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ PICTURED := $(addprefix cells/,fold_0/all/UID_20_11_1_all.webp fold_0/all/UID_48
 picture: setup  ## Draw the README's picture again
 	cd src/leukoscope/assets && "$(CURDIR)/$(DEV)/bin/leukoscope" predict $(PICTURED) \
 		--sheet "$(CURDIR)/docs/images/contact_sheet.png" --quiet || true
+
+screenshots: setup  ## Draw the web application's pictures again
+	$(DEV)/bin/python docs/screenshots.py
 
 load: setup  ## 64 clients for a minute against a local server
 	$(DEV)/bin/python benchmarks/load.py --clients 64 --seconds 60

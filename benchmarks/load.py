@@ -35,6 +35,8 @@ class Tally:
     statuses: Counter[str] = field(default_factory=Counter)
     latencies_s: list[float] = field(default_factory=list)
     memory_mb: list[float] = field(default_factory=list)
+    processor_s: float = 0.0
+    health_s: list[float] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, status: str, seconds: float | None = None) -> None:
@@ -54,13 +56,16 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--bundle", type=Path, help="folder of the bundle; the shipped one by default")
     parser.add_argument(
-        "--queue", type=int, default=256, help="images that may wait before the answer is 503"
+        "--requests",
+        type=int,
+        default=80,
+        help="requests that are judged at once; beyond it the answer is 503",
     )
     options = parser.parse_args()
     bodies = [_multipart(path) for path in _sample_cells()]
     with tempfile.TemporaryDirectory() as folder:
         port = _free_port()
-        process = _start(port, Path(folder), options.bundle, options.queue)
+        process = _start(port, Path(folder), options.bundle, options.requests)
         try:
             _wait_until_ready(port, process)
             tally = _press(port, process.pid, options.clients, options.seconds, bodies)
@@ -79,15 +84,35 @@ def main() -> int:
 
 def _press(port: int, pid: int, clients: int, seconds: float, bodies: list[tuple[bytes, str]]) -> Tally:
     tally, end = Tally(), time.monotonic() + seconds
+    used_before = _processor_s(pid)
     threads = [threading.Thread(target=_client, args=(port, end, bodies, n, tally)) for n in range(clients)]
     for thread in threads:
         thread.start()
     while time.monotonic() < end:
         tally.memory_mb.append(_resident_mb(pid))
+        _ask_health(port, tally)
         time.sleep(0.5)
     for thread in threads:
         thread.join(120)
+    tally.processor_s = _processor_s(pid) - used_before
     return tally
+
+
+def _ask_health(port: int, tally: Tally) -> None:
+    """Time the health check, which must be answered however many images wait."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    started = time.monotonic()
+    try:
+        connection.request("GET", "/healthz")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        tally.add(f"health check failed: {type(error).__name__}")
+    else:
+        tally.health_s.append(time.monotonic() - started)
+        if status != 200:
+            tally.add(f"health check: {status}")
+    finally:
+        connection.close()
 
 
 def _client(port: int, end: float, bodies: list[tuple[bytes, str]], number: int, tally: Tally) -> None:
@@ -126,14 +151,16 @@ def _summary(tally: Tally, options: argparse.Namespace, audit_intact: bool) -> d
     return {
         "clients": options.clients,
         "seconds": options.seconds,
-        "queue_images": options.queue,
+        "open_requests": options.requests,
         "cores": len(os.sched_getaffinity(0)),
         "answers": dict(tally.statuses),
         "errors": errors,
         "images_per_second": round(len(latencies) / options.seconds, 1),
+        "server_processor_ms_per_image": round(1e3 * tally.processor_s / max(1, len(latencies)), 1),
         "latency_p50_s": round(_quantile(latencies, 0.50), 3),
         "latency_p95_s": round(_quantile(latencies, 0.95), 3),
         "latency_max_s": round(max(latencies, default=0.0), 3),
+        "health_check_max_s": round(max(tally.health_s, default=0.0), 3),
         "memory_peak_mb": round(max(tally.memory_mb, default=0.0), 1),
         "memory_growth_mb": round(growth, 1),
         "audit_intact": audit_intact,
@@ -158,9 +185,9 @@ def _multipart(path: Path) -> tuple[bytes, str]:
     return body, f"multipart/form-data; boundary={boundary}"
 
 
-def _start(port: int, folder: Path, bundle: Path | None, queue: int) -> "subprocess.Popen[bytes]":
+def _start(port: int, folder: Path, bundle: Path | None, requests: int) -> "subprocess.Popen[bytes]":
     config = folder / "serve.toml"
-    config.write_text(f"[limits]\nqueue_images = {queue}\n", encoding="utf-8")
+    config.write_text(f"[limits]\nopen_requests = {requests}\n", encoding="utf-8")
     command = [
         sys.executable,
         "-m",
@@ -202,6 +229,15 @@ def _resident_mb(pid: int) -> float:
     except OSError:
         return 0.0
     return next((int(line.split()[1]) / 1024 for line in text.splitlines() if line.startswith("VmRSS")), 0.0)
+
+
+def _processor_s(pid: int) -> float:
+    """Return the processor time the process has used, which another program's load does not change."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

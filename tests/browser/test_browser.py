@@ -302,13 +302,18 @@ def test_axe_finds_nothing_serious(served, open_page, addresses, scheme):
     assert findings == []
 
 
-def test_no_page_is_wider_than_the_screen(served, open_page, addresses):
+BELOW_THE_FOOT = """() => document.documentElement.scrollHeight
+    - Math.max(innerHeight, scrollY + document.querySelector('.foot').getBoundingClientRect().bottom)"""
+
+
+def test_no_page_is_wider_than_the_screen_or_longer_than_its_content(served, open_page, addresses):
     page = open_page()
     for address in addresses:
         page.goto(served.address + address)
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 800})
             assert page.evaluate("document.documentElement.scrollWidth") <= width, (width, address)
+            assert page.evaluate(BELOW_THE_FOOT) <= 1, (width, address)
 
 
 def test_narrow_screens_open_the_case_on_its_own_page(served, open_page, addresses):
@@ -323,10 +328,22 @@ def test_narrow_screens_open_the_case_on_its_own_page(served, open_page, address
     assert small == []  # WCAG 2.2, target size
 
 
+def pages_on_paper(page: Page) -> int:
+    return page.pdf(format="A4", prefer_css_page_size=True).count(b"/Type /Page\n")
+
+
 def test_the_report_is_one_sheet_of_paper(served, open_page, addresses):
     page = open_page()
-    page.goto(f"{served.address}/report?subject=S-a11y")
-    expect(page.locator(".report__notice")).to_have_text(RESEARCH_USE)
-    pdf = page.pdf(format="A4", prefer_css_page_size=True)
-    assert re.findall(rb"/Type /Pages\s*/Count (\d+)|/Count (\d+)", pdf)
-    assert pdf.count(b"/Type /Page\n") == 1
+    for address in ("/report?subject=S-a11y", f"/report?q={addresses[2].rsplit('/', 1)[1]}"):
+        page.goto(served.address + address)
+        expect(page.locator(".report__notice")).to_have_text(RESEARCH_USE)
+        assert pages_on_paper(page) == 1
+    expect(page.locator(".report__one .overlay__heat")).to_be_visible()
+    expect(page.locator(".subject")).to_have_count(0)  # one cell is not summed up
+
+    field = next(other_images_directory().rglob("BloodImage_*"))
+    upload(page, served, [*some_cells(40), field], "S-many")
+    page.goto(f"{served.address}/report?subject=S-many")
+    expect(page.locator(".report__table tbody tr")).to_have_count(30)
+    expect(page.locator(".report")).to_contain_text("11 further cells")
+    assert pages_on_paper(page) == 1

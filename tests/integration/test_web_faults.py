@@ -7,26 +7,26 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 import requests
 
+from leukoscope.web.settings import Limits
 from leukoscope.web.storage.audit import verify
 from leukoscope.web.storage.database import Database
 from leukoscope.web.storage.history import History, UnknownCaseError
 from web_fixtures import MakeApp, cells, form, wait_for_job
 
 
-def start(bundle: Path, data: Path) -> tuple["subprocess.Popen[str]", str]:
+def start(bundle: Path, data: Path, *options: str, **environment: str) -> tuple["subprocess.Popen[str]", str]:
     """Start the real command on a free port and wait for its address."""
     command = [sys.executable, "-m", "leukoscope.cli.main", "serve", "--port", "0", "--bundle", str(bundle)]
     process = subprocess.Popen(
-        [*command, "--data", str(data)],
+        [*command, "--data", str(data), *options],
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "COLUMNS": "200"},
+        env={**os.environ, "COLUMNS": "200", **environment},
     )
     assert process.stderr is not None
     for line in process.stderr:
@@ -46,6 +46,7 @@ def end(process: "subprocess.Popen[str]", number: int) -> int:
 def test_kill_during_writes_loses_no_acknowledged_review(small_bundle_path, tmp_path):
     data = tmp_path / "data"
     acknowledged: set[str] = set()
+    changed = threading.Condition()
     judged: set[str] = set()
     for _ in range(3):
         process, address = start(small_bundle_path, data)
@@ -69,7 +70,9 @@ def test_kill_during_writes_loses_no_acknowledged_review(small_bundle_path, tmp_
                 except requests.RequestException:
                     return
                 if answer.status_code == 201:
-                    acknowledged.add(note)
+                    with changed:
+                        acknowledged.add(note)
+                        changed.notify()
                 if stop.is_set():
                     return
 
@@ -79,12 +82,13 @@ def test_kill_during_writes_loses_no_acknowledged_review(small_bundle_path, tmp_
         ]
         for thread in threads:
             thread.start()
-        time.sleep(0.8)
+        wanted = len(acknowledged) + 15
+        with changed:
+            assert changed.wait_for(lambda wanted=wanted: len(acknowledged) >= wanted, timeout=60)
         end(process, signal.SIGKILL)  # no warning, in the middle of writing
         stop.set()
         for thread in threads:
             thread.join(20)
-    assert len(acknowledged) > 20
 
     with sqlite3.connect(data / "records.sqlite3") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -102,6 +106,18 @@ def test_an_orderly_stop_ends_with_zero(small_bundle_path, tmp_path):
     process, address = start(small_bundle_path, tmp_path)
     assert requests.get(f"{address}/readyz", timeout=10).status_code == 200
     assert "Server" not in requests.get(f"{address}/", timeout=10).headers
+    assert end(process, signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--allow-host", "localhost")])
+def test_the_printed_address_of_a_public_service_answers(small_bundle_path, tmp_path, options):
+    token = "t" * 20
+    process, address = start(
+        small_bundle_path, tmp_path, "--host", "0.0.0.0", *options, LEUKOSCOPE_TOKEN=token
+    )
+    headers = {"Authorization": f"Bearer {token}"}
+    assert requests.get(f"{address}/history", headers=headers, timeout=10).status_code == 200
+    assert requests.get(f"{address}/api/v1/history", timeout=10).status_code == 401
     assert end(process, signal.SIGTERM) == 0
 
 
@@ -135,7 +151,8 @@ def test_a_job_waits_for_a_lock_to_go(make_app: MakeApp, tmp_path):
     other = sqlite3.connect(tmp_path / "data" / "records.sqlite3")
     other.execute("BEGIN IMMEDIATE")
     job = client.post("/api/v1/jobs", data=form(cells(3))).get_json()["job"]
-    time.sleep(0.6)
+    for _ in range(4):  # each waits for the lock in vain, as the job does meanwhile
+        assert client.post("/api/v1/predict", data=form(cells(1))).status_code == 503
     assert client.get(f"/api/v1/jobs/{job}").get_json()["state"] == "running"
     other.rollback()
     other.close()
@@ -222,10 +239,9 @@ def test_a_full_disk_is_told(make_app: MakeApp, small_disk: Path):
     check_full(client, fill, (small_disk / "ballast").unlink)
 
 
-def test_a_full_queue_answers_503(make_app: MakeApp):
-    from leukoscope.web.settings import Limits
-
-    app = make_app(limits=Limits(queue_images=2), batch=1)
+@pytest.mark.parametrize("limits", [Limits(queue_images=2), Limits(open_requests=1)])
+def test_a_full_queue_answers_503(make_app: MakeApp, limits: Limits):
+    app = make_app(limits=limits, batch=1)
     answers: list[tuple[int, str | None]] = []
 
     def ask() -> None:
@@ -238,6 +254,7 @@ def test_a_full_queue_answers_503(make_app: MakeApp):
     for thread in threads:
         thread.join(60)
     assert {status for status, _ in answers} == {200, 503}
+    assert app.test_client(use_cookies=False).post("/api/v1/predict", data=form(cells(1))).status_code == 200
     assert all(int(wait or 0) >= 1 for status, wait in answers if status == 503)
     assert "leukoscope_busy_total" in app.test_client(use_cookies=False).get("/metrics").get_data(
         as_text=True

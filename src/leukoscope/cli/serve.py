@@ -82,7 +82,7 @@ def serve(
     from leukoscope.runtime.predictor import Predictor
     from leukoscope.web.application import decode_limits, open_app
     from leukoscope.web.server import serve as run_server
-    from leukoscope.web.settings import check_exposure
+    from leukoscope.web.settings import EVERY_ADDRESS, check_exposure
 
     given = {
         "host": host if host != "127.0.0.1" else None,
@@ -100,7 +100,8 @@ def serve(
     check_exposure(settings)
     console = Console(stderr=True)
     with console.status("Loading the model"):
-        predictor = Predictor.open(bundle, engine=engine, limits=decode_limits(settings))
+        # One form of the model for one image and for many: half the memory, no compiling while requests wait.
+        predictor = Predictor.open(bundle, engine=engine, limits=decode_limits(settings), streaming=True)
         app = open_app(settings, predictor)
 
     def ready(address: str) -> None:
@@ -110,6 +111,10 @@ def serve(
         console.print(
             f"Model {predictor.model.name} {predictor.model.version}. {RESEARCH_USE}", highlight=False
         )
+        if settings.host.strip("[]") in EVERY_ADDRESS and not settings.hosts:
+            console.print(
+                "Other machines are answered only under names given with --allow-host.", highlight=False
+            )
 
     run_server(app, ready)
 

@@ -39,7 +39,7 @@ def create_app(settings: WebSettings, model: KnownModel, judge: Judge) -> Flask:
     model
         What pages and API say about the model.
     judge
-        The engine: judges a batch of images in one call, from one thread.
+        The engine: judges a batch of images in one call, from several threads at once.
 
     Raises
     ------
@@ -66,7 +66,13 @@ def create_app(settings: WebSettings, model: KnownModel, judge: Judge) -> Flask:
     history = History(database)
     history.note("started", "system", model=model.reference.sha256[:16], version=model.reference.version)
     metrics = Metrics()
-    batcher = Batcher(judge, metrics, settings.batch, settings.batch_wait_ms, limits.queue_images)
+    batcher = Batcher(
+        judge,
+        metrics,
+        batch=settings.batch,
+        wait_ms=settings.batch_wait_ms,
+        queue_images=limits.queue_images,
+    )
     service = Service(settings, batcher, history, metrics)
     app.extensions[EXTENSION] = Services(
         settings, model, database, history, metrics, batcher, service, JobBoard(service), gate

@@ -6,6 +6,7 @@ an estimate of when to come back, instead of waiting for an answer that nobody r
 """
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -24,21 +25,32 @@ Waiting = tuple[ToJudge, "Future[Prediction]"]
 
 
 class Batcher:
-    """One thread that feeds the engine.
+    """The threads that feed the engine.
 
     Parameters
     ----------
     judge
-        Judges a batch of images in one call.
+        Judges a batch of images in one call; called from ``feeders`` threads at once.
     batch
         Images in one call, at most.
     wait_ms
         How long the first image of a batch waits for company.
     queue_images
         Images that may wait in the request lane.
+    feeders
+        Batches on their way at once: with two, one is decoded and sent back while the engine works on the other.
     """
 
-    def __init__(self, judge: Judge, metrics: Metrics, batch: int, wait_ms: float, queue_images: int) -> None:
+    def __init__(
+        self,
+        judge: Judge,
+        metrics: Metrics,
+        *,
+        batch: int,
+        wait_ms: float,
+        queue_images: int,
+        feeders: int = 2,
+    ) -> None:
         self._judge, self._metrics = judge, metrics
         self._batch, self._wait_s, self._limit = batch, wait_ms / 1000, queue_images
         self._requests: deque[Waiting] = deque()
@@ -47,8 +59,12 @@ class Batcher:
         self._closed = False
         self._seconds_per_image = 0.1
         metrics.watch_queue(lambda: len(self._requests), lambda: len(self._jobs))
-        self._thread = Thread(target=self._run, name="leukoscope-engine", daemon=True)
-        self._thread.start()
+        self._threads = [
+            Thread(target=self._run, name=f"leukoscope-engine-{number}", daemon=True)
+            for number in range(feeders)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
@@ -56,9 +72,14 @@ class Batcher:
         return len(self._requests)
 
     @property
+    def wait_s(self) -> int:
+        """Seconds until what waits now will be judged, rounded up."""
+        return math.ceil((len(self._requests) + len(self._jobs)) * self._seconds_per_image) + 1
+
+    @property
     def alive(self) -> bool:
         """True while images are taken."""
-        return self._thread.is_alive() and not self._closed
+        return not self._closed and all(thread.is_alive() for thread in self._threads)
 
     def submit(self, images: Sequence[ToJudge]) -> list["Future[Prediction]"]:
         """Queue the images of one request, all or none.
@@ -76,7 +97,7 @@ class Batcher:
                 raise busy(
                     f"{waiting} images wait for the engine and the queue takes {self._limit}; "
                     "try again after the given seconds, with fewer images or as a job.",
-                    round((waiting + len(self._jobs)) * self._seconds_per_image) + 1,
+                    self.wait_s,
                 )
             entries: list[Waiting] = [(image, Future()) for image in images]
             self._requests.extend(entries)
@@ -103,7 +124,8 @@ class Batcher:
         for _, future in left:
             if future.set_running_or_notify_cancel():
                 future.set_exception(EngineError("the service is shutting down"))
-        self._thread.join(timeout=30)
+        for thread in self._threads:
+            thread.join(timeout=30)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -116,7 +138,7 @@ class Batcher:
                 return
             started = time.perf_counter()
             self._answer(entries)
-            spent = (time.perf_counter() - started) / len(entries)
+            spent = (time.perf_counter() - started) / (len(entries) * len(self._threads))
             self._seconds_per_image += 0.2 * (spent - self._seconds_per_image)
 
     def _collect(self) -> list[Waiting]:

@@ -21,8 +21,10 @@ from leukoscope.web.subjects import by_subject
 
 blueprint = Blueprint("downloads", __name__)
 _PAGE = 500
-REPORT_CELLS = 36
+REPORT_CELLS = 30
 """Cells listed on the printed page; the counts and the summary are over all of them."""
+REPORT_SUBJECTS = 3
+"""Subjects summed up on it."""
 
 COLUMNS = (
     "case",
@@ -82,13 +84,15 @@ def report() -> str:
     _trace("report", len(records))
     search = _query().search()
     name_of = services().service.name_of
+    subjects = by_subject([record.result for record in records], services().model)
     return render_template(
         "report.html",
         cells=[(record, name_of(record)) for record in records[:REPORT_CELLS]],
         left_out=max(0, len(records) - REPORT_CELLS),
         total=len(records),
         counts=services().history.count(replace(search, decision=None)),
-        subjects=by_subject([record.result for record in records], services().model),
+        subjects=subjects[:REPORT_SUBJECTS],
+        subjects_left_out=max(0, len(subjects) - REPORT_SUBJECTS),
         only=panel_context(records[0]) if len(records) == 1 else None,
         model=services().model,
         made_at=datetime.now(UTC),

@@ -1,6 +1,7 @@
 """Pages for people: upload, results, one case, a subject, the model, the API. They work without JavaScript."""
 
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from flask import (
@@ -165,7 +166,8 @@ def subject_page(subject: str) -> str:
 def about_page() -> str:
     """Show the bundle's card and measured results."""
     model = services().model
-    return render_template("about.html", model=model, card=_card_html(model.card), glossary=GLOSSARY)
+    card, headings = _card_html(model.card)
+    return render_template("about.html", model=model, card=card, headings=headings, glossary=GLOSSARY)
 
 
 @blueprint.get("/api")
@@ -221,6 +223,7 @@ def panel_context(record: CaseRecord) -> dict[str, Any]:
         "name": service.name_of(record),
         "pictures": service.pictures_of(record.case),
         "method": services().model.details.attribution,
+        "faithfulness": services().model.faithfulness,
         "alpha": services().model.decision.conformal.alpha,
         "opacity": pictures.DEFAULT_OPACITY_PERCENT,
     }
@@ -255,8 +258,17 @@ def _subjects_of(job: str) -> list[Any]:
 
 
 @lru_cache(maxsize=4)
-def _card_html(card: str) -> str:
+def _card_html(card: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return the card as HTML, and its sections as (anchor, heading)."""
     # "js-default" allows no HTML of the text itself; what comes out is safe to place on a page.
     # Library versions are of use to developers, who have the bundle; a service does not tell them.
     lines = [line for line in card.splitlines() if not line.startswith("| Libraries |")]
-    return str(MarkdownIt("js-default").render("\n".join(lines)))
+    reader = MarkdownIt("js-default")
+    tokens = reader.parse("\n".join(lines))
+    headings = []
+    for opening, content in pairwise(tokens):
+        if opening.type == "heading_open" and opening.tag == "h2":
+            anchor = "card-" + "".join(c if c.isalnum() else "-" for c in content.content.lower())
+            opening.attrSet("id", anchor)
+            headings.append((anchor, content.content))
+    return str(reader.renderer.render(tokens, reader.options, {})), tuple(headings)

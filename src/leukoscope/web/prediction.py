@@ -22,11 +22,9 @@ Judge = Callable[[Sequence[ToJudge]], Sequence[Prediction]]
 
 
 def judge_with(predictor: Predictor) -> Judge:
-    """Return the judge that asks ``predictor``: all cores for a single image, full throughput for several."""
+    """Return the judge that asks ``predictor``."""
 
     def judge(images: Sequence[ToJudge]) -> Sequence[Prediction]:
-        if len(images) == 1:
-            return [predictor.predict(images[0].content, name=NEUTRAL_NAME, subject=images[0].subject)]
         return list(predictor.stream(Source(NEUTRAL_NAME, image.content, image.subject) for image in images))
 
     return judge

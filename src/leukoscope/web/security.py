@@ -48,27 +48,31 @@ _HEADERS = {
 
 
 class FailureLimiter:
-    """Slows down guessing: at most ``limit`` failed sign-ins in ``window_s`` seconds, over all addresses."""
+    """Slows down guessing: at most ``limit`` failed sign-ins in ``window_s`` seconds from one address.
+
+    By address, so that a stranger who fails does not shut out those who have the token.
+    """
 
     def __init__(self, limit: int = 10, window_s: float = 60.0) -> None:
         self.limit, self.window_s = limit, window_s
-        self._failures: deque[float] = deque()
+        self._failures: deque[tuple[float, str | None]] = deque()
         self._lock = Lock()
 
-    def wait_s(self) -> int:
-        """Seconds until the next try is allowed; 0 where it is allowed now."""
+    def wait_s(self, address: str | None) -> int:
+        """Seconds until the next try from ``address`` is allowed; 0 where it is allowed now."""
         with self._lock:
             now = time.monotonic()
-            while self._failures and self._failures[0] <= now - self.window_s:
+            while self._failures and self._failures[0][0] <= now - self.window_s:
                 self._failures.popleft()
-            if len(self._failures) < self.limit:
+            times = [moment for moment, who in self._failures if who == address]
+            if len(times) < self.limit:
                 return 0
-            return int(self._failures[0] + self.window_s - now) + 1
+            return int(times[-self.limit] + self.window_s - now) + 1
 
-    def failed(self) -> None:
+    def failed(self, address: str | None) -> None:
         """Count one failure."""
         with self._lock:
-            self._failures.append(time.monotonic())
+            self._failures.append((time.monotonic(), address))
 
 
 class Gate:
@@ -113,12 +117,12 @@ class Gate:
 
     def verify(self, token: str) -> None:
         """Check a token given by a client; too many wrong ones are refused for a while."""
-        wait_s = self.limiter.wait_s()
+        wait_s = self.limiter.wait_s(request.remote_addr)
         if wait_s:
             detail = "Too many failed sign-ins; wait before the next try."
             raise Problem(429, "too-many-failures", "Too many failures", detail, {"Retry-After": str(wait_s)})
         if self.digest is None or not hmac.compare_digest(_digest(token), self.digest):
-            self.limiter.failed()
+            self.limiter.failed(request.remote_addr)
             services = current_app.extensions["leukoscope"]
             services.history.note("sign-in failed", "unknown")
             raise _unauthorised("The token is wrong.")

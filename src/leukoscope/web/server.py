@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,13 +11,16 @@ from flask import Flask
 from leukoscope.errors import LeukoscopeError, UsageError
 from leukoscope.web.application import close_app
 from leukoscope.web.context import services
-from leukoscope.web.settings import MEBIBYTE, is_loopback
+from leukoscope.web.settings import EVERY_ADDRESS, MEBIBYTE, WebSettings
 
 logger = logging.getLogger(__name__)
 
 _PURGE_EVERY_S = 3600.0
 _CHANNEL_TIMEOUT_S = 60
 """A client that sends nothing for so long is cut off."""
+_CONNECTIONS = 400
+_BODY_IN_MEMORY = 2 * MEBIBYTE
+"""Larger request bodies go through a nameless temporary file while they arrive, so that slow clients hold no memory."""
 
 
 def serve(app: Flask, on_ready: Callable[[str], None]) -> None:
@@ -45,7 +47,8 @@ def serve(app: Flask, on_ready: Callable[[str], None]) -> None:
             threads=settings.threads,
             # Flask refuses what is too large with a clear answer; this is the wall behind it.
             max_request_body_size=(settings.limits.request_mb + 1) * MEBIBYTE,
-            connection_limit=1000,
+            inbuf_overflow=_BODY_IN_MEMORY,
+            connection_limit=_CONNECTIONS,
             channel_timeout=_CHANNEL_TIMEOUT_S,
             ident=None,
             expose_tracebacks=False,
@@ -66,7 +69,7 @@ def serve(app: Flask, on_ready: Callable[[str], None]) -> None:
     try:
         with suppress(ValueError):  # not in the main thread: whoever runs us there stops us otherwise
             signal.signal(signal.SIGTERM, _interrupt)
-        on_ready(_address(settings.host, server))
+        on_ready(_address(settings, server))
         server.run()
     except KeyboardInterrupt:
         pass
@@ -101,7 +104,8 @@ def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _address(host: str, server: object) -> str:
+def _address(settings: WebSettings, server: object) -> str:
+    """Return an address under which the service answers: one that ``Gate.check_host`` lets through."""
     port = getattr(server, "effective_port", None)
     if port is None:  # several addresses of one name
         listeners = [
@@ -110,5 +114,7 @@ def _address(host: str, server: object) -> str:
             if hasattr(listener, "effective_port")
         ]
         port = listeners[0].effective_port if listeners else 0
-    shown = host if is_loopback(host) else socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104
+    shown = settings.host.strip("[]")
+    if shown in EVERY_ADDRESS:
+        shown = settings.hosts[0] if settings.hosts else "127.0.0.1"
     return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/"

@@ -1,10 +1,12 @@
 """The core behind pages and API: images in, judged and stored cases out."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 
 from leukoscope.runtime.predictor import Prediction
 from leukoscope.runtime.results import CellResult
@@ -50,12 +52,39 @@ class Service:
         self.settings = settings
         self.batcher, self.history, self.metrics = batcher, history, metrics
         limits = settings.limits
+        self._places = BoundedSemaphore(limits.open_requests)
         self.artefacts = Artefacts(limits.artefact_mb * MEBIBYTE, limits.artefact_minutes * 60.0)
 
     def judge_request(
         self, uploads: Sequence[Upload], subject: str | None, heat_map: bool
     ) -> list[JudgedUpload]:
-        """Judge the images of one request and store them; all of them or, on failure, none."""
+        """Judge the images of one request and store them; all of them or, on failure, none.
+
+        Raises
+        ------
+        Problem
+            503 with Retry-After where too many requests or images wait; 413 where the images are too large.
+        """
+        with self._place():
+            return self._judge_request(uploads, subject, heat_map)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if not self._places.acquire(blocking=False):
+            self.metrics.refused.inc()
+            raise busy(
+                f"{self.settings.limits.open_requests} requests are being judged, which is the limit; "
+                "try again after the given seconds, or send many images as a job.",
+                self.batcher.wait_s,
+            )
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    def _judge_request(
+        self, uploads: Sequence[Upload], subject: str | None, heat_map: bool
+    ) -> list[JudgedUpload]:
         contents: list[bytes] = []
         held, most = 0, self.settings.limits.pending_mb * MEBIBYTE
         for upload in uploads:

@@ -8,7 +8,11 @@ from pathlib import Path
 from leukoscope.errors import UsageError
 
 MEBIBYTE = 1024 * 1024
+SPARE_THREADS = 16
+"""Threads that judging never takes: pages, health checks and refusals are answered while the queue is full."""
 SHORTEST_TOKEN = 16
+EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - named to be told apart, not listened on
+"""Hosts that stand for all addresses of the machine; no client writes them."""
 
 
 def default_data_folder() -> Path:
@@ -38,8 +42,10 @@ class Limits:
     """One ZIP archive, unpacked."""
     archive_ratio: int = 200
     """Unpacked size by packed size; black canvases pack well, bombs pack far better."""
+    open_requests: int = 80
+    """Requests of ``/predict`` at once; beyond it the answer is 503 with Retry-After."""
     queue_images: int = 256
-    """Images that wait for the engine; beyond it the answer is 503 with Retry-After."""
+    """Images of requests that wait for the engine; beyond it likewise."""
     pending_mb: int = 256
     """Bytes of all images that jobs hold in memory before they are judged."""
     open_jobs: int = 64
@@ -83,8 +89,6 @@ class WebSettings:
     """Store file names with results."""
     retention_days: int | None = None
     """Delete cases after so many days; left out, they stay until deleted."""
-    threads: int = 80
-    """Request threads; they mostly wait for the engine, so more than clients is right."""
     lock_wait_s: float = 5.0
     """How long a writer waits for another process before the answer is 'busy'."""
     batch: int = 16
@@ -102,8 +106,13 @@ class WebSettings:
             )
         if self.retention_days is not None and self.retention_days < 1:
             raise ValueError(f"retention_days must be at least 1, got {self.retention_days}")
-        if self.threads < 1 or self.batch < 1 or self.batch_wait_ms < 0 or self.lock_wait_s < 0:
-            raise ValueError("threads and batch must be at least 1, batch_wait_ms and lock_wait_s at least 0")
+        if self.batch < 1 or self.batch_wait_ms < 0 or self.lock_wait_s < 0:
+            raise ValueError("batch must be at least 1, batch_wait_ms and lock_wait_s at least 0")
+
+    @property
+    def threads(self) -> int:
+        """Request threads; most of them wait for the engine."""
+        return self.limits.open_requests + SPARE_THREADS
 
     @property
     def database_url(self) -> str:

@@ -8,7 +8,7 @@ from flask import Flask, url_for
 from markupsafe import Markup, escape
 
 from leukoscope.runtime.results import CellResult
-from leukoscope.terms import DECISION_WORDS, REASON_WORDS, RESEARCH_USE, Decision
+from leukoscope.terms import DECISION_WORDS, REASON_WORDS, RESEARCH_USE, Decision, Reason
 from leukoscope.web.context import services
 from leukoscope.web.storage.history import Verdict
 
@@ -24,17 +24,49 @@ LONG_WORDS = {
     Decision.UNCERTAIN: "Uncertain",
     Decision.REJECTED: DECISION_WORDS[Decision.REJECTED],
 }
+SHORT_REASONS: dict[Reason, str] = {
+    Reason.NOT_FOUND: "No such file",
+    Reason.NOT_A_FILE: "Not a file",
+    Reason.EMPTY_FILE: "Empty file",
+    Reason.FILE_TOO_LARGE: "File too large",
+    Reason.UNKNOWN_FORMAT: "Not an image",
+    Reason.UNREADABLE: "Damaged image",
+    Reason.TOO_MANY_PIXELS: "Too many pixels",
+    Reason.TOO_SMALL: "Too small",
+    Reason.MULTIPLE_FRAMES: "Several images in one file",
+    Reason.UNSUPPORTED_MODE: "Not 8-bit colour",
+    Reason.BLANK: "Empty frame",
+    Reason.NOT_SEGMENTED: "Background not black",
+    Reason.WRONG_SCALE: "Size unlike a cell",
+    Reason.CUT_OFF: "Cut off at the border",
+    Reason.BLURRED: "Blurred",
+    Reason.SEVERAL_OBJECTS: "Several objects",
+    Reason.NOVEL: "Unlike the training cells",
+    Reason.BOTH_PLAUSIBLE: "Both classes plausible",
+    Reason.NEITHER_PLAUSIBLE: "Unusual for both classes",
+}
+"""Reasons in lists and tables; the panel of a case says them in full."""
 VERDICT_WORDS = {Verdict.AGREE: "Agree", Verdict.DISAGREE: "Disagree", Verdict.UNSURE: "Unsure"}
 ABSENT = "–"
 
 
-def probability(value: float | None) -> str:
-    """Write a probability with two digits; near the ends it is never shown as certainty."""
+def probability(value: float | None, digits: int = 2) -> str:
+    """Write a probability with two digits or more; near the ends it is never shown as certainty."""
     if value is None:
         return ABSENT
     if value < 0.005:
         return "< 0.01"
-    return "> 0.99" if value > 0.995 else f"{value:.2f}"
+    return "> 0.99" if value > 0.995 else f"{value:.{digits}f}"
+
+
+def digits_apart(result: CellResult) -> int:
+    """Return the digits, 2 to 4, at which a probability just below its threshold is not written like it."""
+    if result.probability is None or result.threshold is None or result.probability >= result.threshold:
+        return 2
+    for digits in (2, 3):
+        if f"{result.probability:.{digits}f}" != f"{result.threshold:.{digits}f}":
+            return digits
+    return 4
 
 
 def percent(value: float | None) -> str:
@@ -91,6 +123,7 @@ def register(app: Flask) -> None:
 
     filters: dict[str, Any] = {
         "probability": probability,
+        "digits": digits_apart,
         "percent": percent,
         "moment": moment,
         "plausible": plausible,
@@ -112,6 +145,7 @@ def register(app: Flask) -> None:
         short_words=SHORT_WORDS,
         long_words=LONG_WORDS,
         reason_words=REASON_WORDS,
+        short_reasons=SHORT_REASONS,
         verdict_words=VERDICT_WORDS,
         research_use=RESEARCH_USE,
     )

@@ -50,8 +50,12 @@ def judge():
 def make_batcher(judge):
     made = []
 
-    def make(batch=8, wait_ms=5.0, queue_images=16):
-        made.append(Batcher(judge, Metrics(), batch, wait_ms, queue_images))
+    def make(batch=8, wait_ms=5.0, queue_images=16, feeders=1):
+        made.append(
+            Batcher(
+                judge, Metrics(), batch=batch, wait_ms=wait_ms, queue_images=queue_images, feeders=feeders
+            )
+        )
         return made[-1]
 
     yield make
@@ -75,7 +79,7 @@ def hold(judge, batcher) -> None:
 
 
 def test_everybody_gets_their_own_answer_and_batches_form(judge, make_batcher):
-    batcher = make_batcher(queue_images=500)
+    batcher = make_batcher(queue_images=500, feeders=2)
 
     def ask(number: int) -> bool:
         futures = batcher.submit(images(f"{number}a", f"{number}b"))
@@ -86,6 +90,20 @@ def test_everybody_gets_their_own_answer_and_batches_form(judge, make_batcher):
     assert sum(map(len, judge.batches)) == 200
     assert max(map(len, judge.batches)) <= 8
     assert len(judge.batches) < 150
+
+
+def test_a_second_batch_is_taken_while_the_first_is_judged(judge, make_batcher):
+    batcher = make_batcher(feeders=2)
+    hold(judge, batcher)
+    second = batcher.submit(images("second"))[0]
+    deadline = time.monotonic() + 5
+    while not second.running() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert second.running()
+    third = batcher.submit(images("third"))[0]
+    assert batcher.waiting == 1  # both feeders are at work
+    judge.go.set()
+    assert third.result(5).result.source == "third"
 
 
 def test_a_full_queue_refuses_at_once_and_names_a_time(judge, make_batcher):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sqlalchemy import select, update
 from leukoscope.runtime.results import CellResult, ModelReference, ReasonDetail
 from leukoscope.terms import Decision, Reason
 from leukoscope.web.storage.audit import verify
-from leukoscope.web.storage.database import Database
+from leukoscope.web.storage.database import Database, StorageBusyError
 from leukoscope.web.storage.history import History, NewCase, Search, UnknownCaseError, Verdict, new_case_id
 from leukoscope.web.storage.tables import AuditEntry, Case
 
@@ -197,3 +198,41 @@ def test_the_audit_log_holds_no_note_name_or_subject(history):
     assert stored.case in text
     for word in ("S-secret", "Jane", "private"):
         assert word not in text
+
+
+def test_writers_wait_their_turn_without_taking_the_readers_connections(file):
+    """More writers wait than there are connections; reading goes on, and nobody is refused or lost."""
+    database = Database(f"sqlite:///{file}", lock_wait_s=60)
+    database.migrate()
+    history = History(database)
+    writers = 48  # more than the pool lends
+    threads = [threading.Thread(target=history.note, args=("waited", "test")) for _ in range(writers)]
+    with database.write():
+        for thread in threads:
+            thread.start()
+        assert history.total() == 0  # would wait for a connection in vain
+    for thread in threads:
+        thread.join(60)
+    with database.read() as session:
+        check = verify(session)
+    database.close()
+    assert (check.intact, check.entries) == (True, writers)
+
+
+def test_a_writer_that_waits_too_long_is_told(file):
+    database = Database(f"sqlite:///{file}", lock_wait_s=0.05)
+    database.migrate()
+    refused: list[Exception] = []
+
+    def write() -> None:
+        try:
+            History(database).note("waited", "test")
+        except StorageBusyError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=write)
+    with database.write():
+        thread.start()
+        thread.join(60)
+    database.close()
+    assert len(refused) == 1

@@ -1,17 +1,31 @@
 """Names, limits, memory of recent pictures, words, and who may listen where."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from leukoscope.assets import default_bundle_path
+from leukoscope.bundle.folder import Bundle
+from leukoscope.bundle.report import Measurement, Supplement
 from leukoscope.errors import ConfigError, UsageError
+from leukoscope.runtime.results import CellResult, ModelReference
+from leukoscope.terms import RESEARCH_USE, Decision, Reason
 from leukoscope.web.artefacts import Artefacts
 from leukoscope.web.downloads import _harmless
+from leukoscope.web.model import KnownModel
 from leukoscope.web.problems import Problem
 from leukoscope.web.security import FailureLimiter, secret_key
 from leukoscope.web.settings import Limits, WebSettings, check_exposure, is_loopback
 from leukoscope.web.uploads import clean_name, clean_subject
-from leukoscope.web.words import probability, schema_type, sentence, ticks
+from leukoscope.web.words import (
+    SHORT_REASONS,
+    digits_apart,
+    probability,
+    schema_type,
+    sentence,
+    ticks,
+)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +83,7 @@ def test_a_public_address_needs_a_token(host, alone, tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"token": "short"}, {"port": 70000}, {"retention_days": 0}, {"threads": 0}, {"lock_wait_s": -1}],
+    [{"token": "short"}, {"port": 70000}, {"retention_days": 0}, {"batch": 0}, {"lock_wait_s": -1}],
 )
 def test_impossible_settings_are_refused(changes):
     with pytest.raises(ValueError, match=r"\d|at least"):
@@ -104,16 +118,17 @@ def test_an_unusable_folder_is_a_usage_error(tmp_path):
         secret_key(tmp_path / "file" / "data")
 
 
-def test_guessing_is_slowed_down(monkeypatch):
+def test_guessing_is_slowed_down_by_address(monkeypatch):
     now = 100.0
     monkeypatch.setattr("leukoscope.web.security.time.monotonic", lambda: now)
     limiter = FailureLimiter(limit=3, window_s=60)
     for _ in range(3):
-        assert limiter.wait_s() == 0
-        limiter.failed()
-    assert 0 < limiter.wait_s() <= 61
+        assert limiter.wait_s("10.0.0.66") == 0
+        limiter.failed("10.0.0.66")
+    assert 0 < limiter.wait_s("10.0.0.66") <= 61
+    assert limiter.wait_s("10.0.0.2") == 0  # who fails does not shut out others
     now = 161.0
-    assert limiter.wait_s() == 0
+    assert limiter.wait_s("10.0.0.66") == 0
 
 
 def test_pictures_in_memory_are_bounded_in_bytes():
@@ -187,3 +202,68 @@ def test_the_data_folder_can_be_named(monkeypatch, tmp_path):
     monkeypatch.delenv("LEUKOSCOPE_DATA")
     monkeypatch.setenv("XDG_DATA_HOME", "/somewhere")
     assert default_data_folder() == Path("/somewhere/leukoscope")
+
+
+@pytest.mark.parametrize(
+    ("value", "threshold", "written", "beside"),
+    [
+        (0.81, 0.4006, "0.81", "0.40"),
+        (0.3957, 0.4006, "0.396", "0.401"),
+        (0.40051, 0.4006, "0.4005", "0.4006"),
+        (0.4006, 0.4006, "0.40", "0.40"),
+        (0.42, 0.4006, "0.42", "0.40"),
+    ],
+)
+def test_a_probability_below_its_threshold_is_not_written_like_it(value, threshold, written, beside):
+    result = CellResult(
+        source="a",
+        decision=Decision.BLAST if value >= threshold else Decision.NORMAL,
+        probability=value,
+        threshold=threshold,
+        model=ModelReference(name="m", version="1.0.0", sha256="a" * 64),
+    )
+    digits = digits_apart(result)
+    assert (probability(value, digits), f"{threshold:.{digits}f}") == (written, beside)
+
+
+def test_every_reason_has_a_short_form_that_fits_a_table():
+    assert set(SHORT_REASONS) == set(Reason)
+    assert max(map(len, SHORT_REASONS.values())) <= 28
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "holds", "words"),
+    [
+        (-0.53, -0.96, -0.001, False, "\N{MINUS SIGN}0.53, \N{MINUS SIGN}0.96 to 0.00"),
+        (0.4, 0.0, 0.9, False, "0.40, 0.00 to 0.90"),
+        (0.4, 0.1, 0.9, True, "0.40, 0.10 to 0.90"),
+        (0.4, None, None, False, "0.40"),
+    ],
+)
+def test_what_was_measured_about_heat_maps_is_told(value, low, high, holds, words):
+    model = KnownModel.from_bundle(Bundle.open(default_bundle_path()))
+    assert model.report is not None
+    gap = Measurement(
+        value=value,
+        low=low,
+        high=high,
+        n_cells=60,
+        n_subjects=42,
+        split="given cells",
+        unit="cell",
+        method="bootstrap",
+        not_estimable=None if low is not None else "one subject",
+    )
+    part = Supplement(name="explanations", title="", text="", measures={"relevance_gap": gap})
+    measured = replace(model, report=model.report.model_copy(update={"supplements": (part,)}))
+    assert measured.faithfulness is not None
+    assert (measured.faithfulness.holds, measured.faithfulness.words) == (holds, words)
+    assert replace(model, report=model.report.model_copy(update={"supplements": ()})).faithfulness is None
+    assert replace(model, report=None).faithfulness is None
+
+
+def test_the_notice_stands_at_the_foot_of_every_printed_page():
+    import leukoscope.web
+
+    style = (Path(leukoscope.web.__file__).parent / "static" / "print.css").read_text("utf-8")
+    assert f'@bottom-center {{ content: "{RESEARCH_USE}"' in style

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import sqlalchemy as sa
@@ -66,16 +67,41 @@ class Database:
             raise UsageError(
                 f"database URL cannot be used ({type(error).__name__}); expected e.g. sqlite:///PATH"
             ) from None
+        self._lock_wait_s = lock_wait_s
+        self._turn: Lock | None = None
         if self.is_sqlite:
+            self._turn = Lock()
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """Open a transaction that is durable when the block is left: what was acknowledged survives a kill."""
-        with translated_errors(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with (
+            self._turn_to_write(),
+            translated_errors(),
+            Session(self.engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             session.connection(execution_options={"leukoscope_write": True})
             yield session
+
+    @contextmanager
+    def _turn_to_write(self) -> Iterator[None]:
+        """Let this process's own writers queue before they take a connection.
+
+        SQLite has one writer at a time and lets the others poll with growing pauses: among many of our own threads
+        some would wait for seconds while others overtake them.
+        """
+        if self._turn is None:
+            yield
+            return
+        if not self._turn.acquire(timeout=self._lock_wait_s):
+            raise StorageBusyError("The records are in use by another process; nothing was stored.")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
