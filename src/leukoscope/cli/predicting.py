@@ -255,18 +255,10 @@ class _Outputs:
         if self._sheet is not None:
             self._sheet.close(subjects, counts)
         elif path is not None and self._kept:
-            from leukoscope.imaging.overlay import SheetItem, contact_sheet, encode_png
+            from leukoscope.imaging.overlay import contact_sheet, encode_png
+            from leukoscope.runtime.sheet import sheet_item
 
-            items = []
-            for prediction in self._kept:
-                result = prediction.result
-                reason = result.reasons[0].message if result.reasons else ""
-                items.append(
-                    SheetItem(
-                        result.source, result.decision, result.probability, prediction.canvas,
-                        prediction.activation_map, reason,
-                    )
-                )  # fmt: skip
+            items = [sheet_item(prediction) for prediction in self._kept]
             if len(items) < self._rows:
                 say(
                     f"the sheet shows the first {len(items):,} of {self._rows:,} images; an .html sheet holds more"
