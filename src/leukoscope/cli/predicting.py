@@ -75,8 +75,9 @@ def run_predict(options: PredictOptions) -> int:
             progress.advance()
     outputs.finish()
     if ignored.count and not options.quiet:
-        names = ", ".join(ignored.examples)
-        say(f"{ignored.count} other files passed over, which are no images by their name ({names}, ...)")
+        more = ", ..." if ignored.count > len(ignored.examples) else ""
+        names = ", ".join(ignored.examples) + more
+        say(f"{ignored.count} other files passed over, which are no images by their name ({names})")
     return outputs.exit_code
 
 
