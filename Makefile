@@ -11,7 +11,7 @@ WORKERS ?= 2
 LINTED := src tests benchmarks docs gallery notebooks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-quick lint format types docs site bench bundle-check picture gallery notebooks refresh \
+.PHONY: help demo setup test test-quick lint format types docs site bench bundle-check picture gallery notebooks published refresh \
 	load audit all clean
 
 help:  ## Show this list

@@ -144,7 +144,7 @@ def measure_map(name: str) -> pd.DataFrame:
 
 
 # %% [markdown]
-# The blast that the model is most sure of, and the cell it finds hardest.
+# The cell with the highest probability of blast, and the one nearest to the threshold.
 
 # %%
 surest = max(judged, key=lambda one: one.result.probability)

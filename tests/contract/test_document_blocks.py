@@ -61,6 +61,13 @@ def test_marks_are_few_and_give_reasons() -> None:
     assert len(kept_back) < len(everything) / 4
 
 
+def test_a_mark_is_none_that_nobody_knows() -> None:
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+        above = re.findall(r"^<!-- (?!leukoscope)(.*?) -->\n```(?:console|bash|python)$", text, re.MULTILINE)
+        assert sorted(above) == sorted(block.mark for block in blocks(path) if block.mark), name_of(path)
+
+
 def test_targets_of_make_that_pages_name_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))

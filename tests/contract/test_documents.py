@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from documents import DOCUMENTS, ROOT, SHELL, Block, blocks, calls, lines_of, name_of, prose
+from leukoscope import __version__
 from leukoscope.cli.docs import render_reference
 from leukoscope.cli.main import COMMANDS, app, load_command
 from leukoscope.config import apply_overrides, build, read_toml
@@ -136,6 +137,12 @@ def test_settings_shown_are_accepted(block: Block) -> None:
         except (ConfigError, TypeError) as error:
             refusals.append(str(error))
     pytest.fail(f"{block.place}: {'; '.join(refusals)}")
+
+
+def test_citation_and_changelog_are_of_this_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [__version__]
+    assert f"\n## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_every_recipe_is_valid_and_named_in_the_guide() -> None:
