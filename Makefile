@@ -8,9 +8,11 @@ VENV := .venv
 DEV := .venv-dev
 PIP_FLAGS ?= --disable-pip-version-check
 WORKERS ?= 2
+LINTED := src tests benchmarks docs gallery notebooks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-quick lint format types docs bench bundle-check picture screenshots load audit all clean
+.PHONY: help demo setup test test-quick lint format types docs site bench bundle-check picture screenshots gallery notebooks published refresh \
+	load audit all clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -44,14 +46,14 @@ test-quick: setup  ## Run the tests that take seconds
 	$(DEV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not browser"
 
 lint: setup  ## Format check, lint, floors, dependencies
-	$(DEV)/bin/ruff format --check src tests
-	$(DEV)/bin/ruff check src tests
+	$(DEV)/bin/ruff format --check $(LINTED)
+	$(DEV)/bin/ruff check $(LINTED)
 	$(DEV)/bin/lint-imports
 	$(DEV)/bin/deptry src
 
 format: setup  ## Format and mend what can be mended
-	$(DEV)/bin/ruff format src tests
-	$(DEV)/bin/ruff check --fix src tests
+	$(DEV)/bin/ruff format $(LINTED)
+	$(DEV)/bin/ruff check --fix $(LINTED)
 
 types: setup  ## mypy, strict
 	$(DEV)/bin/mypy
@@ -59,6 +61,13 @@ types: setup  ## mypy, strict
 docs: setup  ## Write the reference pages from the code
 	$(DEV)/bin/leukoscope docs
 
+site: setup  ## Build the documentation as a site into site/
+	$(DEV)/bin/sphinx-build -c docs -b html -W --keep-going -q . site
+	@echo "==> open site/README.html"
+
+# What shows the shipped bundle.
+GALLERY := leakage reliability abstention attribution novelty
+PUBLISHED := README.md docs/results.md
 PICTURED := $(addprefix cells/,fold_0/all/UID_20_11_1_all.webp fold_0/all/UID_48_11_4_all.webp \
 	fold_1/all/UID_34_18_13_all.webp fold_0/all/UID_11_1_2_all.webp fold_0/hem/UID_H16_28_1_hem.webp \
 	fold_0/hem/UID_H19_8_1_hem.webp fold_0/hem/UID_H24_2_10_hem.webp) other/pbc/LY_57780.jpg
@@ -69,6 +78,19 @@ picture: setup  ## Draw the README's picture again
 
 screenshots: setup  ## Draw the web application's pictures again
 	$(DEV)/bin/python docs/screenshots.py
+
+gallery: setup $(addprefix gallery-,$(GALLERY))  ## Draw the pictures of docs/gallery.md again
+
+gallery-%:
+	$(DEV)/bin/python gallery/$*.py docs/images/gallery/$*.png
+
+notebooks: setup  ## Execute the notebooks and write them with their outputs
+	$(DEV)/bin/python notebooks/execute.py
+
+published: setup
+	$(DEV)/bin/leukoscope publish $(PUBLISHED)
+
+refresh: published picture screenshots gallery notebooks  ## After a new bundle: every number, picture and notebook that shows it
 
 load: setup  ## 64 clients for a minute against a local server
 	$(DEV)/bin/python benchmarks/load.py --clients 64 --seconds 60
@@ -86,4 +108,4 @@ audit: setup  ## Known vulnerabilities of the dependencies
 all: test demo  ## Everything
 
 clean:  ## Remove the environments and outputs
-	rm -rf $(VENV) $(DEV) demo
+	rm -rf $(VENV) $(DEV) demo site

@@ -168,7 +168,7 @@ def audit(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: leukoscope data split cells.csv --protocol grouped --k 5 --out splits.json")
+@app.command(epilog="Example: leukoscope data split cells.csv --protocol official --out splits.json")
 def split(
     table: Table,
     *,

@@ -78,26 +78,21 @@ def export(
 
     Example:
 
-        leukoscope export runs/2026-01-31-default-1a2b3c4d --report out/report.json --out my-bundle
+        leukoscope export runs/20260131-default-1a2b3c4d --report out/report.json --out my-bundle
     """
     import json
 
-    from leukoscope.bundle.report import read_report
     from leukoscope.cli.bundles import require_agreement
     from leukoscope.errors import UsageError
     from leukoscope.terms import RESEARCH_USE
-    from leukoscope.training.checkpoint import load_trained
 
     if weights not in ("float16", "float32"):
         raise UsageError(f"--weights {weights}: expected float16 or float32")
-    network = load_trained(run)
-    bundle = assemble(
+    bundle = export_run(
+        run,
         out,
-        network=network,
-        rows=read_rows(run),
-        record=_training_record(run),
-        identity=Identity(name, version, title),
-        report=None if report is None else read_report(report),
+        Identity(name, version, title),
+        report=report,
         data_licence=data_licence,
         weights_dtype="float16" if weights == "float16" else "float32",
     )
@@ -110,6 +105,47 @@ def export(
         return
     typer.echo(f"{out}: {name} {version}, model.onnx {size_mb:.1f} MB. {RESEARCH_USE}")
     typer.echo(f"Next: leukoscope bundle verify {out} && leukoscope predict --bundle {out} cell.bmp")
+
+
+def export_run(
+    run: Path,
+    out: Path,
+    identity: Identity,
+    *,
+    report: Path | None = None,
+    data_licence: Path | None = None,
+    weights_dtype: Literal["float16", "float32"] = "float16",
+) -> "Bundle":
+    """Make a bundle of a run folder, as the command does.
+
+    Parameters
+    ----------
+    run
+        Run folder written by training.
+    out
+        Folder of the bundle: new, or a bundle to be replaced.
+    identity
+        How it is called.
+    report
+        ``report.json`` to travel along; None for a model that has not been evaluated.
+    data_licence
+        Licence text of the training data; that of C-NMC where left out.
+    weights_dtype
+        Of the stored weights; arithmetic is float32.
+    """
+    from leukoscope.bundle.report import read_report
+    from leukoscope.training.checkpoint import load_trained
+
+    return assemble(
+        out,
+        network=load_trained(run),
+        rows=read_rows(run),
+        record=_training_record(run),
+        identity=identity,
+        report=None if report is None else read_report(report),
+        data_licence=data_licence,
+        weights_dtype=weights_dtype,
+    )
 
 
 def assemble(

@@ -75,8 +75,9 @@ def run_predict(options: PredictOptions) -> int:
             progress.advance()
     outputs.finish()
     if ignored.count and not options.quiet:
-        names = ", ".join(ignored.examples)
-        say(f"{ignored.count} other files passed over, which are no images by their name ({names}, ...)")
+        more = ", ..." if ignored.count > len(ignored.examples) else ""
+        names = ", ".join(ignored.examples) + more
+        say(f"{ignored.count} other files passed over, which are no images by their name ({names})")
     return outputs.exit_code
 
 
@@ -255,18 +256,10 @@ class _Outputs:
         if self._sheet is not None:
             self._sheet.close(subjects, counts)
         elif path is not None and self._kept:
-            from leukoscope.imaging.overlay import SheetItem, contact_sheet, encode_png
+            from leukoscope.imaging.overlay import contact_sheet, encode_png
+            from leukoscope.runtime.sheet import sheet_item
 
-            items = []
-            for prediction in self._kept:
-                result = prediction.result
-                reason = result.reasons[0].message if result.reasons else ""
-                items.append(
-                    SheetItem(
-                        result.source, result.decision, result.probability, prediction.canvas,
-                        prediction.activation_map, reason,
-                    )
-                )  # fmt: skip
+            items = [sheet_item(prediction) for prediction in self._kept]
             if len(items) < self._rows:
                 say(
                     f"the sheet shows the first {len(items):,} of {self._rows:,} images; an .html sheet holds more"

@@ -44,7 +44,8 @@ def register(app: typer.Typer) -> None:
         "--config configs/paper.toml --out runs"
     )(train)
     app.command(
-        epilog="Example: leukoscope tune --cells cells.csv --splits splits.json --split hold-out-fold_1 --trials 20"
+        epilog="Example: leukoscope tune --cells cells.csv --splits splits.json --split hold-out-fold_1 "
+        "--config configs/default.toml --trials 20"
     )(tune)
 
 

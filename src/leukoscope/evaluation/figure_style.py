@@ -84,10 +84,18 @@ def end_labels(axes: Axes, texts: Iterable[str]) -> None:
     )
 
 
-def render(figure: Figure, kind: Format) -> bytes:
-    """Return the drawn figure as SVG or PNG bytes, without a date in it."""
+def render(figure: Figure, kind: Format, source: str | None = None) -> bytes:
+    """Return the drawn figure as SVG or PNG bytes, without a date in it.
+
+    Parameters
+    ----------
+    source
+        What it was drawn from, a digest for instance; kept in the file's metadata as ``Source``.
+    """
     buffer = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
+    if source is not None:
+        metadata["Source"] = source
     with styled():
         figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""A contact sheet as one HTML page: every image beside its heat map, with what was said; no other file is needed."""
+"""Contact sheets: every image beside its heat map, with what was said; as one HTML page, or as cards of a picture."""
 
 import base64
 from html import escape
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from leukoscope.imaging.overlay import colour_legend, encode_png, heat_map_overlay
+from leukoscope.imaging.overlay import SheetItem, colour_legend, encode_png, heat_map_overlay
 from leukoscope.runtime.predictor import Prediction
 from leukoscope.runtime.results import SubjectResult
 from leukoscope.terms import DECISION_WORDS, RESEARCH_USE, Decision
@@ -92,6 +92,20 @@ class HtmlSheet:
         self._file.close()
         self._part.replace(self._path)
         self._closed = True
+
+
+def sheet_item(prediction: Prediction) -> SheetItem:
+    """Return the card of a prediction, for ``imaging.overlay.contact_sheet``."""
+    result = prediction.result
+    reason = result.reasons[0].message if result.reasons else ""
+    return SheetItem(
+        result.source,
+        result.decision,
+        result.probability,
+        prediction.canvas,
+        prediction.activation_map,
+        reason,
+    )
 
 
 def _article(prediction: Prediction) -> str:
