@@ -288,8 +288,8 @@ def _manifest(
         limitations=(*LIMITATIONS, *notes),
         architecture=settings.arch,
         head=_head_words(network),
-        attribution="Grad-CAM of the logit on the last features, closed form (doi 10.1109/ICCV.2017.74)",
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        attribution=f"Grad-CAM of the logit on {_explained_words(network)}, closed form (doi 10.1109/ICCV.2017.74)",
+        parameters=network.used_parameters(),
         flops=count_flops(network),
         canvas_px=CANVAS_PX,
         input_px=settings.input_px,
@@ -307,8 +307,16 @@ def _manifest(
 def _head_words(network: "CellNetwork") -> str:
     settings = network.settings
     stages = len(settings.pooled_stages)
-    words = f"{settings.head}, on the global averages of {stages} stage{'s' if stages > 1 else ''}"
+    values = "mean and mean square over the cell" if settings.pooling == "moments" else "global averages"
+    words = f"{settings.head}, on the {values} of {stages} stage{'s' if stages > 1 else ''}"
     return words + (" and nine size and colour scalars" if settings.descriptor_head else "")
+
+
+def _explained_words(network: "CellNetwork") -> str:
+    settings = network.settings
+    if settings.pooling == "moments":
+        return f"the pooled maps of all {len(settings.pooled_stages)} stages and their squares"
+    return "the last features"
 
 
 def _tensor_specs(entries: list[dict[str, Any]]) -> "tuple[TensorSpec, ...]":

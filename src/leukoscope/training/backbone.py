@@ -74,6 +74,14 @@ class BackboneChain(nn.Module):
         """The units in the order of execution."""
         return self._units
 
+    def cut_behind(self, stage: int) -> None:
+        """Run nothing behind a stage (counted from 0); the parameters there stay, so that files of weights fit."""
+        for module in self._units[self.stages[stage].last_unit + 1 :]:
+            module.requires_grad_(False)
+        self._units = self._units[: self.stages[stage].last_unit + 1]
+        self.unit_names = self.unit_names[: len(self._units)]
+        self.stages = self.stages[: stage + 1]
+
     def forward(self, images: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Run units ``start`` to ``stop`` (exclusive); ``images`` is the input of unit ``start``."""
         for unit in self._units[start:stop]:

@@ -139,6 +139,15 @@ def epoch_order(
     if sampling == "shuffle":
         laps = -(-count // len(rows))
         return np.concatenate([rng.permutation(rows) for _ in range(laps)])[:count]
+    return rng.choice(rows, size=count, replace=True, p=cell_chances(cells, rows, sampling))
+
+
+def cell_chances(
+    cells: CellSet, rows: NDArray[np.int64], sampling: Literal["shuffle", "class", "subject"]
+) -> NDArray[np.float64]:
+    """Return how often each of the rows is drawn on average, as shares that sum to 1."""
+    if sampling == "shuffle":
+        return np.full(len(rows), 1.0 / len(rows))
     labels, groups = cells.labels[rows], cells.groups[rows]
     chances = np.zeros(len(rows))
     for label in np.unique(labels):
@@ -150,4 +159,5 @@ def epoch_order(
         for group in members:
             of_group = of_class & (groups == group)
             chances[of_group] = 1.0 / (len(members) * of_group.sum())
-    return rng.choice(rows, size=count, replace=True, p=chances / chances.sum())
+    shares: NDArray[np.float64] = chances / chances.sum()
+    return shares

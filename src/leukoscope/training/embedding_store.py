@@ -50,9 +50,17 @@ class EmbeddingStore:
     ) -> None:
         settings = network.settings
         digest = hashlib.sha256("".join(cells.table["sha256"]).encode())
-        words = (settings.input_px, network.pooled_stages, settings.descriptor_head, dtype.name, forward)
+        words = (
+            settings.input_px,
+            network.pooled_stages,
+            settings.pooling,
+            settings.descriptor_head,
+            dtype.name,
+            forward,
+        )
         digest.update(repr(words).encode())
-        for name, tensor in (*network.backbone.state_dict().items(), ("scale", network.pixel_scale)):
+        pixels = (("scale", network.pixel_scale), ("shift", network.pixel_shift))
+        for name, tensor in (*network.backbone.state_dict().items(), *pixels):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         self.path = folder / f"embeddings-{digest.hexdigest()[:16]}.safetensors"
         self._dtype = dtype

@@ -24,7 +24,7 @@ from leukoscope.training.listening import EpochRecord, Listener
 from leukoscope.training.network import CellNetwork
 from leukoscope.training.optimiser import AveragedWeights, Objective, make_optimiser, set_learning_rate
 from leukoscope.training.prediction import accuracy, area_under_curve, explain_failures, predict_rows
-from leukoscope.training.preparation import reestimate_batch_norm, standardise_inputs
+from leukoscope.training.preparation import prepare_heads, reestimate_batch_norm
 from leukoscope.training.settings import StageSettings, TrainSettings
 from leukoscope.training.task import Progressed, Running, Task, Trainee
 
@@ -115,7 +115,9 @@ class Finetuner:
             reestimate_batch_norm(network, self.feeders.pixels, self.task.train, settings, self.listener)
         feeder = self.feeders.start()
         if not sections:
-            standardise_inputs(network, feeder, self.task.train, settings, self.listener)
+            prepare_heads(
+                network, feeder, self.cells, self.task.train, settings=settings, listener=self.listener
+            )
         first = self.progressed.stage
         for number, stage in enumerate(settings.stages[first:], start=first):
             self._run_stage(number, stage, sections if number == first else {})

@@ -70,7 +70,7 @@ def read_source(path: Path, sha256: str = SOURCE_SHA256) -> Any:
     return model.eval()
 
 
-def grow(source: Any, arch: str = GROWN_ARCH, seed: int = 0) -> Any:
+def grow(source: Any, arch: str = GROWN_ARCH, seed: int = 0, *, same_pixels: bool = False) -> Any:
     """Return ``arch`` with ``source`` laid into it.
 
     Parameters
@@ -81,11 +81,14 @@ def grow(source: Any, arch: str = GROWN_ARCH, seed: int = 0) -> Any:
         An EfficientNet at least as wide and as deep in every stage.
     seed
         Of the random start of the new channels.
+    same_pixels
+        Both networks are to see equally normalised pixels. Otherwise each has its own normalisation, and the difference
+        is folded into the first convolution.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         grown: Any = timm.create_model(arch, num_classes=0).eval()
-    _grow_stem(source, grown)
+    _grow_stem(source, grown, same_pixels)
     for source_stage, grown_stage in zip(source.blocks, grown.blocks, strict=True):
         if len(grown_stage) < len(source_stage):
             raise WeightsError(
@@ -102,7 +105,9 @@ def grow(source: Any, arch: str = GROWN_ARCH, seed: int = 0) -> Any:
 
 
 @torch.no_grad()
-def match_statistics(source: Any, grown: Any, images: Tensor) -> None:
+def match_statistics(
+    source: Any, grown: Any, images: Tensor, normalise: Callable[[Tensor], Tensor] | None = None
+) -> None:
     """Set the running statistics of ``grown`` so that its channels behave on ``images`` as those of ``source``.
 
     Parameters
@@ -111,6 +116,8 @@ def match_statistics(source: Any, grown: Any, images: Tensor) -> None:
         A network and what ``grow`` made of it; ``grown`` is changed in place.
     images
         (N, 3, S, S) float, 0 to 1; some dozen training cells.
+    normalise
+        What both networks' pixels are normalised by; None for each network's own normalisation.
     """
     pairs = list(_norm_pairs(source, grown))
     targets: dict[nn.Module, tuple[Tensor, Tensor]] = {}
@@ -119,7 +126,8 @@ def match_statistics(source: Any, grown: Any, images: Tensor) -> None:
         output = _normalised(norm, inputs[0])
         targets[norm] = (output.mean((0, 2, 3)), output.std((0, 2, 3)))
 
-    _run_hooked(source, [(norm, record) for norm, _ in pairs if norm is not None], images)
+    recorders: list[tuple[nn.Module, Hook]] = [(norm, record) for norm, _ in pairs if norm is not None]
+    _run_hooked(source, recorders, images, normalise)
 
     def matcher(source_norm: Any | None) -> "Hook":
         def match(norm: Any, inputs: tuple[Tensor, ...]) -> None:
@@ -137,7 +145,8 @@ def match_statistics(source: Any, grown: Any, images: Tensor) -> None:
 
         return match
 
-    _run_hooked(grown, [(norm, matcher(source_norm)) for source_norm, norm in pairs], images)
+    matchers = [(norm, matcher(source_norm)) for source_norm, norm in pairs]
+    _run_hooked(grown, matchers, images, normalise)
 
 
 def write_weights(network: Any, path: Path) -> None:
@@ -152,11 +161,16 @@ def write_weights(network: Any, path: Path) -> None:
 Hook = Callable[[nn.Module, tuple[Tensor, ...]], None]
 
 
-def _run_hooked(model: Any, hooks: Iterable[tuple[nn.Module, Hook]], images: Tensor) -> None:
+def _run_hooked(
+    model: Any,
+    hooks: Iterable[tuple[nn.Module, Hook]],
+    images: Tensor,
+    normalise: Callable[[Tensor], Tensor] | None,
+) -> None:
     handles = [module.register_forward_pre_hook(hook) for module, hook in hooks]
     mean, std = (torch.tensor(model.default_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     try:
-        model.eval().forward_features((images - mean) / std)
+        model.eval().forward_features((images - mean) / std if normalise is None else normalise(images))
     finally:
         for handle in handles:
             handle.remove()
@@ -197,9 +211,13 @@ def _norm_pairs(source: Any, grown: Any) -> Iterable[tuple[nn.Module | None, nn.
 
 
 @torch.no_grad()
-def _grow_stem(source: Any, grown: Any) -> None:
+def _grow_stem(source: Any, grown: Any, same_pixels: bool) -> None:
     """Lay the first convolution in, with the two networks' different pixel normalisations folded into it."""
     weight = source.conv_stem.weight
+    if same_pixels:
+        _place(grown.conv_stem, weight)
+        _place_norm(grown.bn1, source.bn1, SHARPNESS)
+        return
     source_mean, source_std, mean, std = (
         torch.tensor(model.default_cfg[key]) for model in (source, grown) for key in ("mean", "std")
     )

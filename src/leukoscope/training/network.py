@@ -1,7 +1,7 @@
 """The network: uint8 cells in; logit, embedding and exact Grad-CAM out of one forward pass.
 
-The classifier stands behind global average pooling, so the logit depends on the last feature map F (C, h, w) only
-through its channel averages p, and d logit / d F[c, y, x] = (d logit / d p[c]) / (h w) everywhere. Grad-CAM (Selvaraju
+The classifier stands behind a global average over a feature map F (C, h, w) (``training.pooling``), so the logit
+depends on F only through its channel averages p, and d logit / d F[c, y, x] = (d logit / d p[c]) / (h w) everywhere. Grad-CAM (Selvaraju
 et al. 2017, doi 10.1109/ICCV.2017.74) averages that gradient over the map and therefore has the weights J[c] / (h w),
 with J the Jacobian of the head, which is written down here in closed form: no autograd, and the map is exact.
 """
@@ -15,11 +15,14 @@ from torch.nn import functional
 from leukoscope.errors import ConfigError
 from leukoscope.training.backbone import BackboneChain
 from leukoscope.training.descriptor_graph import DESCRIPTORS, describe_pixels
+from leukoscope.training.pooling import AveragePooling, MomentPooling, Pooled
 from leukoscope.training.settings import NetworkSettings
 
 PAPER_HIDDEN = 128
 KERAS_BATCH_NORM_EPSILON = 1e-3
 KERAS_BATCH_NORM_MOMENTUM = 0.01  # Keras writes 0.99: the share of the old statistics
+FOREGROUND = 0.5
+"""Pixels with a channel above this are cell, in 0..255."""
 
 
 class Outputs(NamedTuple):
@@ -89,7 +92,7 @@ class PaperHead(nn.Module):
 
 
 class CellNetwork(nn.Module):
-    """Backbone, global average pooling of one or several stages, head.
+    """Backbone, pooling of one or several stages, head.
 
     Parameters
     ----------
@@ -101,7 +104,7 @@ class CellNetwork(nn.Module):
     backbone
         The timm model as a chain of units.
     embedding_width
-        D, the joined width of the pooled stages.
+        D, the width of what pooling gives.
 
     Notes
     -----
@@ -121,10 +124,15 @@ class CellNetwork(nn.Module):
         self.settings = settings
         self.backbone = BackboneChain(settings.arch, settings.drop_path_rate)
         self.pooled_stages = tuple(self._stage_index(stage) for stage in settings.pooled_stages)
-        widths = [self.backbone.stages[stage].channels for stage in self.pooled_stages]
-        self.embedding_width = sum(widths)
-        last = self.pooled_stages.index(len(self.backbone.stages) - 1)
-        self._last_slice = (sum(widths[:last]), sum(widths[: last + 1]))
+        channels = tuple(self.backbone.stages[stage].channels for stage in self.pooled_stages)
+        deepest = max(self.pooled_stages)
+        self.backbone.cut_behind(deepest)
+        self.pooling: AveragePooling | MomentPooling = (
+            MomentPooling(channels)
+            if settings.pooling == "moments"
+            else AveragePooling(channels, self.pooled_stages.index(deepest))
+        )
+        self.embedding_width = self.pooling.width
         head_class = PaperHead if settings.head == "paper" else LinearHead
         self.head: LinearHead | PaperHead = head_class(self.embedding_width, settings.drop_rate)
         self.descriptor_head: nn.Linear | None = None
@@ -134,10 +142,11 @@ class CellNetwork(nn.Module):
             self.descriptor_head = nn.Linear(width, 1, bias=False)
             nn.init.zeros_(self.descriptor_head.weight)
         configuration: Any = self.backbone.model.pretrained_cfg
-        mean = torch.tensor(configuration["mean"]).view(1, 3, 1, 1)
-        std = torch.tensor(configuration["std"]).view(1, 3, 1, 1)
-        self.register_buffer("pixel_scale", 1.0 / (255.0 * std))
-        self.register_buffer("pixel_shift", -mean / std)
+        mean = settings.pixel_mean or tuple(255.0 * value for value in configuration["mean"])
+        std = settings.pixel_std or tuple(255.0 * value for value in configuration["std"])
+        scale = 1.0 / torch.tensor(std).view(1, 3, 1, 1)
+        self.register_buffer("pixel_scale", scale)
+        self.register_buffer("pixel_shift", -torch.tensor(mean).view(1, 3, 1, 1) * scale)
         self.register_buffer("feature_mean", torch.zeros(self.embedding_width))
         self.register_buffer("feature_std", torch.ones(self.embedding_width))
         self.register_buffer("descriptor_mean", torch.zeros(len(DESCRIPTORS)))
@@ -152,24 +161,29 @@ class CellNetwork(nn.Module):
             (N, S, S, 3) uint8, RGB, from ``prepare_cell``.
         """
         pixels = cells.permute(0, 3, 1, 2).float()
-        maps = self.backbone.stage_maps(self.normalise(pixels), self.pooled_stages)
-        embedding = self.pool(maps)
+        embedding, explained_map = self.pool(self.normalise(pixels))
         descriptors = self.describe(pixels)
         features = self.standardise(embedding)
-        last_map = maps[self.pooled_stages.index(len(self.backbone.stages) - 1)]
-        start, stop = self._last_slice
-        jacobian = self.head.jacobian(features)[:, :, start:stop] / self.feature_std[start:stop]
-        weights = jacobian / (last_map.shape[2] * last_map.shape[3])
-        activation_map = functional.relu(torch.einsum("nkc,nchw->nkhw", weights, last_map))
+        explained = self.pooling.explained
+        jacobian = self.head.jacobian(features)[:, :, explained] / self.feature_std[explained]
+        weights = jacobian / (explained_map.shape[2] * explained_map.shape[3])
+        activation_map = functional.relu(torch.einsum("nkc,nchw->nkhw", weights, explained_map))
         return Outputs(self.classify(features, descriptors), embedding, activation_map)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Bring pixels (N, 3, S, S), 0..255, to the scale the backbone expects."""
-        return pixels * self.pixel_scale + self.pixel_shift
+        """Bring pixels (N, 3, S, S), 0..255, to the scale the backbone expects.
 
-    def pool(self, maps: list[Tensor]) -> Tensor:
-        """Return the global averages of the maps, joined: the embedding (N, D)."""
-        return torch.cat([stage_map.mean(dim=(2, 3)) for stage_map in maps], dim=1)
+        With statistics of cells (``pixel_mean``) the background becomes 0, which no cell's pixel is.
+        """
+        images = pixels * self.pixel_scale + self.pixel_shift
+        if self.settings.pixel_mean:
+            images = images * (pixels.amax(dim=1, keepdim=True) > FOREGROUND).to(images.dtype)
+        return images
+
+    def pool(self, images: Tensor, start: int = 0) -> Pooled:
+        """Return embedding and explained map from the input of backbone unit ``start``."""
+        pooled: Pooled = self.pooling(self.backbone.stage_maps(images, self.pooled_stages, start), images)
+        return pooled
 
     def describe(self, pixels: Tensor) -> Tensor | None:
         """Return the nine scalars (N, 9) of the pixels, or None where the network has no descriptor head."""
@@ -185,12 +199,12 @@ class CellNetwork(nn.Module):
         if self.descriptor_head is not None:
             if descriptors is None:
                 raise ValueError("this network has a descriptor head: descriptors are needed")
-            standardised = (descriptors - self.descriptor_mean) / self.descriptor_std
-            logits = logits + self.descriptor_head(self._expand(standardised))
+            logits = logits + self.descriptor_head(self.expand(descriptors))
         return logits
 
-    def _expand(self, standardised: Tensor) -> Tensor:
-        """Join the products of each two descriptors, squares included, where the settings ask for them."""
+    def expand(self, descriptors: Tensor) -> Tensor:
+        """Return the descriptor head's input: standardised, and the products of each two where the settings want them."""
+        standardised = (descriptors - self.descriptor_mean) / self.descriptor_std
         if not self.settings.descriptor_products:
             return standardised
         products = standardised.unsqueeze(2) * standardised.unsqueeze(1)
@@ -202,9 +216,13 @@ class CellNetwork(nn.Module):
 
         Normalised pixels for 0; behind the last unit it is the embedding itself.
         """
-        if start == len(self.backbone):
-            return activations
-        return self.pool(self.backbone.stage_maps(activations, self.pooled_stages, start))
+        return activations if start == len(self.backbone) else self.pool(activations, start).embedding
+
+    def used_parameters(self) -> int:
+        """Return how many parameters the forward pass uses: what timm keeps behind the deepest pooled stage is not."""
+        heads = [self.head] if self.descriptor_head is None else [self.head, self.descriptor_head]
+        modules = (*self.backbone.units, *heads)
+        return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
     def _stage_index(self, stage: int) -> int:
         count = len(self.backbone.stages)

@@ -350,7 +350,7 @@ def _tidy(task: Task, folder: Path, progressed: Progressed, member: Member) -> N
 
 def _describe_model(network: CellNetwork, origin: Origin) -> dict[str, Any]:
     return {
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": network.used_parameters(),
         "flops": count_flops(network),
         "initial_weights": origin._asdict(),
         "checkpoint": f"checkpoints/{FINAL}",

@@ -16,9 +16,16 @@ class NetworkSettings:
         Side of the square input, 32 to 1,024 px.
     head
         ``linear``: Dropout, Dense(1). ``paper``: Dense(128, ReLU), BatchNorm, Dropout, Dense(1).
+    pixel_mean, pixel_std
+        What pixels (0..255; red, green, blue) are normalised by, and the background set to 0: mean over cells, and
+        standard deviation within a cell. Empty for the backbone's own, which are those of photographs.
+    pooling
+        ``average``: the mean of every channel over the whole map. ``moments``: its mean and mean square over the cell,
+        without the background; needs ``pixel_mean`` and an ``input_px`` that is a multiple of 32.
     pooled_stages
-        Stages whose global averages are joined into the embedding, counted as in a Python list (-1 is the last
-        convolutional features, which Grad-CAM needs and which is therefore always among them).
+        Stages that are pooled into the embedding, counted as in a Python list (-1 is the last convolutional features).
+        What lies behind the deepest of them is not run. Grad-CAM explains the deepest stage (``average``) or all pooled
+        stages together (``moments``).
     standardise_features
         Bring every pooled feature to mean 0 and standard deviation 1 over the training cells before the head.
     descriptor_head
@@ -36,6 +43,9 @@ class NetworkSettings:
     arch: str = "efficientnet_b3"
     input_px: int = 300
     head: Literal["linear", "paper"] = "linear"
+    pixel_mean: tuple[float, ...] = ()
+    pixel_std: tuple[float, ...] = ()
+    pooling: Literal["average", "moments"] = "average"
     pooled_stages: tuple[int, ...] = (-1,)
     standardise_features: bool = False
     descriptor_head: bool = False
@@ -52,9 +62,19 @@ class NetworkSettings:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 0 <= rate < 1")
         if self.descriptor_products and not self.descriptor_head:
             raise ValueError("descriptor_products needs descriptor_head = true")
-        if -1 not in self.pooled_stages:
+        if not self.pooled_stages:
+            raise ValueError("pooled_stages = []: give one or several stages, for example [-1]")
+        if {len(self.pixel_mean), len(self.pixel_std)} not in ({0}, {3}) or min(
+            self.pixel_std, default=1.0
+        ) <= 0:
             raise ValueError(
-                f"pooled_stages = {list(self.pooled_stages)}: must hold -1, the last stage, for Grad-CAM"
+                f"pixel_mean = {list(self.pixel_mean)}, pixel_std = {list(self.pixel_std)}: expected three numbers "
+                "each, deviations above 0, or none of both"
+            )
+        if self.pooling == "moments" and (not self.pixel_mean or self.input_px % 32):
+            raise ValueError(
+                f"pooling = 'moments' with input_px = {self.input_px} and pixel_mean = {list(self.pixel_mean)}: "
+                "expected a multiple of 32, and three numbers"
             )
         if len(set(self.pooled_stages)) != len(self.pooled_stages):
             raise ValueError(f"pooled_stages = {list(self.pooled_stages)}: a stage stands there twice")
@@ -155,6 +175,25 @@ class AugmentSettings:
             self.stain_mix,
         )
         return zoomed or mirrored or any(strengths)
+
+
+@dataclass(frozen=True)
+class HeadFitSettings:
+    """An exact fit of the linear head before the first stage: logistic regression on the cells as they are.
+
+    Parameters
+    ----------
+    penalty
+        Weight of the penalty in mean loss + penalty / 2 * (sum of squared weights), on standardised features; 0 leaves
+        the fit out. It needs the linear head and ``standardise_features``. With both stages' epochs at 0 it is all
+        that is trained.
+    """
+
+    penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.penalty < 0:
+            raise ValueError(f"penalty = {self.penalty}: expected 0 or more")
 
 
 @dataclass(frozen=True)
@@ -325,6 +364,7 @@ class TrainSettings:
     network: NetworkSettings = field(default_factory=NetworkSettings)
     data: DataSettings = field(default_factory=DataSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
+    head_fit: HeadFitSettings = field(default_factory=HeadFitSettings)
     stage1: StageSettings = field(default_factory=lambda: StageSettings(epochs=5, learning_rate=1e-3))
     stage2: StageSettings = field(
         default_factory=lambda: StageSettings(epochs=15, learning_rate=1e-4, unfreeze_layers=-1)
@@ -338,8 +378,14 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed = {self.seed}: expected 0 to 2**31 - 1")
-        if self.stage1.epochs + self.stage2.epochs == 0:
-            raise ValueError("stage1.epochs and stage2.epochs are both 0: nothing would be trained")
+        if self.stage1.epochs + self.stage2.epochs + self.head_fit.penalty == 0:
+            raise ValueError(
+                "stage1.epochs, stage2.epochs and head_fit.penalty are all 0: nothing would be trained"
+            )
+        if self.head_fit.penalty and (self.network.head != "linear" or not self.network.standardise_features):
+            raise ValueError(
+                "head_fit.penalty needs network.head = 'linear' and network.standardise_features = true"
+            )
 
     @property
     def stages(self) -> tuple[StageSettings, ...]:
