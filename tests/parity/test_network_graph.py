@@ -77,6 +77,14 @@ NETWORKS = {
     "products": {"arch": "resnet10t", "descriptor_head": True, "descriptor_products": True},
     "nhwc": {"arch": "convnext_atto", "descriptor_head": True},
 }
+MOMENTS = {
+    "arch": "resnet10t",
+    "pixel_mean": (120.5, 121.5, 122.5),
+    "pixel_std": (70.0, 71.0, 72.0),
+    "pooling": "moments",
+    "pooled_stages": (1, 2, 3),
+    "standardise_features": True,
+}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -124,10 +132,95 @@ def test_activation_map_agrees_with_the_public_grad_cam_package(name):
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5 * expected.max())
 
 
+class Explained(torch.nn.Module):
+    """The pooled stages of a network as one map, written down without the network's own pooling."""
+
+    def __init__(self, network: CellNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, cells: torch.Tensor) -> torch.Tensor:
+        network, side = self.network, cells.shape[1]
+        pixels = cells.permute(0, 3, 1, 2).double().float()
+        cell = (pixels.sum(dim=1, keepdim=True) > 0).float()
+        images = (pixels * network.pixel_scale + network.pixel_shift) * cell
+        maps = network.backbone.stage_maps(images, network.pooled_stages)
+        grid = maps[-1].shape[-1]
+        parts = []
+        for stage_map in maps:
+            size = stage_map.shape[-1]
+            share = cell.unfold(2, side // size, side // size).unfold(3, side // size, side // size)
+            share = share.mean(dim=(4, 5))
+            weight = share / share.mean(dim=(2, 3), keepdim=True)
+            for values in (stage_map, stage_map.square()):
+                parts.append(torch.nn.functional.interpolate(values * weight, (grid, grid), mode="area"))
+        weight = torch.nn.functional.interpolate(weight, (grid, grid), mode="area")
+        mean, std = network.feature_mean[:, None, None], network.feature_std[:, None, None]
+        return (torch.cat(parts, dim=1) - mean * weight) / std
+
+
+def test_map_of_moments_agrees_with_the_public_grad_cam_package():
+    network = make_network(**MOMENTS)
+    cells = make_cells(4, seed=4)
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.explained = Explained(network)
+
+        def forward(self, cells):
+            return network.head(self.explained(cells).mean(dim=(2, 3)))
+
+    model = Logits().eval()
+    outputs = network(cells)
+    torch.testing.assert_close(model(cells), outputs.logits, rtol=1e-4, atol=1e-4)
+    with GradCAM(model=model, target_layers=[model.explained]) as cam:
+        cam.activations_and_grads(cells).sum().backward()
+        activations = cam.activations_and_grads.activations[0].numpy()
+        gradients = cam.activations_and_grads.gradients[0].numpy()
+        expected = np.maximum(
+            cam.get_cam_image(cells, model.explained, None, activations, gradients, False), 0
+        )
+    ours = outputs.activation_map[:, 0].detach().numpy()
+    assert expected.max() > 0
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4 * expected.max())
+
+
+def test_moments_are_those_of_the_cell_alone():
+    network = make_network(**MOMENTS)
+    cells = make_cells(3, seed=7)
+    images = network.normalise(cells.permute(0, 3, 1, 2).float())
+    shape = network.backbone.stage_maps(images, network.pooled_stages)[0].shape
+    with torch.no_grad():
+        embedding = network(cells).embedding
+        first = network.backbone.stage_maps(images, network.pooled_stages)[0]
+    share = (cells.amax(dim=3) > 0).float().view(3, shape[2], PX // shape[2], shape[3], -1).mean(dim=(2, 4))
+    total = share.sum(dim=(1, 2))
+    mean = torch.einsum("nchw,nhw->nc", first, share) / total[:, None]
+    square = torch.einsum("nchw,nhw->nc", first**2, share) / total[:, None]
+    width = shape[1]
+    torch.testing.assert_close(embedding[:, :width], mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(embedding[:, width : 2 * width], square, rtol=1e-4, atol=1e-5)
+
+
+def test_what_lies_behind_the_deepest_pooled_stage_is_neither_run_nor_counted():
+    whole, cut = make_network(arch="resnet10t"), make_network(**MOMENTS)
+    assert len(cut.backbone) < len(whole.backbone)
+    assert cut.used_parameters() < whole.used_parameters() == sum(p.numel() for p in whole.parameters())
+    behind = [name for name, _ in cut.backbone.model.named_parameters() if name.startswith("layer4")]
+    assert behind  # a file of timm's weights still fits
+    before = cut(make_cells(2, seed=3)).logits
+    with torch.no_grad():
+        for name, parameter in cut.backbone.model.named_parameters():
+            if name.startswith("layer4"):
+                parameter.fill_(float("nan"))
+    torch.testing.assert_close(cut(make_cells(2, seed=3)).logits, before)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["paper", "stages", "nhwc"])
+@pytest.mark.parametrize("name", ["paper", "stages", "nhwc", "moments"])
 def test_exported_graph_gives_the_networks_outputs(name, tmp_path: Path):
-    network = make_network(**NETWORKS[name])
+    network = make_network(**(MOMENTS if name == "moments" else NETWORKS[name]))
     description = export_onnx(network, tmp_path / "model.onnx", "float32")
     assert [entry["name"] for entry in description["outputs"]] == ["logits", "embedding", "activation_map"]
     assert description["inputs"] == [{"name": "cells", "dtype": "uint8", "shape": ("N", PX, PX, 3)}]

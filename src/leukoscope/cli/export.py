@@ -315,7 +315,7 @@ def _head_words(network: "CellNetwork") -> str:
 def _explained_words(network: "CellNetwork") -> str:
     settings = network.settings
     if settings.pooling == "moments":
-        return f"the pooled maps of all {len(settings.pooled_stages)} stages and their squares"
+        return f"the standardised maps of all {len(settings.pooled_stages)} stages and their squares"
     return "the last features"
 
 

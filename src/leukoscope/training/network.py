@@ -1,9 +1,10 @@
 """The network: uint8 cells in; logit, embedding and exact Grad-CAM out of one forward pass.
 
 The classifier stands behind a global average over a feature map F (C, h, w) (``training.pooling``), so the logit
-depends on F only through its channel averages p, and d logit / d F[c, y, x] = (d logit / d p[c]) / (h w) everywhere. Grad-CAM (Selvaraju
-et al. 2017, doi 10.1109/ICCV.2017.74) averages that gradient over the map and therefore has the weights J[c] / (h w),
-with J the Jacobian of the head, which is written down here in closed form: no autograd, and the map is exact.
+depends on F only through its channel averages p, and d logit / d F[c, y, x] = (d logit / d p[c]) / (h w) everywhere.
+Grad-CAM (Selvaraju et al. 2017, doi 10.1109/ICCV.2017.74) averages that gradient over the map and therefore has the
+weights J[c] / (h w), with J the Jacobian of the head, which is written down here in closed form: no autograd, and the
+map is exact.
 """
 
 from typing import Any, NamedTuple
@@ -161,14 +162,14 @@ class CellNetwork(nn.Module):
             (N, S, S, 3) uint8, RGB, from ``prepare_cell``.
         """
         pixels = cells.permute(0, 3, 1, 2).float()
-        embedding, explained_map = self.pool(self.normalise(pixels))
+        pooled = self.pool(self.normalise(pixels))
         descriptors = self.describe(pixels)
-        features = self.standardise(embedding)
-        explained = self.pooling.explained
-        jacobian = self.head.jacobian(features)[:, :, explained] / self.feature_std[explained]
-        weights = jacobian / (explained_map.shape[2] * explained_map.shape[3])
+        features = self.standardise(pooled.embedding)
+        explained_map = self.standardise_map(pooled)
+        weights = self.head.jacobian(features)[:, :, self.pooling.explained]
+        weights = weights / (explained_map.shape[2] * explained_map.shape[3])
         activation_map = functional.relu(torch.einsum("nkc,nchw->nkhw", weights, explained_map))
-        return Outputs(self.classify(features, descriptors), embedding, activation_map)
+        return Outputs(self.classify(features, descriptors), pooled.embedding, activation_map)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Bring pixels (N, 3, S, S), 0..255, to the scale the backbone expects.
@@ -193,6 +194,19 @@ class CellNetwork(nn.Module):
         """Apply the training cells' feature statistics (identity unless ``standardise_features`` is set)."""
         return (embedding - self.feature_mean) / self.feature_std
 
+    def standardise_map(self, pooled: Pooled) -> Tensor:
+        """Return the explained map (N, C, h, w) in the features' standard deviations.
+
+        Moments are also taken as distances from the average training cell, in each place by what it counts: the map's
+        average is then just what the head sees, and Grad-CAM sums up why a cell differs from the average.
+        """
+        explained = self.pooling.explained
+        mean, std = (part[explained, None, None] for part in (self.feature_mean, self.feature_std))
+        explained_map = pooled.explained_map
+        if pooled.weight is not None:
+            explained_map = explained_map - mean * pooled.weight
+        return explained_map / std
+
     def classify(self, features: Tensor, descriptors: Tensor | None = None) -> Tensor:
         """Return the logits (N, 1) from standardised features and, for a descriptor head, raw descriptors."""
         logits: Tensor = self.head(features)
@@ -203,7 +217,7 @@ class CellNetwork(nn.Module):
         return logits
 
     def expand(self, descriptors: Tensor) -> Tensor:
-        """Return the descriptor head's input: standardised, and the products of each two where the settings want them."""
+        """Return the descriptor head's input: standardised, with the products of each two where they are wanted."""
         standardised = (descriptors - self.descriptor_mean) / self.descriptor_std
         if not self.settings.descriptor_products:
             return standardised

@@ -20,6 +20,8 @@ class Pooled(NamedTuple):
     """(N, D)"""
     explained_map: Tensor
     """(N, C, h, w); its average over the last two axes are the features ``explained`` of the embedding."""
+    weight: Tensor | None
+    """(N, 1, h, w), what each place of the map counts, mean 1; None for equally."""
 
 
 class AveragePooling(nn.Module):
@@ -42,14 +44,14 @@ class AveragePooling(nn.Module):
     def forward(self, maps: list[Tensor], _images: Tensor) -> Pooled:
         """Pool maps (N, C, h, w), one a stage."""
         embedding = torch.cat([stage_map.mean(dim=(2, 3)) for stage_map in maps], dim=1)
-        return Pooled(embedding, maps[self._deepest])
+        return Pooled(embedding, maps[self._deepest], None)
 
 
 class MomentPooling(nn.Module):
     """Mean and mean square of every channel over the cell, without the background; all maps are explained together.
 
-    The maps and their squares are weighted by the share of cell in each place and brought to the grid of the coarsest by
-    averaging, which changes no average: one map of 2 x sum(channels) channels, whose global average is the embedding.
+    The maps and their squares are weighted by the share of cell in each place and brought to the grid of the coarsest
+    by averaging, which changes no average: one map of 2 x sum(channels) channels, whose average is the embedding.
 
     Parameters
     ----------
@@ -69,13 +71,16 @@ class MomentPooling(nn.Module):
         parts = []
         for stage_map in maps:
             size = stage_map.shape[-1]
-            share = functional.avg_pool2d(foreground, side // size)
-            weight = share / share.mean(dim=(2, 3), keepdim=True).clamp(min=SMALLEST_SHARE)
-            weighted = stage_map * weight
+            weighted = stage_map * _weigh(foreground, side // size)
             for moment in (weighted, weighted * stage_map):
                 parts.append(functional.avg_pool2d(moment, size // grid) if size > grid else moment)
         joined = torch.cat(parts, dim=1)
-        return Pooled(joined.mean(dim=(2, 3)), joined)
+        return Pooled(joined.mean(dim=(2, 3)), joined, _weigh(foreground, side // grid))
+
+
+def _weigh(foreground: Tensor, factor: int) -> Tensor:
+    share = functional.avg_pool2d(foreground, factor)
+    return share / share.mean(dim=(2, 3), keepdim=True).clamp(min=SMALLEST_SHARE)
 
 
 def find_foreground(images: Tensor) -> Tensor:

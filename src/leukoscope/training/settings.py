@@ -71,6 +71,11 @@ class NetworkSettings:
                 f"pixel_mean = {list(self.pixel_mean)}, pixel_std = {list(self.pixel_std)}: expected three numbers "
                 "each, deviations above 0, or none of both"
             )
+        if self.pixel_mean and all(value == round(value) for value in self.pixel_mean):
+            raise ValueError(
+                f"pixel_mean = {list(self.pixel_mean)}: a pixel of just these values would become 0 and pass for "
+                "background; give one of them a fraction, for example 69.1"
+            )
         if self.pooling == "moments" and (not self.pixel_mean or self.input_px % 32):
             raise ValueError(
                 f"pooling = 'moments' with input_px = {self.input_px} and pixel_mean = {list(self.pixel_mean)}: "

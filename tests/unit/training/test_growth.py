@@ -122,3 +122,27 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     torch.save(timm.create_model("efficientnet_lite0").state_dict(), file)
     with pytest.raises(WeightsError, match="tensors, expected"):
         growth.read_source(file, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+
+
+@torch.no_grad()
+def test_networks_that_see_the_same_pixels_need_nothing_folded(images: torch.Tensor) -> None:
+    source = random_source()
+    grown = growth.grow(source, same_pixels=True)
+    source, grown = without_activations(source), without_activations(grown)
+    expected = source.forward_features(images)
+    found = grown.forward_features(images)[:, : expected.shape[1]] / growth.SHARPNESS
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+@torch.no_grad()
+def test_statistics_are_matched_under_the_given_normalisation(images: torch.Tensor) -> None:
+    source = random_source()
+    grown = growth.grow(source, same_pixels=True)
+    growth.match_statistics(source, grown, images, lambda values: 4.0 * values - 2.0)
+    seen: dict[str, torch.Tensor] = {}
+    for name, model in (("source", source), ("grown", grown)):
+        norm = model.bn1
+        normed = growth._normalised(norm, model.conv_stem(4.0 * images - 2.0))
+        seen[name] = normed.mean((0, 2, 3))
+    width = len(seen["source"])
+    torch.testing.assert_close(seen["grown"][:width] / growth.SHARPNESS, seen["source"], rtol=1e-2, atol=1e-2)
