@@ -487,3 +487,22 @@ def test_exif_block_of_any_content(noise: bytes, start: int, count: int) -> None
     plain = encode(picture(), "JPEG")
     if decode_image(stream.getvalue()).shape == (SIDE, SIDE, 3):
         assert decode_image(plain).shape == (SIDE, SIDE, 3)
+
+
+CORPUS = sorted((Path(__file__).parent / "corpus").iterdir())
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.name)
+def test_what_fuzzing_found(path: Path) -> None:
+    answer(path.read_bytes())
+
+
+def test_fuzzing_reached_images_and_many_kinds_of_refusal() -> None:
+    images, reasons = 0, set()
+    for path in CORPUS:
+        try:
+            images += decode_image(path.read_bytes()).size > 0
+        except ImageError as error:
+            reasons.add(error.reason)
+    assert images >= 4
+    assert len(reasons) >= 4

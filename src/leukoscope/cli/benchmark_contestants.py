@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.cli.benchmark_worker import Contestant, each, serve
+from leukoscope.cli.benchmark_worker import Contestant, Timed, each, serve, time_call
 
 STREAM_PASSES = 4
 """Passes over the cells in a round where they are judged together, so that its end is a small part of it."""
@@ -70,21 +70,31 @@ def _compile(job: Job, *, batch: int, map_too: bool = True, streams: int = 1) ->
     return openvino, core.compile_model(model, "CPU", settings)
 
 
-def _engine_one_by_one(job: Job, *, map_too: bool) -> Contestant:
-    openvino, compiled = _compile(job, batch=1, map_too=map_too)
+def engine_single(job: Job) -> Contestant:
+    """One request, every thread."""
+    openvino, compiled = _compile(job, batch=1)
     request = compiled.create_infer_request()
     tensors = [openvino.Tensor(np.ascontiguousarray(cell[None])) for cell in job.cells()]
     return Contestant(each(lambda index: request.infer({0: tensors[index]})), len(tensors))
 
 
-def engine_single(job: Job) -> Contestant:
-    """One request, every thread."""
-    return _engine_one_by_one(job, map_too=True)
-
-
 def engine_without_map(job: Job) -> Contestant:
-    """The same without the third output: what the map costs is the difference."""
-    return _engine_one_by_one(job, map_too=False)
+    """The same without the third output, and with it directly after: what the map costs is small beside any noise."""
+    openvino, compiled = _compile(job, batch=1, map_too=False)
+    without, complete = (engine.create_infer_request() for engine in (compiled, _compile(job, batch=1)[1]))
+    tensors = [openvino.Tensor(np.ascontiguousarray(cell[None])) for cell in job.cells()]
+    ratios: list[float] = []
+
+    def judge(indices: range) -> list[Timed]:
+        times = []
+        for index in indices:
+            bare = time_call(without.infer, {0: tensors[index]})
+            whole = time_call(complete.infer, {0: tensors[index]})
+            ratios.append(whole.wall_ms / bare.wall_ms)
+            times.append(bare)
+        return times
+
+    return Contestant(judge, len(tensors), map_ratios=ratios)
 
 
 def engine_streams(job: Job) -> Contestant:
@@ -93,7 +103,7 @@ def engine_streams(job: Job) -> Contestant:
     queue = openvino.AsyncInferQueue(compiled, 2 * job.threads)
     cells = [np.ascontiguousarray(cell[None]) for cell in job.cells()] * STREAM_PASSES
 
-    def judge(indices: range) -> list[float]:
+    def judge(indices: range) -> list[Timed]:
         for index in indices:
             queue.start_async({0: cells[index]})
         queue.wait_all()
@@ -108,7 +118,7 @@ def _engine_batches(job: Job, size: int) -> Contestant:
     cells = job.cells()
     cells = np.resize(cells, (-(-len(cells) // size) * size, *cells.shape[1:]))
 
-    def judge(indices: range) -> list[float]:
+    def judge(indices: range) -> list[Timed]:
         for start in indices[::size]:
             request.infer({0: cells[start : start + size]})
         return []
@@ -131,7 +141,7 @@ def predict_stream(job: Job) -> Contestant:
     predictor = Predictor.open(Path(job.bundle), threads=job.threads, streaming=True)
     files = job.files * STREAM_PASSES
 
-    def judge(indices: range) -> list[float]:
+    def judge(indices: range) -> list[Timed]:
         sources = (Source(files[index], Path(files[index])) for index in indices)
         maps = sum(prediction.activation_map is not None for prediction in predictor.stream(sources))
         if maps != len(indices):
@@ -163,7 +173,7 @@ def onnxruntime_batch_16(job: Job) -> Contestant:
     """ONNX Runtime in batches of 16."""
     session, cells = _onnxruntime_session(job), job.cells()
 
-    def judge(indices: range) -> list[float]:
+    def judge(indices: range) -> list[Timed]:
         for start in indices[::16]:
             session.run(None, {"cells": cells[start : min(start + 16, indices.stop)]})
         return []

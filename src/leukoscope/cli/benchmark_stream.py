@@ -140,18 +140,15 @@ class _Stream:
         if signal_name is None and process.returncode not in (JUDGED, SOME_REFUSED):
             raise EngineError(f"leukoscope predict ended with {process.returncode}; run it by hand")
 
-    def _watch(self, process: "subprocess.Popen[bytes]", mark: int, signal_name: str | None) -> None:
-        self._position = self._counted = 0  # a resumed run cuts off what was half written
-        before = self.count()
-        while process.poll() is None:
-            time.sleep(self._every_s)
-            self._look(process.pid, before)
-            if signal_name is not None and self._counted >= mark:
-                process.send_signal(getattr(signal, signal_name))
-                process.wait()
-                self.stops.append(Stop(rows=self.count(), signal=signal_name))
-                typer.echo(f"{signal_name} after {self._counted:,} rows", err=True)
-                return
+    def count(self) -> int:
+        """Return the number of whole rows on the disk, reading only what is new."""
+        if self._results.exists():
+            with self._results.open("rb") as file:
+                file.seek(self._position)
+                new = file.read()
+            self._counted += new.count(b"\n")
+            self._position += len(new)
+        return self._counted
 
     def verify(self, names: list[str], done: int) -> tuple[int, int]:
         """Return how many of the rows are not those of the list, and how many answers differ from the cell's first."""
@@ -168,6 +165,19 @@ class _Stream:
             answer = result.model_copy(update={"duration_ms": None})
             differing += first.setdefault(name, answer) != answer
         return misplaced, differing
+
+    def _watch(self, process: "subprocess.Popen[bytes]", mark: int, signal_name: str | None) -> None:
+        self._position = self._counted = 0  # a resumed run cuts off what was half written
+        before = self.count()
+        while process.poll() is None:
+            time.sleep(self._every_s)
+            self._look(process.pid, before)
+            if signal_name is not None and self._counted >= mark:
+                process.send_signal(getattr(signal, signal_name))
+                process.wait()
+                self.stops.append(Stop(rows=self.count(), signal=signal_name))
+                typer.echo(f"{signal_name} after {self._counted:,} rows", err=True)
+                return
 
     @property
     def _results(self) -> Path:
@@ -191,13 +201,3 @@ class _Stream:
                 f"about {left_s / 60:.0f} min to go",
                 err=True,
             )
-
-    def count(self) -> int:
-        """Return the number of whole rows on the disk, reading only what is new."""
-        if self._results.exists():
-            with self._results.open("rb") as file:
-                file.seek(self._position)
-                new = file.read()
-            self._counted += new.count(b"\n")
-            self._position += len(new)
-        return self._counted

@@ -6,11 +6,22 @@ Only the standard library is imported, because the Keras contestant runs this in
 import json
 import os
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TextIO
+from dataclasses import dataclass, field
+from typing import NamedTuple, TextIO
+
+
+class Timed(NamedTuple):
+    """What one cell took, in ms: by the clock, and on all processors together."""
+
+    wall_ms: float
+    cpu_ms: float
+
+
+Judge = Callable[[range], list[Timed]]
 
 
 @dataclass(frozen=True)
@@ -20,30 +31,31 @@ class Contestant:
     Attributes
     ----------
     judge
-        Judges the cells in this range and returns the time of each in ms, or nothing where it judges them together.
+        Judges the cells in this range and returns the times of each, or nothing where it judges them together.
     cells
         How many there are.
     note
         What the table says of it.
+    map_ratios
+        Filled by ``judge`` where it also runs the graph with its map: the time with by the time without, cell by cell.
     """
 
-    judge: Callable[[range], list[float]]
+    judge: Judge
     cells: int
     note: str = ""
+    map_ratios: list[float] = field(default_factory=list)
 
 
-def each(judge: Callable[[int], object]) -> Callable[[range], list[float]]:
+def time_call(judge: Callable[..., object], *arguments: object) -> Timed:
+    """Time one call."""
+    began, began_cpu = time.perf_counter(), time.process_time()
+    judge(*arguments)
+    return Timed(1e3 * (time.perf_counter() - began), 1e3 * (time.process_time() - began_cpu))
+
+
+def each(judge: Callable[[int], object]) -> Judge:
     """Return a ``Contestant.judge`` that judges one cell after the other and times each."""
-
-    def judge_range(cells: range) -> list[float]:
-        times = []
-        for index in cells:
-            began = time.perf_counter()
-            judge(index)
-            times.append(1e3 * (time.perf_counter() - began))
-        return times
-
-    return judge_range
+    return lambda cells: [time_call(judge, index) for index in cells]
 
 
 def serve(prepare: Callable[[dict[str, object]], Contestant]) -> None:
@@ -61,16 +73,23 @@ def serve(prepare: Callable[[dict[str, object]], Contestant]) -> None:
         range(contestant.cells)
     )  # every shape compiled, every buffer made, before the first round
     for _ in sys.stdin:
-        began, began_cpu = time.perf_counter(), time.process_time()
-        single_ms = contestant.judge(range(contestant.cells))
-        seconds, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
-        answer = {
-            "ms": 1e3 * seconds / contestant.cells,
-            "cpu_ms": 1e3 * cpu_s / contestant.cells,
-            "single_ms": single_ms,
-            "peak_memory_mb": peak_mb(),
-        }
-        _send(answers, answer)
+        _send(answers, _run_round(contestant))
+
+
+def _run_round(contestant: Contestant) -> dict[str, object]:
+    contestant.map_ratios.clear()
+    times: list[Timed] = []
+    whole = time_call(lambda: times.extend(contestant.judge(range(contestant.cells))))
+    wall_ms, cpu_ms = whole.wall_ms / contestant.cells, whole.cpu_ms / contestant.cells
+    if times:
+        wall_ms, cpu_ms = (statistics.fmean(column) for column in zip(*times, strict=True))
+    return {
+        "ms": wall_ms,
+        "cpu_ms": cpu_ms,
+        "single_ms": [entry.wall_ms for entry in times],
+        "map_ratios": contestant.map_ratios,
+        "peak_memory_mb": peak_mb(),
+    }
 
 
 def peak_mb() -> float:

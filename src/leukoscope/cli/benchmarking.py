@@ -238,6 +238,7 @@ class _Worker:
     def measured(self, title: str) -> Measured:
         """Return what all rounds measured."""
         single = sorted(time_ms for answer in self._answers for time_ms in answer["single_ms"])
+        ratios = [ratio for answer in self._answers for ratio in answer["map_ratios"]]
         return Measured(
             name=self.name,
             title=title,
@@ -245,6 +246,7 @@ class _Worker:
             p50_ms=round(_quantile(single, 0.5), 3) if single else None,
             p95_ms=round(_quantile(single, 0.95), 3) if single else None,
             throughput=True,
+            map_ratio=round(statistics.median(ratios), 4) if ratios else None,
             cpu_ms=round(statistics.median(answer["cpu_ms"] for answer in self._answers), 3),
             start_s=round(self._start_s, 3),
             peak_memory_mb=round(self._answers[-1]["peak_memory_mb"], 1),

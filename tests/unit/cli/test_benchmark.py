@@ -48,6 +48,7 @@ def test_a_quick_run_measures_and_writes(small_bundle_path: Path, tmp_path: Path
     assert rows["predict_stream"].start_s > 0
     assert rows["predict_single"].p50_ms <= rows["predict_single"].p95_ms
     assert {target.name for target in derive_targets(measured)} == {
+        "what the map adds to a forward pass",
         "predict from the shell, a warm model cache",
         "peak resident memory",
         "light install on disk",

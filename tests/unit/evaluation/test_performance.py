@@ -41,11 +41,11 @@ def row(name: str, *ms: float, memory: float = 100.0) -> Measured:
 
 
 ROWS = (
-    row("engine_single", 20.0, 40.8, 20.4),  # the second round ran on a slower machine
-    row("engine_without_map", 20.0, 40.0, 20.0),
+    row("engine_single", 20, 40, 20),  # the second round ran on a slower machine
+    row("engine_without_map", 20, 40, 20).model_copy(update={"map_ratio": 1.02}),
     row("engine_streams", 10, 20, 10),
     row("predict_single", 25, 50, 25),
-    row("predict_stream", 12.5, 25, 12.5),
+    row("predict_stream", 12.5, 40, 12.5),
     row("torch_grad_cam", 250, 600, 250),
     row("shell_cold", 1100, 1100, 1100, memory=340),
     row("shell_warm", 900, 900, 900),
@@ -63,7 +63,7 @@ def test_targets_are_ratios_within_a_round() -> None:
     targets = {target.name.split()[0]: target for target in derive_targets(performance(*ROWS))}
     assert targets["streaming"].value == pytest.approx(0.8)  # of the best engine row's throughput
     assert not targets["streaming"].reached
-    assert targets["what"].value == pytest.approx(2)  # rounds say 0 %, 2 % and 2 %
+    assert targets["what"].value == pytest.approx(2)
     assert targets["what"].reached
     assert targets["torch"].value == pytest.approx(10)
     assert targets["peak"].value == 340
