@@ -1,7 +1,8 @@
 """Fuzz the decoder: whatever the bytes, an image or an ``ImageError``, in bounded time and memory.
 
     pip install atheris
-    mkdir -p fuzz && python benchmarks/fuzz_decode.py fuzz tests/hostile/corpus -max_total_time=600 -timeout=5 -rss_limit_mb=1024
+    mkdir -p fuzz
+    python benchmarks/fuzz_decode.py fuzz tests/hostile/corpus -max_total_time=600 -timeout=5 -rss_limit_mb=1024
 
 Coverage of ``containers`` and ``decode`` leads the search. What it found stays in ``tests/hostile/corpus``, which the
 tests replay; ``-merge=1 tests/hostile/corpus fuzz`` adds what reaches new code.
