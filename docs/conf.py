@@ -35,6 +35,7 @@ CONTENTS = {
     ],
     "See": [
         "docs/results",
+        "docs/performance",
         "docs/gallery",
         "notebooks/explore_and_audit",
         "notebooks/train_small",
