@@ -38,7 +38,6 @@ SMALLER = (
     (r"leukoscope novelty ", "--limit 50"),
     (r"leukoscope data sample ", "--count 40"),
     (r"leukoscope tune ", "--trials 2 --folds 2"),
-    (r"leukoscope benchmark ", "--quick"),
 )
 """Line of a document -> what is added to it; of an option given twice the command line takes the last."""
 

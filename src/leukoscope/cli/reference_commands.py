@@ -16,6 +16,8 @@ NOT_RUN = {
     "audit verify": "the anchor is the reader's",
     "weights grow": "it needs the package with the first weights",
     "benchmark predict": "a measurement of minutes on a quiet machine",
+    "benchmark stream": "a measurement of minutes on a quiet machine",
+    "benchmark train": "a measurement of minutes on a quiet machine",
 }
 """Command -> why its example cannot be executed by a test; the page says it in a comment."""
 
