@@ -57,8 +57,7 @@ class LogitOnly(torch.nn.Module):
         self.network = network
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        maps = self.network.backbone.stage_maps(images, (len(self.network.backbone.stages) - 1,))
-        return self.network.classify(self.network.standardise(self.network.pool(maps)))
+        return self.network.classify(self.network.standardise(self.network.embed(images)))
 
 
 @pytest.mark.parametrize("head", ["linear", "paper"])

@@ -214,10 +214,7 @@ def torch_grad_cam(job: Job) -> Contestant:
 
     class LogitOnly(torch.nn.Module):  # type: ignore[misc, name-defined]
         def forward(self, images: Any) -> Any:
-            last = len(network.backbone.stages) - 1
-            return network.classify(
-                network.standardise(network.pool(network.backbone.stage_maps(images, (last,))))
-            )
+            return network.classify(network.standardise(network.embed(images)))
 
     cells = torch.from_numpy(job.cells()).permute(0, 3, 1, 2).float()
     images = network.normalise(cells)

@@ -2,10 +2,13 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from leukoscope.cli.benchmark_contestants import CONTESTANTS as RUNNABLE
+from leukoscope.cli.benchmark_contestants import Job
 from leukoscope.cli.benchmark_machine import MachineWatch, resident_mb
 from leukoscope.cli.benchmarking import CONTESTANTS, light_install_mb
 from leukoscope.cli.main import app
@@ -14,6 +17,18 @@ from leukoscope.evaluation.performance import derive_targets, read_performance, 
 
 def test_every_contestant_can_be_run() -> None:
     assert set(CONTESTANTS) - {"keras_grad_cam"} == set(RUNNABLE)
+
+
+@pytest.mark.parametrize("name", ["torch_eager", "torch_grad_cam"])
+def test_torch_contestants_follow_the_network(name: str, tmp_path: Path) -> None:
+    cells = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
+    np.save(tmp_path / "prepared.npy", cells)
+    threads = torch.get_num_threads()
+    try:
+        contestant = RUNNABLE[name](Job("", [], str(tmp_path / "prepared.npy"), 1, "resnet10t", 64))
+        assert [entry.wall_ms > 0 for entry in contestant.judge(range(2))] == [True, True]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_light_install_counts_the_engine() -> None:
