@@ -16,16 +16,14 @@ MEMORY_PARTS = 10
 """Parts that the table of a long stream is cut into."""
 
 
-class Record(BaseModel):
-    """What a benchmark command writes, as JSON."""
-
+class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-RecordT = TypeVar("RecordT", bound=Record)
+RecordT = TypeVar("RecordT", bound=_Record)
 
 
-class Machine(Record):
+class Machine(_Record):
     """Where and when something was measured."""
 
     created: str = Field(description="UTC, ISO 8601.")
@@ -41,7 +39,7 @@ class Machine(Record):
     )
 
 
-class ModelFacts(Record):
+class ModelFacts(_Record):
     """The bundle that was measured."""
 
     name: str
@@ -69,7 +67,7 @@ class ModelFacts(Record):
         )
 
 
-class Measured(Record):
+class Measured(_Record):
     """What one contestant needed; null where it does not measure that."""
 
     name: str
@@ -100,7 +98,7 @@ class Measured(Record):
         return 1e3 / self.median_ms if self.throughput else None
 
 
-class Target(Record):
+class Target(_Record):
     """One thing that was to be reached."""
 
     name: str
@@ -115,7 +113,7 @@ class Target(Record):
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 
-class Performance(Record):
+class Performance(_Record):
     """What ``leukoscope benchmark predict`` measured: all of its JSON file."""
 
     machine: Machine
@@ -127,21 +125,21 @@ class Performance(Record):
     left_out: dict[str, str] = Field(description="Contestant -> why it did not run.")
 
 
-class MemorySample(Record):
+class MemorySample(_Record):
     """Resident memory of the predicting process."""
 
     rows: int = Field(description="Results on disk at that time.")
     resident_mb: float
 
 
-class Stop(Record):
+class Stop(_Record):
     """Where the predicting process was ended from outside."""
 
     rows: int
     signal: str
 
 
-class StreamReport(Record):
+class StreamReport(_Record):
     """What ``leukoscope benchmark stream`` measured: all of its JSON file."""
 
     machine: Machine
@@ -172,15 +170,15 @@ class StreamReport(Record):
 
 def read_performance(path: Path) -> Performance:
     """Read what ``benchmark predict`` wrote; ``UsageError`` where it is not that."""
-    return read_record(Performance, path)
+    return _read(Performance, path)
 
 
 def read_stream(path: Path) -> StreamReport:
     """Read what ``benchmark stream`` wrote; ``UsageError`` where it is not that."""
-    return read_record(StreamReport, path)
+    return _read(StreamReport, path)
 
 
-def write_record(record: Record, path: Path) -> None:
+def write_record(record: Performance | StreamReport, path: Path) -> None:
     """Write the JSON file in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -328,8 +326,7 @@ def _ratio(first: Measured | None, second: Measured | None) -> float | None:
     return statistics.median(a / b for a, b in zip(first.rounds_ms, second.rounds_ms, strict=True))
 
 
-def read_record(kind: type[RecordT], path: Path) -> RecordT:
-    """Read a record from its JSON file; ``UsageError`` where it is not that."""
+def _read(kind: type[RecordT], path: Path) -> RecordT:
     try:
         return kind.model_validate_json(path.read_bytes())
     except OSError as error:

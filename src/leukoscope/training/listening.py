@@ -25,8 +25,6 @@ class EpochRecord:
         Thereof for what is done once: computing views that are kept, compiling a graph.
     images_per_second
         Training cells by ``seconds``.
-    processor_seconds
-        Processor time of this process over all threads, without what is done once.
     """
 
     model: str
@@ -42,7 +40,6 @@ class EpochRecord:
     seconds: float
     cached_seconds: float
     images_per_second: float
-    processor_seconds: float
 
 
 class Listener:
