@@ -144,14 +144,16 @@ def measure_map(name: str) -> pd.DataFrame:
 
 
 # %% [markdown]
-# The cell with the highest probability of blast, and the one nearest to the threshold.
+# The cell with the highest probability of blast, and the one nearest to the threshold. A refused cell
+# has no probability.
 
 # %%
-surest = max(judged, key=lambda one: one.result.probability)
+called = [one for one in judged if one.result.probability is not None]
+surest = max(called, key=lambda one: one.result.probability)
 explain(surest.result.source)
 
 # %%
-hardest = min(judged, key=lambda one: abs(one.result.probability - one.result.threshold))
+hardest = min(called, key=lambda one: abs(one.result.probability - one.result.threshold))
 explain(hardest.result.source)
 
 # %% [markdown]

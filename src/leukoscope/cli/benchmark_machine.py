@@ -29,7 +29,8 @@ class MachineWatch:
         busy_s = _busy_s()
         if busy_s is not None and self._busy_s is not None:
             all_s = (time.monotonic() - self._began) * (os.cpu_count() or 1)
-            others = max(0.0, busy_s - self._busy_s - (_own_s() - self._own_s)) / all_s
+            # Ticks are coarse: over a short time their quotient may leave 0 to 1.
+            others = min(1.0, max(0.0, busy_s - self._busy_s - (_own_s() - self._own_s)) / all_s)
         return Machine(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             command=shlex.join(["leukoscope", *sys.argv[1:]]),
