@@ -222,7 +222,7 @@ def test_networks_that_cannot_be_are_refused():
         small(arch="efficientnet_b33")
     with pytest.raises(ConfigError, match="not a map"):
         small(arch="test_vit")
-    with pytest.raises(ValueError, match="must hold -1"):
+    with pytest.raises(ValueError, match="give one or several stages"):
         NetworkSettings(pooled_stages=())
     with pytest.raises(ConfigError, match="outside the"):
         small(pooled_stages=(-40, -1))
