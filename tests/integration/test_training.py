@@ -122,7 +122,7 @@ def test_an_engine_backed_frozen_part_follows_torch(cohort, tmp_path, views):
     )
     plain_folder = run(cohort, tmp_path / "plain", *recipe, *PLAIN)
     fast, plain = history(folder), history(plain_folder)
-    tolerance = 1e-3  # features of random weights hardly differ between cells, so that rounding weighs much
+    tolerance = 5e-3  # features of random weights hardly differ between cells, so that rounding weighs much
     assert np.ptp(plain["loss"]) > 10 * tolerance
     np.testing.assert_allclose(fast["loss"], plain["loss"], atol=tolerance)
     np.testing.assert_allclose(fast["validation_loss"], plain["validation_loss"], atol=tolerance)

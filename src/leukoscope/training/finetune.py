@@ -224,6 +224,8 @@ class Finetuner:
 
     def _prepare_view(self, rows: NDArray[np.int64], view: int) -> float:
         feeder, start = self._feeder, time.perf_counter()
+        if feeder.start == 0:
+            return 0.0  # the whole network runs in every step: nothing is done once
         absent = feeder.count_absent(rows, view)
         if absent:
             self.listener.begin(f"{self.task.name}: frozen layers, view {view + 1}", absent)
