@@ -127,7 +127,8 @@ def test_an_engine_backed_frozen_part_follows_torch(cohort, tmp_path, views):
     np.testing.assert_allclose(fast["loss"], plain["loss"], atol=tolerance)
     np.testing.assert_allclose(fast["validation_loss"], plain["validation_loss"], atol=tolerance)
     one, two = read_run(folder), read_run(plain_folder)
-    np.testing.assert_allclose(one.scores["logit"], two.scores["logit"], atol=1e-2)
+    spread = float(np.ptp(two.scores["logit"]))
+    np.testing.assert_allclose(one.scores["logit"], two.scores["logit"], atol=0.02 * spread)
     np.testing.assert_allclose(one.embeddings, two.embeddings, atol=2e-3)
     assert one.provenance["frozen_forward"] == "openvino f32"
     assert two.provenance["frozen_forward"] == "torch 32-true"
