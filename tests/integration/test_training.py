@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from cohort_files import write_cohort
@@ -22,6 +23,7 @@ from leukoscope.evaluation.scores import read_run
 from leukoscope.runtime.session import OpenVinoGraphs
 from leukoscope.training.checkpoint import load_trained
 from leukoscope.training.finetune import Finetuner
+from leukoscope.training.frozen import FrozenPart
 from leukoscope.training.run import resume_run, start_run
 from leukoscope.training.settings import TrainSettings
 
@@ -106,7 +108,7 @@ def test_the_fast_path_follows_the_plain_path(cohort, tmp_path, dtype, tolerance
 
 
 @pytest.mark.parametrize("views", [0, 2])
-def test_an_engine_backed_frozen_part_follows_torch(cohort, tmp_path, views):
+def test_an_engine_backed_frozen_part_follows_torch(cohort, tmp_path, monkeypatch, views):
     recipe = (
         f"augment.views={views}",
         "network.head=paper",
@@ -121,17 +123,33 @@ def test_an_engine_backed_frozen_part_follows_torch(cohort, tmp_path, views):
         cohort, tmp_path / "fast", *recipe, "engine.frozen_forward=openvino", engine=OpenVinoGraphs()
     )
     plain_folder = run(cohort, tmp_path / "plain", *recipe, *PLAIN)
-    fast, plain = history(folder), history(plain_folder)
-    tolerance = 5e-3  # features of random weights hardly differ between cells, so that rounding weighs much
-    assert np.ptp(plain["loss"]) > 10 * tolerance
-    np.testing.assert_allclose(fast["loss"], plain["loss"], atol=tolerance)
-    np.testing.assert_allclose(fast["validation_loss"], plain["validation_loss"], atol=tolerance)
-    one, two = read_run(folder), read_run(plain_folder)
-    spread = float(np.ptp(two.scores["logit"]))
-    np.testing.assert_allclose(one.scores["logit"], two.scores["logit"], atol=0.02 * spread)
-    np.testing.assert_allclose(one.embeddings, two.embeddings, atol=2e-3)
-    assert one.provenance["frozen_forward"] == "openvino f32"
-    assert two.provenance["frozen_forward"] == "torch 32-true"
+    in_torch, noise = FrozenPart.in_torch, torch.Generator().manual_seed(0)
+
+    def rounded_otherwise(self, images):
+        output = in_torch(self, images)
+        return output * (1.0 + 1e-6 * torch.randn(output.shape, generator=noise))
+
+    monkeypatch.setattr(FrozenPart, "in_torch", rounded_otherwise)
+    # Training amplifies rounding. How much is measured: torch once more, its frozen part off by a float's rounding.
+    moved = deviations(run(cohort, tmp_path / "moved", *recipe, "engine.frozen_forward=torch"), plain_folder)
+    assert np.ptp(history(plain_folder)["loss"]) > 0.1
+    for name, deviation in deviations(folder, plain_folder).items():
+        assert deviation <= max(1e-3, 3.0 * moved[name]), name
+        assert deviation < 0.1, name
+    assert read_run(folder).provenance["frozen_forward"] == "openvino f32"
+    assert read_run(plain_folder).provenance["frozen_forward"] == "torch 32-true"
+
+
+def deviations(one: Path, two: Path) -> dict[str, float]:
+    """Return the largest differences between two runs' curves, logits (by their spread) and embeddings."""
+    first, second, ours, theirs = history(one), history(two), read_run(one), read_run(two)
+    spread = float(np.ptp(theirs.scores["logit"]))
+    return {
+        "loss": float((first["loss"] - second["loss"]).abs().max()),
+        "validation_loss": float((first["validation_loss"] - second["validation_loss"]).abs().max()),
+        "logit": float((ours.scores["logit"] - theirs.scores["logit"]).abs().max()) / spread,
+        "embedding": float(np.abs(ours.embeddings - theirs.embeddings).max()),
+    }
 
 
 def test_an_engine_does_not_spoil_determinism_nor_resuming(cohort, tmp_path, monkeypatch):
