@@ -46,6 +46,10 @@ class TrainingError(LeukoscopeError):
     """Training cannot start or go on: not-a-number loss, out of memory, an empty class."""
 
 
+class DivergedError(TrainingError):
+    """The loss is no longer a number."""
+
+
 class BundleError(LeukoscopeError):
     """A bundle is damaged, altered, incomplete or of an unknown format."""
 

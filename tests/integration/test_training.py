@@ -83,6 +83,7 @@ def test_a_run_writes_what_the_evaluation_and_the_export_read(cohort, tmp_path):
     log = history(folder)
     assert list(log["stage"]) == [1] * 6 + [2] * 2
     assert log["loss"].iloc[-1] < log["loss"].iloc[0]
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "log.csv"), log, check_dtype=False)
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert not list(folder.rglob("*.part"))
     assert not list(folder.rglob("cache-*"))

@@ -1,6 +1,5 @@
 """Hyper-parameter search on inner folds, and the training benchmark: small, but whole."""
 
-import json
 import sqlite3
 
 import pytest
@@ -10,7 +9,9 @@ from typer.testing import CliRunner
 from cohort_files import write_cohort
 from leukoscope.cli import benchmark_train, train
 from leukoscope.config import apply_overrides, build
-from leukoscope.errors import ConfigError, UsageError
+from leukoscope.errors import ConfigError, TrainingError, UsageError
+from leukoscope.evaluation.publish import publish
+from leukoscope.evaluation.training_speed import TrainingSpeed, read_training_speed
 from leukoscope.training.settings import TrainSettings
 from leukoscope.training.tune import read_space, search
 
@@ -59,6 +60,20 @@ def test_a_search_space_is_checked(tmp_path):
     assert read_space(tmp_path / "space.toml") == {"stage1.learning_rate": {"low": 1e-4, "high": 1e-2}}
 
 
+def test_a_trial_whose_loss_is_no_number_does_not_end_the_search(tmp_path):
+    table, splits = write_cohort(tmp_path, subjects=8, cells_each=3)
+    recipe = [*SMALL, "optimiser.name=sgd", "optimiser.clip_norm=0"]
+    settings = build(TrainSettings, apply_overrides({}, recipe))
+    space = {"stage1.learning_rate": {"choices": [3e38]}}
+    study = tmp_path / "study.db"
+    with pytest.raises(TrainingError, match="no trial was finished"):
+        search(table, splits, None, settings, space, trials=2, study_path=study, folds=2)
+    with sqlite3.connect(study) as database:
+        assert database.execute("SELECT state FROM trials").fetchall() == [("PRUNED",)] * 2
+    database.close()
+    assert not list((tmp_path / "study").glob("trial-*/*"))
+
+
 @pytest.mark.slow
 def test_the_benchmark_measures_both_paths(tmp_path):
     app = typer.Typer()
@@ -79,18 +94,36 @@ def test_the_benchmark_measures_both_paths(tmp_path):
         "1",
         "--work",
         str(tmp_path),
+        "--out",
+        str(tmp_path / "training.json"),
         "--json",
     ]
     done = CliRunner().invoke(app, [*arguments, *options], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    result = json.loads(done.stdout.strip().splitlines()[-1])
-    assert result["epochs"] == 2
-    assert result["images_per_epoch"] == 24
-    once = sum(stage["seconds_once"] for stage in result["stages"])
-    assert 0 < once < result["wall_seconds"]
-    assert result["seconds_per_epoch"] == pytest.approx(24 / result["images_per_second"])
-    assert result["plain_seconds_per_epoch"] == pytest.approx(24 / result["plain_images_per_second"])
-    assert not list(tmp_path.iterdir())
+    result = TrainingSpeed.model_validate_json(done.stdout)
+    assert result == read_training_speed(tmp_path / "training.json")
+    assert [stage.epochs_timed for stage in result.stages] == [1, 1]
+    assert result.images_per_epoch == 24
+    assert result.machine.threads == 1
+    once = sum(stage.seconds_once for stage in result.stages)
+    assert 0 < once < result.wall_seconds
+    assert result.seconds_per_epoch == pytest.approx(24 / result.images_per_second)
+    mean = sum(stage.plain_seconds_per_epoch for stage in result.stages) / 2
+    assert result.plain_seconds_per_epoch == pytest.approx(mean)
+    assert [path.name for path in tmp_path.iterdir()] == ["training.json"]
+    page = tmp_path / "page.md"
+    page.write_text("<!-- leukoscope: training training=training.json -->\n<!-- /leukoscope -->\n")
+    assert publish(page)
+    assert f"{result.speed_up:.1f}" in page.read_text()
+
+
+def test_some_epochs_do_not_speak_for_a_recipe_with_views_drawn_in_advance():
+    app = typer.Typer()
+    benchmark_train.register(app)
+    app.callback()(lambda: None)
+    arguments = ["train", "--images", "8", "--epochs", "1", "--set", "network.arch=resnet10t"]
+    with pytest.raises(UsageError, match="--epochs 0"):
+        CliRunner().invoke(app, [*arguments, "--set", "augment.views=2"], catch_exceptions=False)
 
 
 def test_wrong_calls_of_train_are_said_before_anything_is_loaded():

@@ -1,6 +1,5 @@
 """``leukoscope benchmark train``: seconds per epoch, images/s, peak memory, plain torch beside it."""
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,14 +63,15 @@ def benchmark_train(
     """
     from leukoscope.cli.benchmark_machine import MachineWatch
     from leukoscope.cli.train import make_listener, read_settings
+    from leukoscope.evaluation.performance import write_record
+    from leukoscope.evaluation.training_speed import TrainingSpeed, render_training_speed
 
     if (cells is None) != (splits is None):
         raise UsageError("give --cells and --splits together, or neither for random pixels")
     overrides = [*(set_ or []), *(QUICK if quick else ())]
     overrides += [] if threads is None else [f"engine.threads={threads}"]
     settings = read_settings(config, overrides)
-    listener = make_listener(quiet=as_json)
-    watch = MachineWatch()
+    watch, listener = MachineWatch(), make_listener(quiet=as_json)
     try:
         with TemporaryDirectory(dir=work) as name:
             measured = _measure(
@@ -85,16 +85,10 @@ def benchmark_train(
             )
     finally:
         listener.close()
-    result = {"machine": watch.machine(measured["threads"]).model_dump(), **measured}
+    result = TrainingSpeed.model_validate({"machine": watch.machine(measured.pop("threads")), **measured})
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = out.with_name(out.name + ".part")
-        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        part.replace(out)
-    if as_json:
-        typer.echo(json.dumps(result))
-    else:
-        typer.echo(render_training_table(result))
+        write_record(result, out)
+    typer.echo(result.model_dump_json(indent=1) if as_json else render_training_speed(result))
 
 
 def _measure(
@@ -130,45 +124,3 @@ def _measure(
         listener=listener,
         engine=OpenVinoGraphs(),
     )
-
-
-def render_training_table(result: dict[str, Any]) -> str:
-    """Return the result as Markdown."""
-    lines = [
-        f"{result['architecture']}, {result['input_px']} px, {result['images_per_epoch']:,} images an epoch, "
-        f"{result['precision']}, {result['threads']} threads:",
-        "",
-        "| epochs | as run, s | plain torch, s | ratio |",
-        "|---|---|---|---|",
-    ]
-    for stage in result["stages"]:
-        layers = {0: "the head", -1: "everything"}.get(
-            stage["unfreeze_layers"], f"the head and the last {stage['unfreeze_layers']} layers"
-        )
-        lines.append(
-            _row(
-                f"stage {stage['stage']}, trains {layers} ({stage['epochs_timed']} timed)",
-                stage["seconds_per_epoch"],
-                stage["plain_seconds_per_epoch"],
-            )
-        )
-    lines.append(
-        _row(
-            f"mean of the recipe's {result['epochs']} epochs",
-            result["seconds_per_epoch"],
-            result["plain_seconds_per_epoch"],
-        )
-    )
-    views = f"{result['views']} views drawn in advance" if result["views"] else "fresh views in every epoch"
-    lines += [
-        "",
-        f"{result['images_per_second']:.1f} images/s, plain torch {result['plain_images_per_second']:.1f}; "
-        f"peak memory {result['peak_memory_mb']:,.0f} MB. Frozen part: {result['frozen_forward']}; {views}. "
-        f"Plain torch runs the whole network in float32 in every step; it was timed on "
-        f"{result['plain_images_timed']} images.",
-    ]
-    return "\n".join(lines)
-
-
-def _row(name: str, seconds: float, plain_seconds: float) -> str:
-    return f"| {name} | {seconds:.1f} | {plain_seconds:.1f} | {plain_seconds / seconds:.1f} |"

@@ -16,14 +16,16 @@ MEMORY_PARTS = 10
 """Parts that the table of a long stream is cut into."""
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """What a benchmark command writes, as JSON."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-RecordT = TypeVar("RecordT", bound=_Record)
+RecordT = TypeVar("RecordT", bound=Record)
 
 
-class Machine(_Record):
+class Machine(Record):
     """Where and when something was measured."""
 
     created: str = Field(description="UTC, ISO 8601.")
@@ -39,7 +41,7 @@ class Machine(_Record):
     )
 
 
-class ModelFacts(_Record):
+class ModelFacts(Record):
     """The bundle that was measured."""
 
     name: str
@@ -67,7 +69,7 @@ class ModelFacts(_Record):
         )
 
 
-class Measured(_Record):
+class Measured(Record):
     """What one contestant needed; null where it does not measure that."""
 
     name: str
@@ -98,7 +100,7 @@ class Measured(_Record):
         return 1e3 / self.median_ms if self.throughput else None
 
 
-class Target(_Record):
+class Target(Record):
     """One thing that was to be reached."""
 
     name: str
@@ -113,7 +115,7 @@ class Target(_Record):
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 
-class Performance(_Record):
+class Performance(Record):
     """What ``leukoscope benchmark predict`` measured: all of its JSON file."""
 
     machine: Machine
@@ -125,21 +127,21 @@ class Performance(_Record):
     left_out: dict[str, str] = Field(description="Contestant -> why it did not run.")
 
 
-class MemorySample(_Record):
+class MemorySample(Record):
     """Resident memory of the predicting process."""
 
     rows: int = Field(description="Results on disk at that time.")
     resident_mb: float
 
 
-class Stop(_Record):
+class Stop(Record):
     """Where the predicting process was ended from outside."""
 
     rows: int
     signal: str
 
 
-class StreamReport(_Record):
+class StreamReport(Record):
     """What ``leukoscope benchmark stream`` measured: all of its JSON file."""
 
     machine: Machine
@@ -170,15 +172,15 @@ class StreamReport(_Record):
 
 def read_performance(path: Path) -> Performance:
     """Read what ``benchmark predict`` wrote; ``UsageError`` where it is not that."""
-    return _read(Performance, path)
+    return read_record(Performance, path)
 
 
 def read_stream(path: Path) -> StreamReport:
     """Read what ``benchmark stream`` wrote; ``UsageError`` where it is not that."""
-    return _read(StreamReport, path)
+    return read_record(StreamReport, path)
 
 
-def write_record(record: Performance | StreamReport, path: Path) -> None:
+def write_record(record: Record, path: Path) -> None:
     """Write the JSON file in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -326,7 +328,8 @@ def _ratio(first: Measured | None, second: Measured | None) -> float | None:
     return statistics.median(a / b for a, b in zip(first.rounds_ms, second.rounds_ms, strict=True))
 
 
-def _read(kind: type[RecordT], path: Path) -> RecordT:
+def read_record(kind: type[RecordT], path: Path) -> RecordT:
+    """Read a record from its JSON file; ``UsageError`` where it is not that."""
     try:
         return kind.model_validate_json(path.read_bytes())
     except OSError as error:

@@ -9,8 +9,8 @@ A block stands between two comments, which a reader of the rendered page does no
 ``results``, ``baselines``, ``subjects``, ``points``, ``slices``, ``runs`` and ``caveats`` take ``report=``;
 ``comparison`` takes ``comparison=``; ``literature`` takes nothing; ``value`` stands within a line and takes
 ``report=``, ``measure=`` and, where wanted, ``level=subject`` and ``split=``. ``conditions``, ``model``,
-``contestants`` and ``targets`` take ``performance=``, and ``stream`` takes ``stream=``: files that the benchmark
-commands wrote. Paths are relative to the document; names
+``contestants`` and ``targets`` take ``performance=``, ``stream`` takes ``stream=`` and ``training`` takes
+``training=``: files that the benchmark commands wrote. Paths are relative to the document; names
 with blanks stand in quotation marks.
 """
 
@@ -33,6 +33,7 @@ from leukoscope.evaluation.performance import (
 )
 from leukoscope.evaluation.split_report import BASELINE_MEASURES
 from leukoscope.evaluation.subgroups import SUBGROUP_MEASURES
+from leukoscope.evaluation.training_speed import read_training_speed, render_training_speed
 
 BLOCK = re.compile(
     r"(?P<open><!-- leukoscope: (?P<what>[a-z]+)(?P<options>[^>]*?) -->)(?P<body>.*?)(?P<close><!-- /leukoscope -->)",
@@ -152,8 +153,12 @@ def _render(match: re.Match[str], path: Path) -> str:
             body = PERFORMANCE_BLOCKS[what](read_performance(path.parent / options["performance"]))
         elif what == "stream":
             body = render_stream(read_stream(path.parent / options["stream"]))
+        elif what == "training":
+            body = render_training_speed(read_training_speed(path.parent / options["training"]))
         else:
-            known = ", ".join([*TABLES, *PERFORMANCE_BLOCKS, "stream", "comparison", "literature", "value"])
+            known = ", ".join(
+                [*TABLES, *PERFORMANCE_BLOCKS, "stream", "training", "comparison", "literature", "value"]
+            )
             raise UsageError(f"{path}: block {what!r} is unknown; known: {known}")
     except KeyError as error:
         raise UsageError(

@@ -17,7 +17,7 @@ from leukoscope.training.frozen import GraphEngine
 from leukoscope.training.listening import Listener
 from leukoscope.training.run import launch, make_network
 from leukoscope.training.run_folder import peak_memory_mb
-from leukoscope.training.settings import TrainSettings
+from leukoscope.training.settings import StageSettings, TrainSettings
 from leukoscope.training.task import Task
 
 STAGES = ("stage1", "stage2")
@@ -72,7 +72,9 @@ def measure_training(
             "measure the whole recipe with --epochs 0"
         )
     fabric = launch(settings.engine)
-    timed = dataclasses.replace(settings, **{name: _stage(settings, name, epochs=epochs) for name in STAGES})
+    timed = dataclasses.replace(
+        settings, stage1=_shorten(settings.stage1, epochs), stage2=_shorten(settings.stage2, epochs)
+    )
     try:
         begin = time.perf_counter()
         network, _ = make_network(timed)
@@ -82,20 +84,25 @@ def measure_training(
         wall_seconds = time.perf_counter() - begin
         peak_mb = peak_memory_mb()
         plain = [
-            _measure_plain(cells, settings, name, folder=folder, rows=train[:plain_images])
+            _measure_plain(settings, name, cells, rows=train[:plain_images], folder=folder)
             for name in STAGES
             if getattr(settings, name).epochs
         ]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     images = timed.data.epoch_cells or len(train)
+    stages = []
+    for number, (stage, (seconds, processor)) in enumerate(zip(settings.stages, plain, strict=True), start=1):
+        records = [record for record in history if record["stage"] == number]
+        stages.append(
+            {
+                **_describe_stage(number, stage, records),
+                "plain_seconds_per_epoch": images * seconds,
+                "plain_processor_seconds_per_epoch": images * processor,
+            }
+        )
     whole = [stage.epochs for stage in settings.stages]
-    stages = [
-        _describe_stage(number, stage.epochs, [record for record in history if record["stage"] == number])
-        | {"unfreeze_layers": stage.unfreeze_layers, "plain_seconds_per_epoch": images * plain_seconds}
-        for number, (stage, plain_seconds) in enumerate(zip(settings.stages, plain, strict=True), start=1)
-    ]
-    seconds = float(np.average([stage["seconds_per_epoch"] for stage in stages], weights=whole))
+    mean_seconds = float(np.average([stage["seconds_per_epoch"] for stage in stages], weights=whole))
     plain_seconds = float(np.average([stage["plain_seconds_per_epoch"] for stage in stages], weights=whole))
     return {
         "architecture": settings.network.arch,
@@ -104,40 +111,41 @@ def measure_training(
         "batch_size": settings.engine.batch_size,
         "precision": settings.engine.precision,
         "frozen_forward": tuner.feeders.forward_name,
+        "device": str(fabric.device),
+        "threads": torch.get_num_threads(),
         "images_per_epoch": images,
         "epochs": sum(whole),
         "epochs_timed": len(history),
-        "seconds_per_epoch": seconds,
-        "images_per_second": images / seconds,
+        "seconds_per_epoch": mean_seconds,
+        "images_per_second": images / mean_seconds,
         "plain_seconds_per_epoch": plain_seconds,
         "plain_images_per_second": images / plain_seconds,
         "plain_images_timed": int(min(plain_images, len(train))),
-        "speed_up": plain_seconds / seconds,
+        "speed_up": plain_seconds / mean_seconds,
         "stages": stages,
         "wall_seconds": wall_seconds,
         "peak_memory_mb": peak_mb,
-        "threads": torch.get_num_threads(),
-        "device": str(fabric.device),
     }
 
 
-def _stage(settings: TrainSettings, name: str, *, epochs: int) -> Any:
-    stage = getattr(settings, name)
+def _shorten(stage: StageSettings, epochs: int) -> StageSettings:
     return dataclasses.replace(
         stage, patience=0, epochs=min(stage.epochs, epochs) if epochs else stage.epochs
     )
 
 
-def _describe_stage(number: int, epochs: int, history: list[dict[str, Any]]) -> dict[str, Any]:
+def _describe_stage(number: int, stage: StageSettings, history: list[dict[str, Any]]) -> dict[str, Any]:
     every_epoch = float(np.mean([record["seconds"] - record["cached_seconds"] for record in history]))
     once = float(np.sum([record["cached_seconds"] for record in history]))
     return {
         "stage": number,
-        "epochs": epochs,
+        "unfreeze_layers": stage.unfreeze_layers,
+        "epochs": stage.epochs,
         "epochs_timed": len(history),
-        "seconds_per_epoch": every_epoch + once / epochs,
+        "seconds_per_epoch": every_epoch + once / stage.epochs,
         "seconds_in_every_epoch": every_epoch,
         "seconds_once": once,
+        "processor_seconds_per_epoch": float(np.mean([record["processor_seconds"] for record in history])),
     }
 
 
@@ -171,14 +179,9 @@ def table_cells(
 
 
 def _measure_plain(
-    cells: CellSet,
-    settings: TrainSettings,
-    name: str,
-    *,
-    folder: Path,
-    rows: NDArray[np.int64],
-) -> float:
-    """Return seconds an image of one stage in plain torch."""
+    settings: TrainSettings, name: str, cells: CellSet, *, rows: NDArray[np.int64], folder: Path
+) -> tuple[float, float]:
+    """Return seconds and processor seconds an image of one stage in plain torch; the first epoch warms up."""
     other = STAGES[1 - STAGES.index(name)]
     plain = dataclasses.replace(
         settings,
@@ -191,8 +194,8 @@ def _measure_plain(
             other: dataclasses.replace(getattr(settings, other), epochs=0),
         },
     )
-    fabric = launch(plain.engine)
     network, _ = make_network(plain)
     task = Task("plain torch", rows, rows[:0], folder / f"plain-{name}")
-    history = Finetuner(fabric, network, cells, task, settings=plain, listener=Listener()).fit().history
-    return 1.0 / float(history[-1]["images_per_second"])
+    tuner = Finetuner(launch(plain.engine), network, cells, task, settings=plain, listener=Listener())
+    last = tuner.fit().history[-1]
+    return last["seconds"] / len(rows), last["processor_seconds"] / len(rows)

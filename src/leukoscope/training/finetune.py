@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from leukoscope.errors import TrainingError
+from leukoscope.errors import DivergedError, TrainingError
 from leukoscope.training import checkpoint
 from leukoscope.training.dataset import CellSet, check_classes, epoch_order
 from leukoscope.training.feeders import Feeders
@@ -174,6 +174,7 @@ class Finetuner:
         batches = self._local_batches(state.total)
         view = feeder.view_of_epoch(state.total)
         cached_seconds = self._prepare_view(np.concatenate(batches), view)
+        processor_start = time.process_time()
         set_modes(self.network, settings.batch_norm.unfrozen == "train")
         torch.manual_seed(_seed(settings.seed, _DROPOUT, state.total, fabric.global_rank))
         name = f"{self.task.name}: stage {state.stage + 1}, epoch {state.epoch + 1} of {running.epochs}"
@@ -200,6 +201,7 @@ class Finetuner:
             "seconds": seconds,
             "cached_seconds": cached_seconds,
             "images_per_second": len(shown) * fabric.world_size / seconds,
+            "processor_seconds": time.process_time() - processor_start,
         }
 
     def _step(
@@ -263,7 +265,7 @@ class Finetuner:
     def _check_finite(self, loss: Tensor, step: int) -> None:
         if not bool(torch.isfinite(loss.detach())):
             state = self.progressed
-            raise TrainingError(
+            raise DivergedError(
                 f"the loss became {float(loss.detach())} in stage {state.stage + 1}, epoch {state.epoch + 1}, step "
                 f"{step + 1}; lower the learning rate, or use --precision 32-true"
             )
@@ -304,7 +306,7 @@ class Finetuner:
         labels = self.cells.labels[rows]
         loss = functional.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels))
         if not bool(torch.isfinite(loss)):
-            raise TrainingError(
+            raise DivergedError(
                 f"the validation loss became {float(loss)} in stage {self.progressed.stage + 1}; "
                 "lower the learning rate"
             )

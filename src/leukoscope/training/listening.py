@@ -25,6 +25,8 @@ class EpochRecord:
         Thereof for what is done once: computing views that are kept, compiling a graph.
     images_per_second
         Training cells by ``seconds``.
+    processor_seconds
+        Processor time of this process over all threads, without what is done once.
     """
 
     model: str
@@ -40,6 +42,7 @@ class EpochRecord:
     seconds: float
     cached_seconds: float
     images_per_second: float
+    processor_seconds: float
 
 
 class Listener:

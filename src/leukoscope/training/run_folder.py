@@ -125,11 +125,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_log(folder: Path, records: Sequence[EpochRecord | Mapping[str, Any]]) -> None:
-    """Write ``log.jsonl``: one line an epoch of every model."""
-    lines = [
-        json.dumps(asdict(record) if isinstance(record, EpochRecord) else dict(record)) for record in records
-    ]
-    write_atomically(folder / "log.jsonl", "".join(f"{line}\n" for line in lines))
+    """Write ``log.jsonl``, one line an epoch of every model, and the same as ``log.csv`` for spreadsheets."""
+    rows = [asdict(record) if isinstance(record, EpochRecord) else dict(record) for record in records]
+    write_atomically(folder / "log.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    write_atomically(folder / "log.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
 
 
 def write_scores(folder: Path, scores: pd.DataFrame, embeddings: Any) -> None:

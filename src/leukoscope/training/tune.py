@@ -1,6 +1,7 @@
 """Hyper-parameter search on inner folds of the training side, with Optuna; the study lives in an SQLite file."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,7 @@ from leukoscope.config import apply_overrides, build, read_toml, to_mapping
 from leukoscope.data.split_plan import read_splits, select_rows
 from leukoscope.data.splits import InnerFold, inner_folds
 from leukoscope.data.table import read_cells
-from leukoscope.errors import ConfigError, TrainingError, UsageError
-from leukoscope.training.checkpoint import FINAL
+from leukoscope.errors import ConfigError, DivergedError, TrainingError, UsageError
 from leukoscope.training.dataset import CellSet, load_cells
 from leukoscope.training.finetune import Finetuner
 from leukoscope.training.frozen import GraphEngine
@@ -82,7 +82,8 @@ def search(
     study_path
         SQLite file; a study that is there goes on. A trial that was cut off is run again.
     folds
-        Inner folds, by group; a trial's value is the mean AUC by cell over them, pruned below the median.
+        Inner folds, by group; a trial's value is the mean AUC by cell over them, pruned below the median or where the
+        loss is no longer a number.
     listener, engine
         As in ``run.start_run``.
 
@@ -209,12 +210,16 @@ def _judge(
             folder / str(number),
         )
         network, _ = make_network(settings)
-        progressed = Finetuner(
-            fabric, network, cells, task, settings=settings, listener=listener, engine=engine
-        ).fit()
+        tuner = Finetuner(fabric, network, cells, task, settings=settings, listener=listener, engine=engine)
+        try:
+            progressed = tuner.fit()
+        except DivergedError as error:
+            raise optuna.TrialPruned(str(error)) from None
+        finally:
+            if fabric.is_global_zero:
+                shutil.rmtree(task.folder, ignore_errors=True)
         best = min(progressed.history, key=lambda record: record["validation_loss"])
         values.append(float(best["validation_auc"]))
-        (task.folder / FINAL).unlink(missing_ok=True)
         trial.report(float(np.mean(values)), number)
         if number + 1 < len(inner) and trial.should_prune():
             raise optuna.TrialPruned

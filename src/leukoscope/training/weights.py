@@ -22,11 +22,17 @@ class Pin(NamedTuple):
     sha256: str
 
 
-PINS: dict[str, Pin] = {}
+PINS: dict[str, Pin] = {
+    "timm/efficientnet_b3.ra2_in1k": Pin(
+        revision="707c9b711f7f114b4c1601d566a4aaf9fdba4a49",
+        sha256="279d2a53898aa89dab43fd6bd7df9f706aea4cb9cf916223988bbcb8e5850469",
+    ),
+}
 """Hub repository -> revision and SHA-256 of its ``model.safetensors``.
 
-A repository without a pin is taken at the revision ``main``; the run's provenance keeps the commit and the digest that
-came, which is what a pin is made of.
+Both are those that the hub shows of the file (huggingface.co/timm/efficientnet_b3.ra2_in1k/blob/main/model.safetensors
+and the list of commits). A repository without a pin is taken at the revision ``main``; the run's provenance keeps the
+commit and the digest that came, which is what a pin is made of.
 """
 
 
