@@ -39,7 +39,9 @@ def benchmark_train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")
     ] = None,
-    cells: Annotated[Path | None, typer.Option(help="Cell table; random pixels without one.")] = None,
+    cells: Annotated[
+        Path | None, typer.Option(help="Cell table; without one, discs of random pixels.")
+    ] = None,
     splits: Annotated[Path | None, typer.Option(help="splits.json of that table.")] = None,
     split: Annotated[str | None, typer.Option(help="Name of the split.")] = None,
     images: Annotated[int, typer.Option(min=8, help="Training images, where there is no table.")] = 3000,
@@ -67,7 +69,7 @@ def benchmark_train(
     from leukoscope.evaluation.training_speed import TrainingSpeed, render_training_speed
 
     if (cells is None) != (splits is None):
-        raise UsageError("give --cells and --splits together, or neither for random pixels")
+        raise UsageError("give --cells and --splits together, or neither for discs of random pixels")
     overrides = [*(set_ or []), *(QUICK if quick else ())]
     overrides += [] if threads is None else [f"engine.threads={threads}"]
     settings = read_settings(config, overrides)

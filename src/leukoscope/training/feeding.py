@@ -124,7 +124,6 @@ class PixelFeeder:
         draws = self._draws(view)
         if self._device.type != "cpu":
             return self._changed(rows, draws)
-        # Cell by cell: one cell stays in a core's cache through all changes, a batch would not.
         side = self._cells.images.shape[1]
         pixels = torch.empty(len(rows), 3, side, side)
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from leukoscope.training.averaging import average_over_places
+
 SMALLEST_SHARE = 1e-6
 
 
@@ -43,7 +45,7 @@ class AveragePooling(nn.Module):
 
     def forward(self, maps: list[Tensor], _images: Tensor) -> Pooled:
         """Pool maps (N, C, h, w), one a stage."""
-        embedding = torch.cat([stage_map.mean(dim=(2, 3)) for stage_map in maps], dim=1)
+        embedding = torch.cat([average_over_places(stage_map).flatten(1) for stage_map in maps], dim=1)
         return Pooled(embedding, maps[self._deepest], None)
 
 
@@ -75,7 +77,7 @@ class MomentPooling(nn.Module):
             for moment in (weighted, weighted * stage_map):
                 parts.append(functional.avg_pool2d(moment, size // grid) if size > grid else moment)
         joined = torch.cat(parts, dim=1)
-        return Pooled(joined.mean(dim=(2, 3)), joined, _weigh(foreground, side // grid))
+        return Pooled(average_over_places(joined).flatten(1), joined, _weigh(foreground, side // grid))
 
 
 def _weigh(foreground: Tensor, factor: int) -> Tensor:

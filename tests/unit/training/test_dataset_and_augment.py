@@ -118,6 +118,30 @@ def test_everything_changes_the_cell_and_leaves_the_background_black():
     np.testing.assert_allclose(foreground.sum(dim=(1, 2)), area, rtol=0.2)  # zoom is 0.95 to 1.05
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_one_cell_alone_changes_as_it_does_among_others(seed):
+    """Alone, only the window is computed in which the cell can come to lie; far shifts put it over the edge."""
+    settings = AugmentSettings(
+        rotation_degrees=180.0,
+        shift=0.5,
+        zoom_low=0.5,
+        zoom_high=2.0,
+        brightness=0.2,
+        contrast=0.2,
+        stain=0.1,
+    )
+    cells, draws = pixels(), draw_view(6, seed, 0)
+    together = augment(cells, draws, settings)
+    for row in range(6):
+        alone = augment(cells[row : row + 1], draws[row : row + 1], settings)
+        torch.testing.assert_close(alone[0], together[row], atol=2e-2, rtol=0)
+
+
+def test_a_canvas_without_a_cell_stays_black():
+    settings = AugmentSettings(rotation_degrees=15.0, brightness=0.2, contrast=0.2)
+    assert not augment(torch.zeros(1, 3, 32, 40), draw_view(1, 0, 0), settings).any()
+
+
 def test_flips_and_zoom_are_what_they_say():
     cells = pixels()
     flipped = augment(
