@@ -31,6 +31,7 @@ from leukoscope.evaluation.performance import (
     read_stream,
     render_stream,
 )
+from leukoscope.evaluation.report import POINT_NAMES
 from leukoscope.evaluation.split_report import BASELINE_MEASURES
 from leukoscope.evaluation.subgroups import SUBGROUP_MEASURES
 from leukoscope.evaluation.training_speed import read_training_speed, render_training_speed
@@ -236,7 +237,7 @@ def _baselines(report: Report) -> str:
 
 
 def _points(report: Report) -> str:
-    names = ("sensitivity", "specificity", "ppv", "npv")
+    names = POINT_NAMES
     lines = [
         markdown_row(["Split", "Operating point", "Rule", "Threshold", *(MEASURES[n].title for n in names)]),
         "|---" * (len(names) + 4) + "|",

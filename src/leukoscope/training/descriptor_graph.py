@@ -3,18 +3,6 @@
 import torch
 from torch import Tensor
 
-DESCRIPTORS = (
-    "area_px",
-    "box_height_px",
-    "box_width_px",
-    "mean_r",
-    "mean_g",
-    "mean_b",
-    "std_r",
-    "std_g",
-    "std_b",
-)
-
 
 def describe_pixels(pixels: Tensor) -> Tensor:
     """Measure the nine scalars of each cell image.
@@ -28,8 +16,9 @@ def describe_pixels(pixels: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        (N, 9) float32 in the order of ``DESCRIPTORS``: area, box height and width in pixels of the input, mean and
-        population standard deviation of red, green and blue over the foreground, 0..255. All 0 for a black image.
+        (N, 9) float32 in the order of ``imaging.descriptors.NINE_SCALARS``: area, box height and width in pixels of
+        the input, mean and population standard deviation of red, green and blue over the foreground, 0..255. All 0 for
+        a black image.
     """
     pixels = pixels.float()
     foreground = (pixels.amax(dim=1) > 0.5).float()

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from leukoscope.errors import ConfigError
+from leukoscope.imaging.descriptors import NINE_SCALARS
 from leukoscope.training.backbone import BackboneChain
-from leukoscope.training.descriptor_graph import DESCRIPTORS, describe_pixels
+from leukoscope.training.descriptor_graph import describe_pixels
 from leukoscope.training.pooling import AveragePooling, MomentPooling, Pooled
 from leukoscope.training.settings import NetworkSettings
 
@@ -138,7 +139,7 @@ class CellNetwork(nn.Module):
         self.head: LinearHead | PaperHead = head_class(self.embedding_width, settings.drop_rate)
         self.descriptor_head: nn.Linear | None = None
         if settings.descriptor_head:
-            count = len(DESCRIPTORS)
+            count = len(NINE_SCALARS)
             width = count + count * (count + 1) // 2 if settings.descriptor_products else count
             self.descriptor_head = nn.Linear(width, 1, bias=False)
             nn.init.zeros_(self.descriptor_head.weight)
@@ -150,8 +151,8 @@ class CellNetwork(nn.Module):
         self.register_buffer("pixel_shift", -torch.tensor(mean).view(1, 3, 1, 1) * scale)
         self.register_buffer("feature_mean", torch.zeros(self.embedding_width))
         self.register_buffer("feature_std", torch.ones(self.embedding_width))
-        self.register_buffer("descriptor_mean", torch.zeros(len(DESCRIPTORS)))
-        self.register_buffer("descriptor_std", torch.ones(len(DESCRIPTORS)))
+        self.register_buffer("descriptor_mean", torch.zeros(len(NINE_SCALARS)))
+        self.register_buffer("descriptor_std", torch.ones(len(NINE_SCALARS)))
 
     def forward(self, cells: Tensor) -> Outputs:
         """Judge a batch; the graph that is exported.
@@ -222,7 +223,7 @@ class CellNetwork(nn.Module):
         if not self.settings.descriptor_products:
             return standardised
         products = standardised.unsqueeze(2) * standardised.unsqueeze(1)
-        rows, columns = torch.triu_indices(len(DESCRIPTORS), len(DESCRIPTORS)).unbind()
+        rows, columns = torch.triu_indices(len(NINE_SCALARS), len(NINE_SCALARS)).unbind()
         return torch.cat([standardised, products[:, rows, columns]], dim=1)
 
     def embed(self, activations: Tensor, start: int = 0) -> Tensor:
