@@ -36,6 +36,7 @@ CONTENTS = {
     "See": [
         "docs/results",
         "docs/performance",
+        "docs/training-performance",
         "docs/gallery",
         "notebooks/explore_and_audit",
         "notebooks/train_small",

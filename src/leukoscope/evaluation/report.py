@@ -47,7 +47,7 @@ CELL_NAMES = (
     "specificity_at_sensitivity_95",
 )
 SUBJECT_NAMES = tuple(n for n in CELL_NAMES if n not in {"roc_auc_mean_of_splits", "ece"} and "_at_" not in n)
-POINT_NAMES = ("sensitivity", "specificity", "ppv", "npv", "f1_weighted")
+POINT_NAMES = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1_weighted")
 ABSTENTION_NAMES = (
     "decided",
     "accuracy_of_decided",

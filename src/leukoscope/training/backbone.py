@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from leukoscope.errors import ConfigError
-from leukoscope.training.averaging import replace_squeezes
+from leukoscope.training.layers import replace_slow_layers
 
 PROBE_PX = 64
 
@@ -136,7 +136,7 @@ def create_backbone(arch: str, drop_path_rate: float = 0.0) -> nn.Module:
         near = timm.list_models(f"*{arch[:8]}*")[:5] if arch else []
         hint = f"; similar: {', '.join(near)}" if near else ""
         raise ConfigError(f"network.arch = {arch!r}: timm cannot build it ({error}){hint}") from None
-    replace_squeezes(model)
+    replace_slow_layers(model)
     return model
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from leukoscope.training.averaging import average_over_places
+from leukoscope.training.layers import average_over_places
 
 SMALLEST_SHARE = 1e-6
 

@@ -160,4 +160,5 @@ def test_a_leaking_split_is_named_first(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "leak", train=TINY, test=TINY, leaks=True)
     report = evaluate([folder], settings=FEW)
     assert report.caveats[0].startswith("LEAKING SPLIT")
+    assert "had seen other cells of its subject" in report.protocol[0]
     assert report.splits[0].leaks
