@@ -1,6 +1,7 @@
 """Puts this folder on the import path, so that tests on every floor can share the modules beside this file."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,11 @@ pytest_plugins = ("web_fixtures", "evaluation_fixtures")
 
 # Tests neither read nor fill the compiled models of the person who runs them; processes they start inherit this.
 os.environ["LEUKOSCOPE_CACHE"] = str(Path(tempfile.gettempdir()) / f"leukoscope-test-cache-{os.getpid()}")
+
+# A shell's background job ignores SIGINT, and so would every process that a test starts and interrupts; one with a
+# handler hands on the default.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
