@@ -78,7 +78,7 @@ def export(
 
     Example:
 
-        leukoscope export runs/20260131-default-1a2b3c4d --report out/report.json --out my-bundle
+        leukoscope export runs/20260131-texture-1a2b3c4d --report out/report.json --out my-bundle
     """
     import json
 
