@@ -108,4 +108,4 @@ audit: setup  ## Known vulnerabilities of the dependencies
 all: test demo  ## Everything
 
 clean:  ## Remove the environments and outputs
-	rm -rf $(VENV) $(DEV) demo site
+	rm -rf $(VENV) $(DEV) demo site jupyter_execute
