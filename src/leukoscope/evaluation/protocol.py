@@ -95,10 +95,10 @@ def _check_together(runs: Sequence[Run], pooled: bool) -> None:
 def protocol_sentences(judged: Sequence[JudgedSplit], pooled: bool) -> tuple[str, ...]:
     """Say what was fitted on which rows."""
     leaking = any(split.leaks for split in judged)
-    unseen = "seen other cells of its subject" if leaking else "not seen its group"
+    acquaintance = "seen other cells of its subject" if leaking else "not seen its group"
     sentences = [
         "Temperature, operating points and conformal quantiles were fitted on validation rows: cells of the training "
-        f"side, each scored by a model that had {unseen} ("
+        f"side, each scored by a model that had {acquaintance} ("
         + "; ".join(
             f"{s.name}: {s.fitted[0].cells:,} cells of {s.fitted[0].subjects} subjects" for s in judged
         )

@@ -31,8 +31,7 @@ from leukoscope.evaluation.performance import (
     read_stream,
     render_stream,
 )
-from leukoscope.evaluation.report import POINT_NAMES
-from leukoscope.evaluation.split_report import BASELINE_MEASURES
+from leukoscope.evaluation.split_report import BASELINE_MEASURES, POINT_COLUMNS
 from leukoscope.evaluation.subgroups import SUBGROUP_MEASURES
 from leukoscope.evaluation.training_speed import read_training_speed, render_training_speed
 
@@ -237,17 +236,20 @@ def _baselines(report: Report) -> str:
 
 
 def _points(report: Report) -> str:
-    names = POINT_NAMES
     lines = [
-        markdown_row(["Split", "Operating point", "Rule", "Threshold", *(MEASURES[n].title for n in names)]),
-        "|---" * (len(names) + 4) + "|",
+        markdown_row(
+            ["Split", "Operating point", "Rule", "Threshold", *(MEASURES[n].title for n in POINT_COLUMNS)]
+        ),
+        "|---" * (len(POINT_COLUMNS) + 4) + "|",
     ]
     for split in report.columns():
         for point in split.operating_points:
             title = f"{point.name}{' (default)' if point.default else ''}"
             threshold = "by split" if point.threshold is None else f"{point.threshold:.3f}"
             lines.append(
-                markdown_row([split.name, title, point.rule, threshold, *_texts(point.measures, names)])
+                markdown_row(
+                    [split.name, title, point.rule, threshold, *_texts(point.measures, POINT_COLUMNS)]
+                )
             )
     return "\n".join(lines)
 

@@ -21,7 +21,7 @@ from leukoscope.bundle.report import (
 )
 from leukoscope.evaluation.figure_style import render
 from leukoscope.evaluation.figures import CAPTIONS, DRAWINGS, draw_all
-from leukoscope.evaluation.split_report import BASELINE_MEASURES
+from leukoscope.evaluation.split_report import BASELINE_MEASURES, POINT_COLUMNS
 from leukoscope.evaluation.subgroups import SUBGROUP_MEASURES
 
 CELL_NAMES = (
@@ -47,7 +47,6 @@ CELL_NAMES = (
     "specificity_at_sensitivity_95",
 )
 SUBJECT_NAMES = tuple(n for n in CELL_NAMES if n not in {"roc_auc_mean_of_splits", "ece"} and "_at_" not in n)
-POINT_NAMES = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1_weighted")
 ABSTENTION_NAMES = (
     "decided",
     "accuracy_of_decided",
@@ -158,7 +157,7 @@ def render_html(
         ],
         subject_names=SUBJECT_NAMES,
         baseline_names=BASELINE_MEASURES,
-        point_names=POINT_NAMES,
+        point_names=POINT_COLUMNS,
         subgroup_names=SUBGROUP_MEASURES,
         abstention_columns=[(s.name, s.abstention.measures) for s in columns if s.abstention],
         abstention_names=ABSTENTION_NAMES,

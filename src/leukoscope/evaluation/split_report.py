@@ -35,6 +35,8 @@ from leukoscope.stats.intervals import BootstrapSettings
 
 BASELINE_MEASURES = ("roc_auc", "average_precision", "accuracy", "balanced_accuracy", "f1_weighted", "brier")
 POINT_MEASURES = ("sensitivity", "specificity", "ppv", "npv", "balanced_accuracy", "f1_weighted", "accuracy")
+POINT_COLUMNS = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1_weighted")
+"""Those of ``POINT_MEASURES`` that tables show, in their order."""
 CELL_RULE = "A cell is called blast where its calibrated probability reaches the threshold."
 SUBJECT_RULES = {
     "mean": "A subject is called blast where the sigmoid of its mean calibrated logit reaches the threshold.",

@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from leukoscope.training.descriptor_graph import FOREGROUND, mask_foreground
 from leukoscope.training.settings import AugmentSettings
 
 _STREAM = 0x5EED_0A06
 _COLUMNS = 16
-FOREGROUND = 0.5
-"""Pixels with a channel above this are cell, in 0..255."""
-
 Window = tuple[slice, slice]  # rows, columns
 
 # Optical densities of haematoxylin, eosin and DAB by red, green and blue (Ruifrok and Johnston 2001), as unit rows.
@@ -104,7 +102,7 @@ def measure_stain(images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
     means, deviations = [], []
     for start in range(0, len(images), 64):
         batch = torch.from_numpy(np.array(images[start : start + 64])).permute(0, 3, 1, 2).float()
-        foreground = (batch.amax(dim=1, keepdim=True) > FOREGROUND).float()
+        foreground = mask_foreground(batch)
         density = _to_density(batch)
         mean = _foreground_mean(density, foreground)
         spread = _foreground_mean((density - mean[:, :, None, None]) ** 2, foreground).sqrt()
@@ -153,21 +151,17 @@ def _move(pixels: Tensor, draws: Tensor, settings: AugmentSettings) -> tuple[Ten
     height, width = pixels.shape[2:]
     window = slice(0, height), slice(0, width)
     if bool((theta == still).all()):
-        return pixels, _find_foreground(pixels), window
+        return pixels, mask_foreground(pixels), window
     if len(pixels) == 1 and pixels.device.type == "cpu":  # elsewhere, finding boxes costs more than it saves
         box = _find_box(pixels[0])
         window = _find_window(box, theta[0].numpy(), (height, width))
         pixels = pixels[:, :, box[0], box[1]]
         theta = _refer_to_box(theta, box, (height, width))
     grid = _sampling_grid(theta.to(pixels.dtype), (height, width), window)
-    layers = torch.cat([pixels, _find_foreground(pixels)], dim=1)
+    layers = torch.cat([pixels, mask_foreground(pixels)], dim=1)
     moved = functional.grid_sample(layers, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     share = moved[:, 3:]
     return moved[:, :3] / share.clamp(min=0.5), (share > 0.5).to(pixels.dtype), window
-
-
-def _find_foreground(pixels: Tensor) -> Tensor:
-    return (pixels.amax(dim=1, keepdim=True) > FOREGROUND).to(pixels.dtype)
 
 
 def _find_box(cell: Tensor) -> Window:

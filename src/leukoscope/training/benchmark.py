@@ -132,8 +132,9 @@ def measure_training(
 
 
 def _shorten(stage: StageSettings, epochs: int) -> StageSettings:
-    shown = epochs + WARM_UP_EPOCHS if epochs and stage.epochs else stage.epochs
-    return dataclasses.replace(stage, patience=0, epochs=shown)
+    if epochs and stage.epochs:
+        stage = dataclasses.replace(stage, epochs=WARM_UP_EPOCHS + min(stage.epochs, epochs))
+    return dataclasses.replace(stage, patience=0)
 
 
 def _describe_stage(

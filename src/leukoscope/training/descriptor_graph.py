@@ -3,6 +3,14 @@
 import torch
 from torch import Tensor
 
+FOREGROUND = 0.5
+"""Pixels with a channel above this are cell, in 0..255."""
+
+
+def mask_foreground(pixels: Tensor) -> Tensor:
+    """Return (N, 1, S, S) of 0 and 1, in the pixels' type, from pixels (N, 3, S, S), 0..255 on black."""
+    return (pixels.amax(dim=1, keepdim=True) > FOREGROUND).to(pixels.dtype)
+
 
 def describe_pixels(pixels: Tensor) -> Tensor:
     """Measure the nine scalars of each cell image.
@@ -10,8 +18,8 @@ def describe_pixels(pixels: Tensor) -> Tensor:
     Parameters
     ----------
     pixels
-        (N, 3, S, S) float, 0..255, black background. Foreground is where any channel is above 0.5, which for whole
-        numbers is above 0.
+        (N, 3, S, S) float, 0..255, black background. Foreground is where any channel is above ``FOREGROUND``, which
+        for whole numbers is above 0.
 
     Returns
     -------
@@ -21,12 +29,12 @@ def describe_pixels(pixels: Tensor) -> Tensor:
         a black image.
     """
     pixels = pixels.float()
-    foreground = (pixels.amax(dim=1) > 0.5).float()
+    weights = mask_foreground(pixels)
+    foreground = weights.squeeze(1)
     area = foreground.sum(dim=(1, 2))
     height = _extent(foreground.amax(dim=2))
     width = _extent(foreground.amax(dim=1))
     count = area.clamp(min=1.0).unsqueeze(1)
-    weights = foreground.unsqueeze(1)
     mean = (pixels * weights).sum(dim=(2, 3)) / count
     deviation = (pixels - mean[:, :, None, None]) * weights
     variance = (deviation * deviation).sum(dim=(2, 3)) / count

@@ -16,15 +16,13 @@ from torch.nn import functional
 from leukoscope.errors import ConfigError
 from leukoscope.imaging.descriptors import NINE_SCALARS
 from leukoscope.training.backbone import BackboneChain
-from leukoscope.training.descriptor_graph import describe_pixels
+from leukoscope.training.descriptor_graph import describe_pixels, mask_foreground
 from leukoscope.training.pooling import AveragePooling, MomentPooling, Pooled
 from leukoscope.training.settings import NetworkSettings
 
 PAPER_HIDDEN = 128
 KERAS_BATCH_NORM_EPSILON = 1e-3
 KERAS_BATCH_NORM_MOMENTUM = 0.01  # Keras writes 0.99: the share of the old statistics
-FOREGROUND = 0.5
-"""Pixels with a channel above this are cell, in 0..255."""
 
 
 class Outputs(NamedTuple):
@@ -179,7 +177,7 @@ class CellNetwork(nn.Module):
         """
         images = pixels * self.pixel_scale + self.pixel_shift
         if self.settings.pixel_mean:
-            images = images * (pixels.amax(dim=1, keepdim=True) > FOREGROUND).to(images.dtype)
+            images = images * mask_foreground(pixels)
         return images
 
     def pool(self, images: Tensor, start: int = 0) -> Pooled:
