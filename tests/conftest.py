@@ -1,6 +1,7 @@
 """Puts this folder on the import path, so that tests on every floor can share the modules beside this file."""
 
 import os
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -13,12 +14,18 @@ from leukoscope.runtime.predictor import Predictor
 pytest_plugins = ("web_fixtures", "evaluation_fixtures")
 
 # Tests neither read nor fill the compiled models of the person who runs them; processes they start inherit this.
-os.environ["LEUKOSCOPE_CACHE"] = str(Path(tempfile.gettempdir()) / f"leukoscope-test-cache-{os.getpid()}")
+MODEL_CACHE = Path(tempfile.mkdtemp(prefix="leukoscope-test-cache-"))
+os.environ["LEUKOSCOPE_CACHE"] = str(MODEL_CACHE)
 
 # A shell's background job ignores SIGINT, and so would every process that a test starts and interrupts; one with a
 # handler hands on the default.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_unconfigure():
+    """Leave nothing in the temporary folder of the person who runs the tests."""
+    shutil.rmtree(MODEL_CACHE, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
