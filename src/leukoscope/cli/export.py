@@ -214,6 +214,7 @@ def read_rows(run: Path) -> "ScoredRows":
         label=scores["label"].to_numpy(dtype=np.int64),
         logit=scores["logit"].to_numpy(dtype=np.float64),
         group=scores["group"].to_numpy(dtype=str),
+        inner_fold=scores["inner_fold"].to_numpy(dtype=str),
         embeddings=embeddings.astype(np.float32),
         descriptors={
             field.name: cells[field.name].to_numpy(dtype=np.float64) for field in fields(Descriptors)

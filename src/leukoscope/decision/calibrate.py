@@ -48,20 +48,79 @@ def equal_subject_weights(subjects: npt.ArrayLike) -> Floats:
     return len(index) / (len(counts) * counts[index].astype(np.float64))
 
 
-def fit_temperature(
+def choose_calibration(
     logits: npt.ArrayLike,
     labels: npt.ArrayLike,
-    weights: npt.ArrayLike | None = None,
+    groups: npt.ArrayLike,
+    inner_folds: npt.ArrayLike,
     *,
     with_bias: bool = False,
 ) -> Calibration:
-    """Fit the temperature (and, on request, a bias) that make the held-out labels most likely.
+    """Fit a temperature on all rows, and keep it only where fitting one helps people it was not fitted on.
+
+    Each inner fold in turn is scaled by the temperature of the others. The temperature is kept where the mean
+    log-likelihood of the held-out cells rises by more than one standard error over groups; else the logits stay
+    as they are. With few people a temperature follows the hardest of them, and logits that come from an exactly
+    fitted head are calibrated already.
 
     Parameters
     ----------
     logits : (N,) of validation rows
     labels : (N,) of 0 and 1
-    weights : (N,) >= 0 or None; ``equal_subject_weights`` keeps one subject with many cells from deciding
+    groups : (N,), the merged subject of each row
+    inner_folds : (N,), which inner network scored each row; where one network scored all, every group is a fold
+    with_bias : bool
+        See ``fit_temperature``.
+
+    Returns
+    -------
+    Calibration
+        Temperature 1 and a reason where nothing is fitted or what is fitted does not help.
+
+    Notes
+    -----
+    One standard error as the price of a parameter: L. Breiman et al., "Classification and regression trees",
+    1984, chapter 3.4.3.
+    """
+    fitted = fit_temperature(logits, labels, with_bias=with_bias)
+    if fitted.reason:
+        return fitted
+    values, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < 2:
+        return Calibration(
+            reason="one subject only cannot show what helps others: the logits were left as they are"
+        )
+    _, fold = np.unique(np.asarray(inner_folds), return_inverse=True)
+    if fold.max() == 0:
+        fold = group
+    scaled = np.empty_like(values)
+    for number in range(fold.max() + 1):
+        held_out = fold == number
+        others = fit_temperature(values[~held_out], truth[~held_out], with_bias=with_bias)
+        scaled[held_out] = others.logits(values[held_out])
+    gains = _losses(values, truth) - _losses(scaled, truth)
+    gain = gains.mean()
+    of_groups = np.bincount(group, gains - gain)
+    error = math.sqrt(len(names) / (len(names) - 1) * float(of_groups @ of_groups)) / len(gains)
+    if gain > error:
+        return fitted
+    words = f"a temperature of {fitted.temperature:.3g}" + (
+        f" and a bias of {fitted.bias:.3g}" if with_bias else ""
+    )
+    return Calibration(
+        reason=f"{words} would fit best, but on held-out people fitting changed the log-likelihood of a cell by "
+        f"{gain:+.4f}, no more than its standard error of {error:.4f}: the logits were left as they are"
+    )
+
+
+def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike, *, with_bias: bool = False) -> Calibration:
+    """Fit the temperature (and, on request, a bias) that make the labels of all rows most likely.
+
+    Parameters
+    ----------
+    logits : (N,) of validation rows
+    labels : (N,) of 0 and 1
     with_bias : bool
         A bias moves the threshold with the validation rows' share of blasts; leave it out where the share at
         use is another one.
@@ -77,38 +136,40 @@ def fit_temperature(
     search over log temperature, with the best bias by Newton's steps inside. C. Guo et al., "On calibration
     of modern neural networks", ICML 2017, arXiv 1706.04599.
     """
-    truth, values, mass = discrimination.checked(labels, logits, weights)
-    if not mass[truth].sum() > 0 or not mass[~truth].sum() > 0:
+    truth, values, _ = discrimination.checked(labels, logits, None)
+    if truth.all() or not truth.any():
         return Calibration(reason="only one class is present: the logits were left as they are")
     if not np.isfinite(values).all():
         raise ValueError("logits must be finite")
-    centre = np.average(values[truth], weights=mass[truth]) - np.average(values[~truth], weights=mass[~truth])
-    if centre <= 0:
+    if values[truth].mean() <= values[~truth].mean():
         return Calibration(reason="the logits do not rise with the label: they were left as they are")
-    share = mass / mass.sum()
     target = truth.astype(np.float64)
 
     def best_bias(scaled: Floats) -> float:
-        return _fit_bias(scaled, target, share) if with_bias else 0.0
+        return _fit_bias(scaled, target) if with_bias else 0.0
 
     def loss(log_temperature: float) -> float:
         scaled = values / math.exp(log_temperature)
-        shifted = scaled + best_bias(scaled)
-        return float(share @ (np.logaddexp(0.0, shifted) - target * shifted))
+        return float(_losses(scaled + best_bias(scaled), target).mean())
 
     low, high = (math.log(end) for end in TEMPERATURE_RANGE)
     temperature = math.exp(_golden_section(loss, low, high))
     return Calibration(temperature, best_bias(values / temperature))
 
 
-def _fit_bias(logits: Floats, target: Floats, share: Floats) -> float:
+def _losses(logits: Floats, target: Floats) -> Floats:
+    """Negative log-likelihood of each row."""
+    return np.asarray(np.logaddexp(0.0, logits) - target * logits)
+
+
+def _fit_bias(logits: Floats, target: Floats) -> float:
     """The bias at which the mean probability equals the share of blasts: the root of a rising function."""
     bias, low, high = 0.0, -np.abs(logits).max() - 40.0, np.abs(logits).max() + 40.0
     for _ in range(200):
         probabilities = sigmoid(logits + bias)
-        excess = float(share @ (probabilities - target))
+        excess = float((probabilities - target).mean())
         low, high = (low, bias) if excess > 0 else (bias, high)
-        slope = float(share @ (probabilities * (1 - probabilities)))
+        slope = float((probabilities * (1 - probabilities)).mean())
         step = bias - excess / slope if slope > 0 else math.nan
         following = step if low < step < high else (low + high) / 2
         if abs(following - bias) < 1e-12:

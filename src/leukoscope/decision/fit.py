@@ -11,9 +11,9 @@ from leukoscope.decision.abstain import fit_quantiles, subjects_needed
 from leukoscope.decision.calibrate import (
     Infeasible,
     Rule,
+    choose_calibration,
     choose_operating_point,
     equal_subject_weights,
-    fit_temperature,
 )
 from leukoscope.decision.input_checks import LimitRule, fit_input_limits
 from leukoscope.decision.novelty import DEFAULT_COMPONENTS, NoveltyModel
@@ -90,6 +90,8 @@ class ScoredRows:
     logit : (N,)
     group : (N,)
         Merged subjects: the unit of every guarantee.
+    inner_fold : (N,)
+        Which inner network scored the row; empty for the final one.
     embeddings : (N, D)
     descriptors : columns of (N,)
         Those of ``cells.csv`` for the same rows.
@@ -99,12 +101,14 @@ class ScoredRows:
     label: npt.NDArray[np.int_]
     logit: npt.NDArray[np.float64]
     group: npt.NDArray[np.str_]
+    inner_fold: npt.NDArray[np.str_]
     embeddings: npt.NDArray[np.float32]
     descriptors: Mapping[str, npt.NDArray[np.float64]]
 
     def __post_init__(self) -> None:
         lengths = {
-            name: len(getattr(self, name)) for name in ("part", "label", "logit", "group", "embeddings")
+            name: len(getattr(self, name))
+            for name in ("part", "label", "logit", "group", "inner_fold", "embeddings")
         } | {name: len(column) for name, column in self.descriptors.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"columns of different lengths: {lengths}")
@@ -117,6 +121,7 @@ class ScoredRows:
             np.asarray(self.label)[kept],
             np.asarray(self.logit)[kept],
             np.asarray(self.group)[kept],
+            np.asarray(self.inner_fold)[kept],
             np.asarray(self.embeddings)[kept],
             {name: np.asarray(column)[kept] for name, column in self.descriptors.items()},
         )
@@ -143,8 +148,13 @@ def fit_decision(rows: ScoredRows, settings: DecisionSettings = DecisionSettings
         )
 
     notes = []
-    weights = equal_subject_weights(validation.group)
-    calibration = fit_temperature(validation.logit, validation.label, weights, with_bias=settings.with_bias)
+    calibration = choose_calibration(
+        validation.logit,
+        validation.label,
+        validation.group,
+        validation.inner_fold,
+        with_bias=settings.with_bias,
+    )
     if calibration.reason:
         notes.append(f"Temperature: {calibration.reason}.")
     points, point_notes = _operating_points(

@@ -38,6 +38,7 @@ def fit_rules(run: Run, settings: DecisionSettings | None = None) -> DecisionFit
         label=rows["label"].to_numpy(dtype=np.int64),
         logit=rows["logit"].to_numpy(dtype=np.float64),
         group=rows["group"].to_numpy(dtype=str),
+        inner_fold=rows["inner_fold"].to_numpy(dtype=str),
         embeddings=run.embeddings[rows["row"].to_numpy()],
         descriptors={name: cells[name].to_numpy(dtype=np.float64) for name in DESCRIPTOR_NAMES},
     )

@@ -9,6 +9,7 @@ from leukoscope.decision.calibrate import (
     Calibration,
     Infeasible,
     Rule,
+    choose_calibration,
     choose_operating_point,
     fit_temperature,
 )
@@ -38,7 +39,8 @@ def make_rows(seed: int = 0, subjects: int = SUBJECTS, blasts: int = BLAST_SUBJE
         "border_contact_px": np.zeros(size),
         "components": np.ones(size),
     }
-    return ScoredRows(part, label, logit, group, embedding.astype(np.float32), descriptors)
+    inner_fold = np.where(part == "validation", np.arange(size) // CELLS % 5, -1).astype(str)
+    return ScoredRows(part, label, logit, group, inner_fold, embedding.astype(np.float32), descriptors)
 
 
 def test_everything_is_fitted_and_test_rows_are_never_touched() -> None:
@@ -92,6 +94,47 @@ def test_temperature_of_perfect_separation_is_bounded() -> None:
     got = fit_temperature([-1.0, -2.0, 1.0, 2.0], [0, 0, 1, 1])
     assert got.temperature == pytest.approx(0.02, rel=1e-3)
     assert np.isfinite(got.probabilities([-1e4, 1e4])).all()
+
+
+def draw_scored_people(scale: float, spread: float, seed: int = 5):
+    """40 people of 50 cells, calibrated at ``scale`` = 1 and ``spread`` = 0; the spread moves a person's logits."""
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(40), 50)
+    truth = rng.normal(size=2000) * 2
+    labels = (rng.random(2000) < 1 / (1 + np.exp(-truth))).astype(int)
+    return scale * (truth + spread * rng.normal(size=40)[group]), labels, group
+
+
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+@pytest.mark.parametrize("folds", [1, 5])
+def test_a_temperature_that_helps_others_is_kept(scale: float, folds: int) -> None:
+    logits, labels, group = draw_scored_people(scale, 0.0)
+    got = choose_calibration(logits, labels, group, group % folds)
+    assert got.reason is None
+    assert got.temperature == pytest.approx(scale, rel=0.15)
+    assert got == fit_temperature(logits, labels)
+
+
+def test_calibrated_logits_are_left_alone_and_the_reason_says_by_how_much() -> None:
+    logits, labels, group = draw_scored_people(1.0, 0.0)
+    got = choose_calibration(logits, labels, group, group % 5)
+    assert (got.temperature, got.bias) == (1.0, 0.0)
+    assert "standard error of 0.0" in got.reason and "would fit best" in got.reason
+    assert fit_temperature(logits, labels).reason is None
+
+
+def test_one_person_does_not_decide_on_the_temperature() -> None:
+    logits, labels, group = draw_scored_people(1.0, 0.0)
+    wrong = group == 0
+    logits[wrong] = np.where(labels[wrong] == 1, -6.0, 6.0)
+    assert fit_temperature(logits, labels).temperature > 1.2
+    assert choose_calibration(logits, labels, group, group % 5).temperature == 1.0
+
+
+def test_a_temperature_of_one_person_alone_is_not_kept() -> None:
+    logits, labels, _ = draw_scored_people(3.0, 0.0)
+    got = choose_calibration(logits, labels, ["only"] * 2000, [""] * 2000)
+    assert got.temperature == 1.0 and "one subject only" in got.reason
 
 
 @pytest.mark.parametrize("unit", ["cell", "subject"])

@@ -41,6 +41,7 @@ def test_gate_refuses_strangers_and_keeps_cells(cells) -> None:
         label=labels,
         logit=labels * 2.0 - 1 + np.random.default_rng(0).normal(size=len(labels)),
         group=subjects,
+        inner_fold=np.full(len(labels), ""),
         embeddings=measured.embeddings,
         descriptors={
             name: np.array([float(getattr(d, name)) for d in measured.descriptors]) for name in CHECKED
