@@ -1,12 +1,13 @@
 """Do 95 % intervals hold the true value 95 times in 100, when cells of a subject are alike?"""
 
+import dataclasses
 import math
 from statistics import NormalDist
 
 import numpy as np
 import pytest
 
-from leukoscope.stats import clusters, discrimination
+from leukoscope.stats import clusters, discrimination, reliability
 from leukoscope.stats.clusters import SubjectSample
 from leukoscope.stats.intervals import BootstrapSettings, bootstrap, clopper_pearson, delong, wilson
 
@@ -45,6 +46,33 @@ def test_expanded_bootstrap_covers_and_the_others_do_not(blasts: int, normals: i
     assert floor <= coverage["expanded"] <= 0.985, coverage
     assert coverage["percentile"] <= coverage["expanded"] - 0.02, coverage
     assert coverage["delong"] < 0.5, coverage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slope", [1.2, 1.8, 3.0])
+@pytest.mark.parametrize(("blasts", "normals"), [(30, 12), (19, 9)])
+def test_intervals_of_ece_hold_the_figure_and_more_often_the_truth(
+    slope: float, blasts: int, normals: int
+) -> None:
+    rng = np.random.default_rng(3)
+
+    def judge(scores: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-slope * (scores - SEPARATION / 2)) * (normals / blasts) ** 0.7)
+
+    labels, scores, _ = draw_cohort(rng, blasts * 200, normals * 200)
+    truth = reliability.ece(labels, judge(scores))
+    shifted = plain = 0
+    for seed in range(60):
+        labels, scores, subjects = draw_cohort(rng, blasts, normals)
+        sample = SubjectSample.of(labels, subjects)
+        statistic = clusters.of_ece(sample, judge(scores))
+        settings = BootstrapSettings(replicates=300, seed=seed)
+        got = bootstrap(sample, statistic, settings)
+        assert got.low <= got.value <= got.high
+        shifted += got.low <= truth <= got.high
+        unshifted = bootstrap(sample, dataclasses.replace(statistic, inflated=False), settings)
+        plain += unshifted.low <= truth <= unshifted.high
+    assert shifted >= max(0.7 * 60, plain - 2)
 
 
 @pytest.mark.slow

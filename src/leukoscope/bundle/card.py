@@ -164,11 +164,15 @@ def _split_lines(split: "SplitReport") -> Iterator[str]:
             f"({test.blast_subjects} with leukemia), protocol {split.protocol}."
         )
         yield ""
-    columns = [("model", split.cell.measures)]
-    columns += [(baseline.title, baseline.measures) for baseline in split.baselines]
-    yield "By cell:"
+    yield "By cell, at the default operating point:"
     yield ""
-    yield from _measure_table(CELL_MEASURES, columns)
+    yield from _measure_table(CELL_MEASURES, [("model", split.cell.measures)])
+    yield ""
+    yield "Beside the baselines, all called blast from a probability of 0.5:"
+    yield ""
+    columns = [("model", split.at_half)]
+    columns += [(baseline.title, baseline.measures) for baseline in split.baselines]
+    yield from _measure_table(tuple(split.at_half), columns)
     yield ""
     yield f"By subject ({split.subject_mean.rule}):"
     yield ""

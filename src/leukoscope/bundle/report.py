@@ -291,6 +291,9 @@ class SplitReport(_Record):
     fitted: tuple[Fitted, ...]
     operating_points: tuple[OperatingPointResult, ...]
     cell: LevelResult
+    at_half: Measurements = Field(
+        description="Of single cells called blast from a probability of 0.5, as the baselines call them."
+    )
     subject_mean: LevelResult
     subject_majority: LevelResult
     baselines: tuple[BaselineResult, ...]

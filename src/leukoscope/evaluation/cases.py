@@ -56,11 +56,11 @@ def label_suspects(rows: pd.DataFrame, limit: int) -> tuple[CellCase, ...]:
 
 
 def subject_rows(table: pd.DataFrame, rows: pd.DataFrame) -> tuple[SubjectRow, ...]:
-    """Return one row a subject, from ``measures.pool_subjects`` and the judged cells."""
-    right = (rows["called"].astype(bool) == (rows["label"] == 1)).groupby(rows["subject"]).sum()
+    """Return one row a person, from ``measures.pool_subjects`` and the judged cells."""
+    right = (rows["called"].astype(bool) == (rows["label"] == 1)).groupby(rows["group"]).sum()
     result = []
     for row in table.to_dict("records"):
-        cells, hits = int(row["cells"]), int(right[row["subject"]])
+        cells, hits = int(row["cells"]), int(right[row["group"]])
         low, high = wilson(hits, cells)
         mixed = bool(np.isnan(row["label"]))
         label: Literal["blast", "normal", "mixed"] = (

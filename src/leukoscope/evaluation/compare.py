@@ -12,10 +12,10 @@ from leukoscope.bundle.measure_words import MEASURES, format_value
 from leukoscope.bundle.report import Measurement, Report, RunRecord, format_measurement, read_report
 from leukoscope.evaluation.judging import fit_rules, judge_run
 from leukoscope.evaluation.literature import LITERATURE, SPLIT_WORDS, SplitKind
-from leukoscope.evaluation.measures import Context, judge_cells, measure_some
+from leukoscope.evaluation.measures import Context, measure_some
 from leukoscope.evaluation.protocol import record_run
 from leukoscope.evaluation.scores import Run, read_run
-from leukoscope.evaluation.split_report import EvaluationSettings
+from leukoscope.evaluation.split_report import EvaluationSettings, judge_at_half, title_at_half
 from leukoscope.terms import RESEARCH_USE
 
 COMPARED = ("accuracy", "f1_weighted", "roc_auc", "ece")
@@ -48,7 +48,7 @@ class Comparison(BaseModel):
     notice: str = RESEARCH_USE
     caveat: str = (
         "Only rows of the same kind of split and the same test set can be compared. Rows from the literature were "
-        "measured elsewhere, mostly without intervals."
+        "measured elsewhere, mostly without intervals and at thresholds of their own."
     )
     rows: tuple[ComparisonRow, ...]
 
@@ -83,10 +83,10 @@ def compare(
 
 
 def row_of_run(run: Run, settings: EvaluationSettings) -> ComparisonRow:
-    """Measure the cells of one run, at the default operating point of its own validation rows."""
+    """Measure the cells of one run; its calibration is that of its own validation rows."""
     judged = judge_run(run, fit_rules(run), {})
     context = Context(run.split, settings.bootstrap, settings.bins)
-    measures = measure_some(judge_cells(judged.rows), context, COMPARED)
+    measures = measure_some(judge_at_half(judged.rows), context, COMPARED)
     test = judged.parts["test"]
     return ComparisonRow(
         kind="run",
@@ -105,7 +105,9 @@ def rows_of_report(report: Report) -> list[ComparisonRow]:
     kind = SplitKind.LEAKING if split.leaks else SplitKind.SUBJECT_DISJOINT
     test = split.parts["test"]
     test_set = f"{split.name}: {test.cells:,} cells of {test.subjects} subjects"
-    chosen = {name: split.cell.measures[name] for name in COMPARED}
+    chosen = {
+        name: (split.at_half if name in split.at_half else split.cell.measures)[name] for name in COMPARED
+    }
     rows = [
         ComparisonRow(
             kind="run",
@@ -167,27 +169,16 @@ def _report_at(source: Path) -> Report | None:
     return None
 
 
-HEADER = (
-    "Model",
-    "Split",
-    "Test set",
-    *(MEASURES[name].title for name in COMPARED),
-    "Parameters",
-    "GFLOPs",
-    "Training, s",
-    "ms / image",
-    "Memory, MB",
-    "Source",
-)
+COST_TITLES = ("Parameters", "GFLOPs", "Training, s", "ms / image", "Memory, MB")
 
 
-def table_rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """Return the rows as texts, in the order of ``HEADER``."""
+def table_rows(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the header and the rows as texts, without columns in which no row has anything to say."""
 
     def number(value: float | None, pattern: str) -> str:
         return "" if value is None else pattern.format(value)
 
-    return [
+    rows = [
         (
             row.name,
             row.split.value,
@@ -202,6 +193,12 @@ def table_rows(comparison: Comparison) -> list[tuple[str, ...]]:
         )
         for row in comparison.rows
     ]
+    # What others published was called at thresholds of their own.
+    measured = any(row.kind != "published" for row in comparison.rows)
+    titles = [title_at_half(name) if measured else MEASURES[name].title for name in COMPARED]
+    header = ("Model", "Split", "Test set", *titles, *COST_TITLES, "Source")
+    told = [number for number in range(len(header)) if any(row[number] for row in rows)]
+    return tuple(header[number] for number in told), [tuple(row[number] for number in told) for row in rows]
 
 
 def _measure_text(value: Measurement | float | None, name: str) -> str:
@@ -215,19 +212,20 @@ def _measure_text(value: Measurement | float | None, name: str) -> str:
 
 def to_markdown(comparison: Comparison) -> str:
     """Return the table as Markdown."""
-    lines = [markdown_row(HEADER), "|" + "---|" * len(HEADER)]
-    lines += [markdown_row(cells) for cells in table_rows(comparison)]
+    header, rows = table_rows(comparison)
+    lines = [markdown_row(header), "|" + "---|" * len(header), *(markdown_row(cells) for cells in rows)]
     return "\n".join([*lines, "", f"{comparison.caveat} {comparison.notice}"])
 
 
 def to_html(comparison: Comparison) -> str:
     """Return the table as one HTML page."""
-    head = "".join(f"<th>{escape(title)}</th>" for title in HEADER)
+    header, rows = table_rows(comparison)
+    head = "".join(f"<th>{escape(title)}</th>" for title in header)
     body = "".join(
         f'<tr class="{row.split.name.lower()} {row.kind}" title="{escape(row.note)}">'
         + "".join(f"<td>{escape(text)}</td>" for text in cells)
         + "</tr>"
-        for row, cells in zip(comparison.rows, table_rows(comparison), strict=True)
+        for row, cells in zip(comparison.rows, rows, strict=True)
     )
     legend = "".join(f"<li><b>{kind.value}</b>: {escape(words)}</li>" for kind, words in SPLIT_WORDS.items())
     return _PAGE.format(

@@ -188,25 +188,25 @@ def _wilson_measures(judged: Judged, counts: discrimination.Confusion, context: 
 
 
 def pool_subjects(rows: pd.DataFrame, pooling: str) -> tuple[Judged, pd.DataFrame]:
-    """Pool the cells of each subject into one call.
+    """Pool the cells of each person into one call; subjects who share images are one person (a merged group).
 
     Parameters
     ----------
     rows
         Judged cells, with ``calibrated_logit`` and ``threshold`` beside the columns of ``judge_cells``.
     pooling : ``mean`` or ``majority``
-        ``mean``: the sigmoid of the mean calibrated logit meets the threshold. ``majority``: the share of the subject's
-        cells called blast exceeds one half; a tie is called blast.
+        ``mean``: the sigmoid of the mean calibrated logit meets the threshold. ``majority``: at least half of the cells
+        are called blast.
 
     Returns
     -------
     tuple
         Subjects of one label as units, and the table of all subjects with ``label`` 0, 1 or not-a-number (mixed).
     """
-    grouped = rows.groupby("subject", sort=True)
+    grouped = rows.groupby("group", sort=True)
     table = pd.DataFrame(
         {
-            "group": grouped["group"].first(),
+            "subject": grouped["subject"].agg(lambda names: "+".join(sorted(set(names)))),
             "cells": grouped.size(),
             "label": grouped["label"].mean(),
             "mean_logit": grouped["calibrated_logit"].mean(),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leukoscope.bundle.report import Report, RunRecord, SplitReport
+from leukoscope.bundle.report import Report, RunRecord, SplitReport, format_measurement
 from leukoscope.errors import CohortError, UsageError
 from leukoscope.evaluation.judging import JudgedSplit, fit_rules, judge_run, pool_splits, score_baselines
 from leukoscope.evaluation.scores import Run, read_run
@@ -104,8 +104,9 @@ def protocol_sentences(judged: Sequence[JudgedSplit], pooled: bool) -> tuple[str
         )
         + ").",
         "Baselines were fitted on the cells of the training side.",
-        "The test part was touched once: it was scored, and measured with what was already fitted. Nothing was chosen "
-        "on it. Rates at a held sensitivity or specificity are read off its curve and are no thresholds to use.",
+        "In this evaluation the test part was scored once; temperature, thresholds and prediction sets were fitted "
+        "without it. Whether the recipe was chosen with it in view is not recorded here. Rates at a held sensitivity "
+        "or specificity are read off its curve and are no thresholds to use.",
         "Intervals resample subjects (merged groups count as one), not cells; differences are paired on the same "
         "resampled subjects.",
     ]
@@ -138,11 +139,13 @@ def caveat_sentences(splits: Sequence[SplitReport]) -> tuple[str, ...]:
                 f"{split.name}: {test.blast_subjects} subjects with blasts and {test.normal_subjects} with normal "
                 "cells in the test part; differences of a few points are within the noise of so few people."
             )
+    area = next((b.measures["roc_auc"] for b in splits[-1].baselines if b.name == "area"), None)
+    if area is not None and area.value is not None:
+        sentences.append(
+            f"Cell size alone reaches an AUC of {format_measurement(area)}; read every figure beside the baselines."
+        )
     sentences.append(
-        "Cell size gives the label away to a large part; read every figure beside the baselines."
-    )
-    sentences.append(
-        "All cells come from one laboratory; other stains, cameras and segmentations were not tested."
+        "Laboratories, stains, cameras and segmentations other than those of the test part were not tested."
     )
     return tuple(sentences)
 

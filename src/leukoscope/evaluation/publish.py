@@ -31,7 +31,7 @@ from leukoscope.evaluation.performance import (
     read_stream,
     render_stream,
 )
-from leukoscope.evaluation.split_report import BASELINE_MEASURES, POINT_COLUMNS
+from leukoscope.evaluation.split_report import BASELINE_MEASURES, POINT_COLUMNS, title_at_half
 from leukoscope.evaluation.subgroups import SUBGROUP_MEASURES
 from leukoscope.evaluation.training_speed import read_training_speed, render_training_speed
 
@@ -219,9 +219,9 @@ def _subjects(report: Report) -> str:
 def _baselines(report: Report) -> str:
     split = report.headline
     lines = [
-        markdown_row([_title(split), *(MEASURES[n].title for n in BASELINE_MEASURES)]),
+        markdown_row([_title(split), *(title_at_half(n) for n in BASELINE_MEASURES)]),
         "|---" * (len(BASELINE_MEASURES) + 1) + "|",
-        markdown_row(["Model", *_texts(split.cell.measures, BASELINE_MEASURES)]),
+        markdown_row(["Model", *_texts(split.at_half, BASELINE_MEASURES)]),
     ]
     for baseline in split.baselines:
         lines.append(markdown_row([baseline.title, *_texts(baseline.measures, BASELINE_MEASURES)]))

@@ -21,7 +21,7 @@ from leukoscope.bundle.report import (
 )
 from leukoscope.evaluation.figure_style import render
 from leukoscope.evaluation.figures import CAPTIONS, DRAWINGS, draw_all
-from leukoscope.evaluation.split_report import BASELINE_MEASURES, POINT_COLUMNS
+from leukoscope.evaluation.split_report import BASELINE_MEASURES, POINT_COLUMNS, title_at_half
 from leukoscope.evaluation.subgroups import SUBGROUP_MEASURES
 
 CELL_NAMES = (
@@ -157,6 +157,7 @@ def render_html(
         ],
         subject_names=SUBJECT_NAMES,
         baseline_names=BASELINE_MEASURES,
+        title_at_half=title_at_half,
         point_names=POINT_COLUMNS,
         subgroup_names=SUBGROUP_MEASURES,
         abstention_columns=[(s.name, s.abstention.measures) for s in columns if s.abstention],

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from leukoscope.bundle.measure_words import MEASURES
 from leukoscope.bundle.report import (
     Abstention,
     AreaMatched,
@@ -19,6 +20,7 @@ from leukoscope.bundle.report import (
 from leukoscope.evaluation import cases, curves
 from leukoscope.evaluation.judging import JudgedSplit
 from leukoscope.evaluation.measures import (
+    CALL_MEASURES,
     Context,
     Judged,
     judge_cells,
@@ -37,6 +39,8 @@ BASELINE_MEASURES = ("roc_auc", "average_precision", "accuracy", "balanced_accur
 POINT_MEASURES = ("sensitivity", "specificity", "ppv", "npv", "balanced_accuracy", "f1_weighted", "accuracy")
 POINT_COLUMNS = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1_weighted")
 """Those of ``POINT_MEASURES`` that tables show, in their order."""
+BASELINE_THRESHOLD = 0.5
+"""Of the model too wherever it stands beside baselines: a point chosen for sensitivity would cost it accuracy."""
 CELL_RULE = "A cell is called blast where its calibrated probability reaches the threshold."
 SUBJECT_RULES = {
     "mean": "A subject is called blast where the sigmoid of its mean calibrated logit reaches the threshold.",
@@ -93,7 +97,8 @@ def report_split(split: JudgedSplit, settings: EvaluationSettings, progress: Pro
     if mixed:
         remarks.append(f"{mixed} subjects have cells of both labels; they are left out at subject level.")
     progress("baselines")
-    baselines = report_baselines(split, judged, context)
+    at_half = judge_at_half(split.rows)
+    baselines = report_baselines(split, at_half, context)
     matched = match_areas(split, judged, context, settings.area_caliper)
     if matched is None:
         remarks.append("No two cells of different labels have nearly the same area: nothing to match.")
@@ -108,6 +113,7 @@ def report_split(split: JudgedSplit, settings: EvaluationSettings, progress: Pro
         fitted=split.fitted,
         operating_points=report_points(split, judged, context),
         cell=cell,
+        at_half=measure_some(at_half, context, BASELINE_MEASURES),
         subject_mean=measure_level(by_mean, context, SUBJECT_RULES["mean"]),
         subject_majority=measure_level(by_majority, context, SUBJECT_RULES["majority"]),
         baselines=baselines,
@@ -144,13 +150,24 @@ def report_points(split: JudgedSplit, judged: Judged, context: Context) -> tuple
     return tuple(results)
 
 
+def judge_at_half(rows: pd.DataFrame) -> Judged:
+    """Take judged cells with the calls that baselines make: blast from a probability of 0.5."""
+    return judge_cells(rows.assign(called=rows["probability"] >= BASELINE_THRESHOLD))
+
+
+def title_at_half(name: str) -> str:
+    """Return the title of a measure in a table whose calls are made at 0.5."""
+    title = MEASURES[name].title
+    return f"{title} at {BASELINE_THRESHOLD:g}" if name in CALL_MEASURES else title
+
+
 def report_baselines(split: JudgedSplit, judged: Judged, context: Context) -> tuple[BaselineResult, ...]:
-    """Measure each baseline on the same rows, and the model's paired lead over it."""
+    """Measure each baseline on the same rows, and the lead of the model, which is called at the same threshold."""
     model = statistics(judged, context.bins)
     results = []
     for name, scores in split.baselines.items():
         title, description = BASELINE_WORDS.get(name, (name, ""))
-        other = judge_cells(split.rows.assign(probability=scores, called=scores >= 0.5))
+        other = judge_at_half(split.rows.assign(probability=scores))
         theirs = statistics(other, context.bins)
         results.append(
             BaselineResult(

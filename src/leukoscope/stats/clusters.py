@@ -95,10 +95,20 @@ class SubjectSample:
 
 @dataclass(frozen=True)
 class Statistic:
-    """A figure as a function of subject counts (R, S) -> (R,), and the classes whose subjects it depends on."""
+    """A figure as a function of subject counts.
+
+    Attributes
+    ----------
+    function : (R, S) -> (R,)
+    classes
+        Classes whose subjects it depends on.
+    inflated
+        Whether resampling itself makes the figure larger, as it does with a sum of absolute deviations.
+    """
 
     function: Callable[[Floats], Floats]
     classes: Classes = BOTH
+    inflated: bool = False
 
     def __call__(self, counts: Floats) -> Floats:
         """Return the figure for each row of ``counts``; not a number where it is not defined."""
@@ -238,7 +248,9 @@ def of_ece(
     member = (place[:, None] == np.arange(place.max(initial=0) + 1)).astype(np.float64)
     gaps = sample.sums(member * (shares - sample.labels)[:, None])
     rows = sample.sums(np.ones(sample.n_cells))
-    return Statistic(lambda counts: discrimination.ratio(np.abs(counts @ gaps).sum(axis=1), counts @ rows))
+    return Statistic(
+        lambda counts: discrimination.ratio(np.abs(counts @ gaps).sum(axis=1), counts @ rows), inflated=True
+    )
 
 
 def _concordance(sample: SubjectSample, scores: Floats) -> tuple[Floats, Floats]:

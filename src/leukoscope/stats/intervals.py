@@ -178,6 +178,9 @@ def bootstrap(
     Phi(-sqrt(n / (n - 1)) t), n being the subjects of the smaller class that matters: T. C. Hesterberg, The
     American Statistician 69 (2015) 371-386, doi 10.1080/00031305.2015.1089789. BCa: B. Efron, Journal of the
     American Statistical Association 82 (1987) 171-185, doi 10.1080/01621459.1987.10478410.
+    Resamples of an ``inflated`` figure (ECE) are shifted down by twice their median excess over the figure, and cut
+    at 0: the noise of few people in every bin is in the figure once and in a resample of it twice. In simulation
+    (``tests/theory``) such intervals hold the true ECE in 0.7 to 0.99 of the cases, unshifted ones in 0.24 to 0.98.
     """
     figures = _figures(statistic, minus)
     value = float(figures(np.ones((1, sample.n_subjects)))[0]) if sample.n_subjects else math.nan
@@ -196,6 +199,8 @@ def bootstrap(
         return _estimate(sample, value, None, settings, reason)
     if np.ptp(defined) <= 1e-12 * max(1.0, abs(value)):
         return _estimate(sample, value, None, settings, "every resample gives the same value")
+    if statistic.inflated and minus is None:
+        defined = np.maximum(defined - 2 * (np.median(defined) - value), 0.0)
     if settings.kind == "bca":
         ends = _bca_levels(settings, value, defined, figures(sample.jackknife()))
     else:

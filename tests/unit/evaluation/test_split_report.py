@@ -133,6 +133,39 @@ def test_pooling_of_one_subject_by_hand() -> None:
     assert table["cells"].tolist() == [3, 2]
 
 
+def test_people_who_share_images_are_one_person(tmp_path: Path) -> None:
+    split = judged_run(tmp_path / "run", train=TINY, test=TINY)
+    rows = split.rows.copy()
+    first, second = rows.loc[rows["label"] == 1, "subject"].unique()[:2]
+    rows.loc[rows["subject"].isin([first, second]), "group"] = f"{first}+{second}"
+    report = report_split(dataclasses.replace(split, rows=rows), FEW, lambda _: None)
+    accuracy = report.subject_mean.measures["accuracy"]
+    assert accuracy.n_subjects == rows["subject"].nunique() - 1 == len(report.subjects)
+    merged = next(row for row in report.subjects if row.group == f"{first}+{second}")
+    assert merged.cells == int(rows["subject"].isin([first, second]).sum())
+    assert {first, second} == set(merged.subject.split("+"))
+
+
+def test_model_and_baselines_are_called_at_the_same_threshold(evaluated) -> None:
+    split = evaluated.report.splits[0]
+    at_half = next(point for point in split.operating_points if point.name == "fixed_50")
+    default = next(point for point in split.operating_points if point.default)
+    assert split.at_half["accuracy"] == at_half.measures["accuracy"]
+    assert split.at_half["accuracy"].value != default.measures["accuracy"].value
+    assert split.cell.measures["accuracy"] == default.measures["accuracy"]
+    for baseline in split.baselines:
+        for name, difference in baseline.differences.items():
+            apart = split.at_half[name].value - baseline.measures[name].value
+            assert difference.value == pytest.approx(apart, abs=1e-9)
+
+
+def test_caveats_say_what_the_cells_show_and_nothing_of_a_laboratory_they_do_not_name(evaluated) -> None:
+    text = " ".join(evaluated.report.caveats)
+    area = next(b for b in evaluated.report.headline.baselines if b.name == "area").measures["roc_auc"]
+    assert f"AUC of {area.value:.3f}" in text
+    assert "one laboratory" not in text
+
+
 def test_a_subject_with_both_labels_is_left_out_at_subject_level(tmp_path: Path) -> None:
     split = judged_run(tmp_path / "run", train=TINY, test=TINY)
     rows = split.rows.copy()
