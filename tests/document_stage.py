@@ -42,7 +42,7 @@ SMALLER = (
 """Line of a document -> what is added to it; of an option given twice the command line takes the last."""
 
 RUN_NAMES = {
-    "forth": ("20260131-texture-1a2b3c4d", "RUN", "RUN_1", "fold_0_to_1", "b3", "paper"),
+    "forth": ("20260131-default-1a2b3c4d", "RUN", "RUN_1", "fold_0_to_1", "b3", "paper"),
     "back": ("RUN_0", "fold_1_to_0"),
     "leaking": ("paper_split",),
     "other": ("resnet50",),

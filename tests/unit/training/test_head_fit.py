@@ -73,7 +73,7 @@ def test_cells_count_by_their_weight():
 
 
 def test_shipped_recipe_is_valid():
-    settings = build(TrainSettings, read_toml(CONFIGS / "texture.toml"))
+    settings = build(TrainSettings, read_toml(CONFIGS / "default.toml"))
     assert settings.stages == ()
     assert settings.head_fit.penalty > 0
 
@@ -93,7 +93,7 @@ def test_shipped_recipe_is_valid():
     ],
 )
 def test_what_cannot_work_is_refused(changes, said):
-    mapping = read_toml(CONFIGS / "texture.toml")
+    mapping = read_toml(CONFIGS / "default.toml")
     for section, values in changes.items():
         mapping[section] = {**mapping.get(section, {}), **values}
     with pytest.raises(ConfigError, match=said):
