@@ -51,10 +51,16 @@ def _draw_risk(axes: Axes, abstention: Abstention) -> None:
         top = float(high.max())
     decided, right = (abstention.measures[name].value for name in ("decided", "accuracy_of_decided"))
     if decided is not None and right is not None:
-        axes.plot(
-            decided, 1 - right, "o", color=style.BLAST, zorder=4, label="Decided by the prediction sets"
+        axes.plot(decided, 1 - right, "o", color=style.BLAST, zorder=4)
+        axes.annotate(
+            "decided by the\nprediction sets",
+            (decided, 1 - right),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+            color=style.BLAST,
         )
-        axes.legend(loc="lower right")
         top = max(top, 1 - right)
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.1 * top)

@@ -1,9 +1,9 @@
 """Attribution: heat maps, and whether what they mark matters.
 
 Shipped cells with the shipped model (many of them were trained on: this shows the method, not its worth on others).
-Above, cells and their Grad-CAM maps. Below, one line a cell: how far the logit falls when the pixels that the map
-marks most are removed first, when those that it marks least are, and in random order. Where a map is faithful, the
-orange dot lies right of the blue one.
+Above, cells and their Grad-CAM maps. Below, one line a cell: how the logit changes when the pixels that the map marks
+most are removed first, when those that it marks least are, and in random order. A map orders pixels as the model weighs
+them where the orange dot lies left of the blue one: without the marked pixels the logit is lowest.
 
     python gallery/attribution.py attribution.png
 """
@@ -48,11 +48,11 @@ def draw(predictions: list[Prediction], check: ExplainCheck) -> Figure:
     axes = below.add_subplot()
     for place, row in enumerate(order[::-1]):
         measures = check.measures[row]
-        ends = [getattr(measures, name) for name, _, _ in LINES]
+        ends = [-getattr(measures, name) for name, _, _ in LINES]
         axes.hlines(place, min(ends), max(ends), color=style.GRID, linewidth=2.5, zorder=1)
         for name, label, color in LINES:
             axes.plot(
-                getattr(measures, name),
+                -getattr(measures, name),
                 place,
                 "o",
                 color=color,
@@ -63,8 +63,8 @@ def draw(predictions: list[Prediction], check: ExplainCheck) -> Figure:
     axes.set_yticks([])
     held = sum(one.most_relevant_drop > one.least_relevant_drop for one in check.measures)
     axes.set(
-        title=f"In {held} of {len(check.measures)} cells, what the map marks most costs more than what it marks least",
-        xlabel="Mean fall of the logit when 10 to 70 % of the cell's pixels are removed",
+        title=f"In {held} of {len(check.measures)} cells the logit ends lower without what the map marks most",
+        xlabel="Mean change of the logit when 10 to 70 % of the cell's pixels are removed",
         ylabel="Cells, most certain blast on top",
     )
     below.legend(loc="outside lower center", ncols=3)

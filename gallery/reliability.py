@@ -46,7 +46,7 @@ def draw(split: SplitReport) -> Figure:
         spread.stairs(share, edges, fill=True, color=color, alpha=0.3)
         spread.stairs(share, edges, color=color, linewidth=1.4, label=f"{name}, {sum(counts):,} cells")
     spread.set_xlim(0, 1)
-    spread.legend(loc="upper left")
+    spread.legend(loc="upper center")
     spread.set(
         title=f"Probabilities, {split.parts['test'].subjects} subjects",
         xlabel="Predicted probability of blast",

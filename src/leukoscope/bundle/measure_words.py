@@ -85,11 +85,11 @@ MEASURES: dict[str, MeasureWords] = {
         percent=True,
     ),
     "decided": MeasureWords(
-        title="Decided", explanation="Share of cells that get a single class.", percent=True
+        title="Decided", explanation="Share of cells called blast or normal, not uncertain.", percent=True
     ),
     "accuracy_of_decided": MeasureWords(
         title="Accuracy of decided cells",
-        explanation="Share of right classes among cells with a single class.",
+        explanation="Share of right calls among them.",
         percent=True,
     ),
     "coverage": MeasureWords(

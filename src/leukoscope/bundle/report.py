@@ -213,7 +213,10 @@ class Abstention(_Record):
 
     alpha: Share
     measures: Measurements
-    outcomes: dict[str, Count] = Field(description="Cells by prediction set: blast, normal, both, neither.")
+    outcomes: dict[str, Count] = Field(
+        description="Cells: decided as blast or normal; uncertain since both classes, neither, or only the class that "
+        "the operating point does not call ('contradiction') remain plausible."
+    )
     risk_coverage: Curve = Field(
         description="x: share of cells decided, most certain first; y: share of wrong calls among them."
     )

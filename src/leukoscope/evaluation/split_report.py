@@ -222,7 +222,9 @@ def report_abstention(split: JudgedSplit, judged: Judged, context: Context) -> A
     sample = judged.sample()
     in_blast, in_normal = split.rows["set_blast"].to_numpy(bool), split.rows["set_normal"].to_numpy(bool)
     covered = np.where(judged.label, in_blast, in_normal)
-    decided = in_blast != in_normal
+    single = in_blast != in_normal
+    # As the policy does: a set that contradicts the operating point leaves the cell uncertain.
+    decided = single & (judged.calls == in_blast)
     right = decided & (judged.calls == judged.label)
     share = clusters.of_mean
     measures: Measurements = {
@@ -242,8 +244,9 @@ def report_abstention(split: JudgedSplit, judged: Judged, context: Context) -> A
         alpha=max(alphas),
         measures=measures,
         outcomes={
-            "blast": int((in_blast & ~in_normal).sum()),
-            "normal": int((in_normal & ~in_blast).sum()),
+            "blast": int((decided & in_blast).sum()),
+            "normal": int((decided & in_normal).sum()),
+            "contradiction": int((single & ~decided).sum()),
             "both": int((in_blast & in_normal).sum()),
             "neither": int((~in_blast & ~in_normal).sum()),
         },

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from evaluation_fixtures import FEW
+from leukoscope.decision.policy import decide
 from leukoscope.errors import CohortError, UsageError
 from leukoscope.evaluation.cases import label_suspects, worst_errors
 from leukoscope.evaluation.judging import fit_rules, judge_run
@@ -13,6 +14,8 @@ from leukoscope.evaluation.measures import pool_subjects
 from leukoscope.evaluation.protocol import evaluate
 from leukoscope.evaluation.scores import read_run
 from leukoscope.evaluation.split_report import report_split
+from leukoscope.imaging.descriptors import Descriptors
+from leukoscope.terms import Decision
 from synthetic_runs import Cohort, write_run
 
 TINY = Cohort(4, 3, 12)
@@ -157,6 +160,33 @@ def test_model_and_baselines_are_called_at_the_same_threshold(evaluated) -> None
         for name, difference in baseline.differences.items():
             apart = split.at_half[name].value - baseline.measures[name].value
             assert difference.value == pytest.approx(apart, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_decided_cells_are_those_that_the_policy_decides(tmp_path: Path, seed: int) -> None:
+    run = read_run(write_run(tmp_path / "run", train=Cohort(12, 8, 12), test=Cohort(12, 8, 12), seed=seed))
+    rules = fit_rules(run)
+    split = judge_run(run, rules, {})
+    fit = split.rows[~split.rows["unfit"]]
+    report = report_split(dataclasses.replace(split, rows=fit), FEW, lambda _: None)
+    names = [field.name for field in dataclasses.fields(Descriptors)]
+    judged = [
+        decide(logit, None, Descriptors(**row), rules.parameters).decision
+        for logit, row in zip(fit["logit"], fit[names].to_dict("records"), strict=True)
+    ]
+    right = [
+        (decision is Decision.BLAST) == (label == 1)
+        for decision, label in zip(judged, fit["label"], strict=True)
+        if decision is not Decision.UNCERTAIN
+    ]
+    outcomes, measures = report.abstention.outcomes, report.abstention.measures
+    assert outcomes["contradiction"] > 0
+    assert [outcomes["blast"], outcomes["normal"]] == [
+        judged.count(Decision.BLAST),
+        judged.count(Decision.NORMAL),
+    ]
+    assert measures["decided"].value == pytest.approx(len(right) / len(fit))
+    assert measures["accuracy_of_decided"].value == pytest.approx(np.mean(right))
 
 
 def test_caveats_say_what_the_cells_show_and_nothing_of_a_laboratory_they_do_not_name(evaluated) -> None:
