@@ -6,7 +6,8 @@ A block stands between two comments, which a reader of the rendered page does no
     ... written by `leukoscope publish` ...
     <!-- /leukoscope -->
 
-``results``, ``baselines``, ``subjects``, ``points``, ``slices``, ``runs`` and ``caveats`` take ``report=``;
+``results``, ``baselines``, ``subjects``, ``points``, ``abstention``, ``slices``, ``runs`` and ``caveats`` take
+``report=``; ``supplement`` takes ``report=`` and ``name=``, that of one of its supplements;
 ``comparison`` takes ``comparison=``; ``literature`` takes nothing; ``value`` stands within a line and takes
 ``report=``, ``measure=`` and, where wanted, ``level=subject`` and ``split=``. ``conditions``, ``model``,
 ``contestants`` and ``targets`` take ``performance=``, ``stream`` takes ``stream=`` and ``training`` takes
@@ -53,6 +54,14 @@ RESULT_NAMES = (
     "mcc",
     "brier",
     "ece",
+)
+ABSTENTION_NAMES = (
+    "decided",
+    "accuracy_of_decided",
+    "coverage_blast",
+    "coverage_normal",
+    "refused_as_novel",
+    "refused_by_input_checks",
 )
 SUBJECT_NAMES = ("roc_auc", "accuracy", "sensitivity", "specificity", "f1_weighted")
 
@@ -144,6 +153,8 @@ def _render(match: re.Match[str], path: Path) -> str:
             return _value(_report(options, path), options)
         if what == "literature":
             body = _literature()
+        elif what == "supplement":
+            body = _supplement(_report(options, path), options["name"])
         elif what == "comparison":
             source = path.parent / options["comparison"]
             body = to_markdown(Comparison.model_validate_json(source.read_bytes()))
@@ -157,7 +168,16 @@ def _render(match: re.Match[str], path: Path) -> str:
             body = render_training_speed(read_training_speed(path.parent / options["training"]))
         else:
             known = ", ".join(
-                [*TABLES, *PERFORMANCE_BLOCKS, "stream", "training", "comparison", "literature", "value"]
+                [
+                    *TABLES,
+                    *PERFORMANCE_BLOCKS,
+                    "stream",
+                    "training",
+                    "comparison",
+                    "literature",
+                    "supplement",
+                    "value",
+                ]
             )
             raise UsageError(f"{path}: block {what!r} is unknown; known: {known}")
     except KeyError as error:
@@ -254,6 +274,26 @@ def _points(report: Report) -> str:
     return "\n".join(lines)
 
 
+def _abstention(report: Report) -> str:
+    judged = [(split, split.abstention) for split in report.columns() if split.abstention is not None]
+    return _columns_table(
+        [_title(split) for split, _ in judged], [one.measures for _, one in judged], ABSTENTION_NAMES
+    )
+
+
+def _supplement(report: Report, name: str) -> str:
+    supplements = {supplement.name: supplement for supplement in report.supplements}
+    measures = supplements[name].measures
+    lines = [markdown_row(["", "value", "cells", "subjects"]), "|---" * 4 + "|"]
+    for key, measurement in measures.items():
+        subjects = str(measurement.n_subjects) if measurement.n_subjects else ""
+        words = key.replace("_", " ")
+        lines.append(
+            markdown_row([words, format_measurement(measurement), f"{measurement.n_cells:,}", subjects])
+        )
+    return "\n".join(lines)
+
+
 def _slices(report: Report) -> str:
     lines = [
         markdown_row(["Slice", "Cells", "Subjects", *(MEASURES[n].title for n in SUBGROUP_MEASURES)]),
@@ -307,6 +347,7 @@ TABLES: Mapping[str, Callable[[Report], str]] = {
     "baselines": _baselines,
     "subjects": _subjects,
     "points": _points,
+    "abstention": _abstention,
     "slices": _slices,
     "runs": _runs,
     "caveats": _caveats,

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from leukoscope.bundle.report import format_measurement, write_report
+from leukoscope.bundle.report import Supplement, format_measurement, write_report
 from leukoscope.errors import UsageError
 from leukoscope.evaluation.publish import TABLES, find_drift, has_blocks, publish
 
@@ -62,6 +62,30 @@ def test_a_value_within_a_sentence(folder: Path, evaluated) -> None:
     assert f"-->{second}<!--" in text
 
 
+def test_abstention_and_supplements_are_tables(folder: Path, evaluated) -> None:
+    report = evaluated.report
+    held = report.pooled.cell.measures["accuracy"]
+    supplement = Supplement(name="maps", title="Two words", text="", measures={"rotation": held})
+    write_report(report.model_copy(update={"supplements": (supplement,)}), folder / "reports" / "more.json")
+    path = document(
+        folder,
+        f"<!-- leukoscope: abstention report=reports/more.json -->{CLOSE}\n"
+        f"<!-- leukoscope: supplement report=reports/more.json name=maps -->{CLOSE}",
+    )
+    publish(path)
+    text = path.read_text()
+    decided = report.pooled.abstention.measures["decided"]
+    assert "| Decided | " in text and format_measurement(decided, percent=True) in text
+    assert f"| rotation | {format_measurement(held)} | {held.n_cells:,} | {held.n_subjects} |" in text
+
+
+def test_literature_shows_no_column_that_is_empty_and_no_threshold_of_ours(folder: Path) -> None:
+    path = document(folder, f"<!-- leukoscope: literature -->{CLOSE}")
+    publish(path)
+    header = next(line for line in path.read_text().splitlines() if line.startswith("| Model"))
+    assert "GFLOPs" not in header and "at 0.5" not in header and "Accuracy" in header
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -73,6 +97,7 @@ def test_a_value_within_a_sentence(folder: Path, evaluated) -> None:
         (f"<!-- leukoscope: nonsense report=reports/report.json -->{CLOSE}", "unknown"),
         (f"<!-- leukoscope: results -->{CLOSE}", "report"),
         (f"<!-- leukoscope: results reports/report.json -->{CLOSE}", "name=value"),
+        (f"<!-- leukoscope: supplement report=reports/report.json name=luck -->{CLOSE}", "luck"),
         (f"<!-- leukoscope: value report=reports/report.json measure=luck -->{CLOSE}", "luck"),
     ],
 )
