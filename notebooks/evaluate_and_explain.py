@@ -85,7 +85,7 @@ labels = {path.stem: "blast" if path.parent.name == "all" else "normal" for path
 judged = [one for one in predictor.stream(sources) if one.embedding is not None]
 index = NeighbourIndex.of(judged)
 counts = pd.Series([one.result.decision.value for one in judged]).value_counts()
-print(f"{len(judged)} of {len(paths)} judged:", counts.to_dict())
+print(f"{len(paths)} cells:", counts.to_dict())
 
 # %% [markdown]
 # `explain` puts everything about one cell on one page.
@@ -94,8 +94,9 @@ print(f"{len(judged)} of {len(paths)} judged:", counts.to_dict())
 # - **Neighbours**: the nearest cells of *other* people in the space of the network's embedding, with their label. If
 #   they look nothing like the cell, the network sees something else than you do.
 # - **Faithfulness**: how far the logit falls when the pixels that the map marks most are removed first, against
-#   marked least first and random. A map that marks what matters has the largest first number. Beside it, how much
-#   of the map lies on the cell, and whether the map changes when the weights are shuffled.
+#   marked least first and random. A map that orders pixels as the model weighs them has the largest first number; below
+#   zero the logit rises, because a cell with holes has more texture. Beside it, how much of the map lies on the cell
+#   (the mask of the cell alone would reach as much), and how alike the map of shuffled weights is: near 0 would be good.
 
 
 # %%
@@ -120,7 +121,7 @@ def draw_neighbours(prediction) -> Figure:
         for one in near:
             other = judged[one.row]
             label = labels[other.result.source]
-            pictures.append((other.canvas, f"{label}, {one.distance:.2f}\nsubject {other.result.subject}"))
+            pictures.append((other.canvas, f"{label}, {one.distance:.4f}\nsubject {other.result.subject}"))
         for pane, (rgb, title) in zip(panes, pictures, strict=True):
             pane.imshow(place_on_canvas(rgb, 300))
             pane.set_title(title, fontsize=8, fontweight="normal")
@@ -138,6 +139,7 @@ def measure_map(name: str) -> pd.DataFrame:
         "fall of the logit, random order": check.random_drop,
         "share of the map on the cell": check.energy_inside,
         "share that a uniform map would have there": check.area_share,
+        "share that the mask of the cell would have there": check.mask_energy,
         "rank correlation with the map of shuffled weights": check.shuffled_all,
     }
     return pd.DataFrame({"measured": rows}).round(3)
@@ -173,7 +175,9 @@ else:
 # ## Can the heat maps be believed?
 #
 # One cell proves nothing. `leukoscope explain-check` measures many, with an interval over people, and its result
-# travels in the report. *Relevance gap* is the first fall minus the second; a faithful map needs it above zero.
+# travels in the report. *Relevance gap* is the first fall minus the second; a faithful map needs it above zero. It needs
+# two things more: little in common with the map of shuffled weights (*shuffled all* near 0), and a map that turns with
+# the cell (*rotation* near 1).
 
 # %%
 explanations = [supplement for supplement in report.supplements if supplement.name == "explanations"]
@@ -184,8 +188,11 @@ if explanations:
     )
     gap = measures["relevance_gap"]
     faithful = gap.low is not None and gap.low > 0
-    verdict = "faithful by this test" if faithful else "**not shown to be faithful**"
-    display(Markdown(f"The maps of this bundle are {verdict}: relevance gap {format_measurement(gap)}."))
+    verdict = "order pixels as the model weighs them" if faithful else "are **not shown to be faithful**"
+    display(Markdown(f"The maps of this bundle {verdict}: relevance gap {format_measurement(gap)}."))
+    others = {"shuffled_all": "of shuffled weights", "rotation": "of the turned cell, turned back"}
+    for name, words in others.items():
+        display(Markdown(f"Rank correlation with the map {words}: {format_measurement(measures[name])}."))
 else:
     print("This bundle carries no measurement of its maps: run leukoscope explain-check")
 
