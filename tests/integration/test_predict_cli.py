@@ -133,6 +133,18 @@ def test_subjects_are_pooled_from_the_table(run, tmp_path: Path) -> None:
     assert line.split()[3] == "4"
 
 
+def test_equal_file_names_of_two_people_stay_apart(run, tmp_path: Path) -> None:
+    for name in ("p1/001.webp", "p2/001.webp", "p2/002.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(PATHS[0], tmp_path / name)
+    table = tmp_path / "t.csv"
+    table.write_text("source,subject\np1/001.webp,Anna\np2/002.webp,Bert\np3/001.webp,Carl\n")
+    result = run("predict", tmp_path / "p1", tmp_path / "p2", "--subjects", table, "--json")
+    assert [row["subject"] for row in rows_of(result)] == ["Anna", None, "Bert"]
+    assert "images without a row" in result.stderr
+    assert f"rows of {table} without an image: 1" in result.stderr
+
+
 def test_archives_lists_and_standard_input(run, tmp_path: Path) -> None:
     archive = tmp_path / "cells.zip"
     with zipfile.ZipFile(archive, "w") as file:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from leukoscope.runtime.journal import Journal
     from leukoscope.runtime.predictor import Prediction, Predictor, Source
     from leukoscope.runtime.results import CellResult, SubjectResult
+    from leukoscope.runtime.sources import SubjectTable
 
 SUBJECTS_FILE = "subjects.csv"
 RESULTS_CSV = "results.csv"
@@ -50,10 +51,11 @@ def run_predict(options: PredictOptions) -> int:
     """Judge everything and return the exit code: 1 where an image could not be read or is no cell image."""
     _check(options)
     from leukoscope.runtime.predictor import Predictor
-    from leukoscope.runtime.sources import Ignored
+    from leukoscope.runtime.sources import Ignored, SubjectTable
 
     ignored = Ignored()
-    found = _sources(options, ignored)
+    subject = subject_of(options.subjects)
+    found = _sources(options, subject, ignored)
     first = list(islice(found, 2))
     found = chain(first, found)
     predictor = Predictor.open(
@@ -78,7 +80,19 @@ def run_predict(options: PredictOptions) -> int:
         more = ", ..." if ignored.count > len(ignored.examples) else ""
         names = ", ".join(ignored.examples) + more
         say(f"{ignored.count} other files passed over, which are no images by their name ({names})")
+    if isinstance(subject, SubjectTable):
+        _say_unmatched(subject, options)
     return outputs.exit_code
+
+
+def _say_unmatched(table: "SubjectTable", options: PredictOptions) -> None:
+    """Warn of images without a row, and of rows without an image: a wrong name is easily overlooked."""
+    if table.unmatched_images:
+        say(
+            f"warning: images without a row in {options.subjects}, and so without a subject: {table.unmatched_images:,}"
+        )
+    if table.unmatched_rows:
+        say(f"warning: rows of {options.subjects} without an image: {table.unmatched_rows:,}")
 
 
 def _check(options: PredictOptions) -> None:
@@ -99,13 +113,15 @@ def _check(options: PredictOptions) -> None:
             raise UsageError(f"{path}: is a folder; name a file")
 
 
-def _sources(options: PredictOptions, ignored: Any) -> "Iterator[Source]":
+def _sources(
+    options: PredictOptions, subject: "Callable[[str], str | None]", ignored: Any
+) -> "Iterator[Source]":
     from leukoscope.runtime.sources import iterate_sources, read_list
 
     listed: Iterable[str] = read_list(sys.stdin.buffer) if options.stdin_list else ()
     return iterate_sources(
         chain(options.sources, listed),
-        subject_of=subject_of(options.subjects),
+        subject_of=subject,
         stdin=sys.stdin.buffer,
         ignored=ignored,
     )
@@ -114,9 +130,9 @@ def _sources(options: PredictOptions, ignored: Any) -> "Iterator[Source]":
 def subject_of(table: Path | None) -> Callable[[str], str | None]:
     """Return the look-up in the user's table, or the reading of C-NMC's own names."""
     if table is not None:
-        from leukoscope.runtime.sources import lookup_subject, read_subjects
+        from leukoscope.runtime.sources import SubjectTable, read_subjects
 
-        return lookup_subject(read_subjects(table))
+        return SubjectTable(read_subjects(table))
 
     def from_name(name: str) -> str | None:
         file = name.replace("\\", "/").rpartition("/")[2]

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from leukoscope.errors import ImageError, UsageError
 from leukoscope.imaging.decode import DecodeLimits
@@ -56,14 +56,6 @@ class Ignored:
         self.count += 1
         if len(self.examples) < 3:
             self.examples.append(name)
-
-
-class SubjectOf(Protocol):
-    """Tells the subject of an image by its name."""
-
-    def __call__(self, name: str) -> str | None:
-        """Return the subject, or None where the name does not tell."""
-        ...
 
 
 def iterate_sources(
@@ -205,13 +197,57 @@ def read_subjects(path: Path) -> dict[str, str]:
     return subjects
 
 
-def lookup_subject(subjects: dict[str, str]) -> Callable[[str], str | None]:
-    """Return a look-up by the name as given, else by the file name alone where that is unambiguous."""
-    by_file: dict[str, str | None] = {}
-    for name, subject in subjects.items():
-        file = _file_name(name)
-        by_file[file] = subject if by_file.get(file, subject) == subject else None
-    return lambda name: subjects.get(name) or by_file.get(_file_name(name))
+class SubjectTable:
+    """Tells the subject of an image by its name, and counts what had no counterpart.
+
+    A row fits an image whose path ends with the row's path, whole folder names at a time; where several rows fit, the
+    longest path counts. So a row without a folder fits that file name in any folder, a row with one only there.
+
+    Parameters
+    ----------
+    subjects
+        Name as written in the table -> subject.
+
+    Attributes
+    ----------
+    unmatched_images
+        Images asked about that no row fits.
+
+    Raises
+    ------
+    UsageError
+        Two spellings of one path have two subjects.
+    """
+
+    def __init__(self, subjects: dict[str, str]) -> None:
+        self._subjects: dict[tuple[str, ...], str] = {}
+        for name, subject in subjects.items():
+            if self._subjects.setdefault(_path_parts(name), subject) != subject:
+                raise UsageError(f"subject table: {name} stands there in two spellings with two subjects")
+        self._here = _path_parts(str(Path.cwd()))
+        self._matched: set[tuple[str, ...]] = set()
+        self.unmatched_images = 0
+
+    @property
+    def unmatched_rows(self) -> int:
+        """Rows that fitted no image so far."""
+        return len(self._subjects) - len(self._matched)
+
+    def __call__(self, name: str) -> str | None:
+        """Return the subject, or None where no row fits."""
+        parts = _path_parts(name)
+        if not os.path.isabs(name):  # noqa: PTH117 - a plain string
+            parts = self._here + parts
+        for start in range(len(parts)):
+            if parts[start:] in self._subjects:
+                self._matched.add(parts[start:])
+                return self._subjects[parts[start:]]
+        self.unmatched_images += 1
+        return None
+
+
+def _path_parts(name: str) -> tuple[str, ...]:
+    return tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
 
 
 def _file_name(name: str) -> str:
