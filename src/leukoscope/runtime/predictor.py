@@ -222,7 +222,8 @@ class Predictor:
             return self._unreadable(source, error, time.perf_counter() - began)
         manifest = self.bundle.manifest
         canvas = place_on_canvas(rgb, manifest.canvas_px)
-        descriptors = describe_cell(canvas, manifest.canvas_px)
+        # Of the image itself: contact with its own border cannot be seen any more on the canvas.
+        descriptors = describe_cell(rgb, manifest.canvas_px)
         refusals = tuple(check_descriptors(descriptors, self.bundle.decision.input_limits))
         cell = prepare_cell(canvas, manifest.input_px, manifest.canvas_px)
         height, width = rgb.shape[:2]

@@ -247,3 +247,12 @@ def test_images_of_any_size_stand_on_the_canvas(small_predictor: Predictor) -> N
     prediction = small_predictor.predict(np.ascontiguousarray(cut))
     assert prediction.canvas.shape == (450, 450, 3)
     assert (prediction.result.width_px, prediction.result.height_px) == (300, 300)
+
+
+def test_a_cell_cut_off_by_a_small_frame_is_refused(small_predictor: Predictor) -> None:
+    cell = decode_image(PATHS[0])
+    rows, columns = np.nonzero(cell.max(axis=2) > 8)
+    tight = cell[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    whole, cut = small_predictor.predict_many([tight, tight[:, : tight.shape[1] * 3 // 4]])
+    assert whole.result.decision is not Decision.REJECTED
+    assert Reason.CUT_OFF in [reason.code for reason in cut.result.reasons]
