@@ -329,6 +329,27 @@ def test_control_c_ends_with_130_and_keeps_what_is_done(small_bundle_path: Path,
     ]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
+def test_a_folder_takes_one_process_at_a_time_and_a_kill_frees_it(run, small_bundle_path, tmp_path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "leukoscope.cli.main", "predict", "--stdin-list", "--quiet"]
+    command += ["--no-heat-maps", "--bundle", str(small_bundle_path), "--out", str(out)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdin is not None
+        process.stdin.write("".join(f"{path}\n" for path in PATHS[:4]).encode())
+        process.stdin.flush()  # left open: the process waits for more
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (out / "results.jsonl").exists():
+            time.sleep(0.05)
+        second = run("predict", *PATHS[:4], "--out", out, "--resume", "-q")
+        assert second.exit_code == 2
+        assert "another process" in second.stderr
+        process.kill()
+    assert run("predict", *PATHS[:4], "--out", out, "--resume", "-q").exit_code == 0
+    rows = [json.loads(line)["source"] for line in (out / "results.jsonl").read_text().splitlines()]
+    assert rows == [str(path) for path in PATHS[:4]]
+
+
 def test_the_shipped_bundle_judges_the_shipped_cells(shipped_bundle_path: Path) -> None:
     predictor = Predictor.open(shipped_bundle_path)
     predictions = predictor.predict_many(PATHS[:4])

@@ -68,14 +68,15 @@ def run_predict(options: PredictOptions) -> int:
         operating_point=options.operating_point,
         streaming=len(first) > 1,
     )
-    with ExitStack() as stack:
-        outputs = _Outputs(options, predictor, stack)
-        sources = _skip_done(found, outputs.journal)
-        progress = stack.enter_context(_Progress(options, outputs.done))
-        for prediction in predictor.stream(sources):
-            outputs.add(prediction)
-            progress.advance()
-    outputs.finish()
+    with ExitStack() as until_written:
+        with ExitStack() as stack:
+            outputs = _Outputs(options, predictor, until_written, stack)
+            sources = _skip_done(found, outputs.journal)
+            progress = stack.enter_context(_Progress(options, outputs.done))
+            for prediction in predictor.stream(sources):
+                outputs.add(prediction)
+                progress.advance()
+        outputs.finish()
     if ignored.count and not options.quiet:
         more = ", ..." if ignored.count > len(ignored.examples) else ""
         names = ", ".join(ignored.examples) + more
@@ -164,7 +165,9 @@ def _skip_done(sources: "Iterator[Source]", journal: "Journal | None") -> "Itera
 class _Outputs:
     """Everything that is written: terminal, journal, CSV, heat maps, sheet, subjects, counts."""
 
-    def __init__(self, options: PredictOptions, predictor: "Predictor", stack: ExitStack) -> None:
+    def __init__(
+        self, options: PredictOptions, predictor: "Predictor", until_written: ExitStack, stack: ExitStack
+    ) -> None:
         from leukoscope.runtime.subjects import SubjectPool
 
         self._options = options
@@ -178,7 +181,7 @@ class _Outputs:
         self.journal: Journal | None = None
         self.done = 0
         if options.out is not None:
-            self._open_journal(options, predictor, stack)
+            self._open_journal(options, predictor, until_written)
         if options.csv_file is not None:
             self._csv = stack.enter_context(CsvFile(options.csv_file))
         if options.sheet is not None and options.sheet.suffix.lower() == ".html":
