@@ -28,7 +28,7 @@ class Decision(StrEnum):
 DECISION_WORDS: dict[Decision, str] = {
     Decision.BLAST: "Leukemic blast",
     Decision.NORMAL: "Normal precursor",
-    Decision.UNCERTAIN: "Uncertain: both classes remain plausible",
+    Decision.UNCERTAIN: "Uncertain: the evidence does not leave exactly one class, or not the one called",
     Decision.REJECTED: "Not judged",
 }
 
@@ -58,6 +58,7 @@ class Reason(StrEnum):
     # The model's evidence does not decide.
     BOTH_PLAUSIBLE = "both_plausible"
     NEITHER_PLAUSIBLE = "neither_plausible"
+    CONTRADICTS_OPERATING_POINT = "contradicts_operating_point"
 
 
 REASON_WORDS: dict[Reason, str] = {
@@ -80,6 +81,7 @@ REASON_WORDS: dict[Reason, str] = {
     Reason.NOVEL: "The image does not look like the cells the model was trained on.",
     Reason.BOTH_PLAUSIBLE: "Both classes remain plausible at the chosen error rate.",
     Reason.NEITHER_PLAUSIBLE: "The cell is unusual for either class at the chosen error rate.",
+    Reason.CONTRADICTS_OPERATING_POINT: "The operating point calls one class, only the other remains plausible.",
 }
 
 GLOSSARY: dict[str, str] = {

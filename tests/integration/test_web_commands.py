@@ -132,3 +132,28 @@ def test_retention_is_applied_by_the_service(make_app):
         session.execute(update(Case).values(created_at=datetime.now(UTC) - timedelta(days=8)))
     assert purge(app) == 2
     assert purge(make_app()) == 0
+
+
+@pytest.mark.parametrize("command", [("verify",), ("show",)])
+@pytest.mark.parametrize(
+    "url", ["sqlite:///{}/typo/x.sqlite3", "sqlite:///file:{}/x.sqlite3?uri=true", "sqlite://"]
+)
+def test_a_database_that_is_not_there_is_refused_and_not_made(call, tmp_path, command, url):
+    with pytest.raises(UsageError, match="there are no records"):
+        call("audit", *command, "--database", url.format(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_database_of_something_else_gets_no_tables(call, tmp_path):
+    other = tmp_path / "other.sqlite3"
+    other.touch()
+    with pytest.raises(UsageError, match="there are no records"):
+        call("audit", "verify", "--database", f"sqlite:///{other}")
+    assert not other.stat().st_size
+    with sqlite3.connect(other) as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    with pytest.raises(UsageError, match="there are no records"):
+        call("audit", "verify", "--database", f"sqlite:///{other}")
+    with sqlite3.connect(other) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("mine",)]
+    connection.close()

@@ -44,7 +44,7 @@ def predict(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Write results.jsonl, results.csv, subjects.csv and heat_maps/ into this folder.",
+            help="Write results.jsonl, results.csv, subjects.csv, predict.json and heat_maps/ into this folder.",
         ),
     ] = None,
     heat_maps: Annotated[
@@ -88,7 +88,7 @@ def predict(
 
     Examples: leukoscope predict cell.bmp --out results
 
-    leukoscope predict slides/ batch.zip --json > results.jsonl
+    leukoscope predict cells/ batch.zip --json > results.jsonl
     """
     if schema:
         _print_schema()

@@ -5,18 +5,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leukoscope.cli.printing import CsvFile, print_row, print_subjects, say, write_subjects
+from leukoscope.cli.printing import CsvFile, print_json, print_row, print_subjects, say, write_subjects
 from leukoscope.errors import UsageError
+from leukoscope.runtime.output_file import OutputFile, check_output_file, check_output_folder
 from leukoscope.terms import RESEARCH_USE, Decision, Reason
 
 if TYPE_CHECKING:
     from leukoscope.runtime.journal import Journal
     from leukoscope.runtime.predictor import Prediction, Predictor, Source
     from leukoscope.runtime.results import CellResult, SubjectResult
+    from leukoscope.runtime.sources import Ignored, SubjectTable
 
 SUBJECTS_FILE = "subjects.csv"
 RESULTS_CSV = "results.csv"
@@ -37,6 +40,7 @@ class PredictOptions:
     subjects: Path | None = None
     stdin_list: bool = False
     resume: bool = False
+    replace: bool = False
     quiet: bool = False
     operating_point: str | None = None
     tta: int = 1
@@ -50,10 +54,11 @@ def run_predict(options: PredictOptions) -> int:
     """Judge everything and return the exit code: 1 where an image could not be read or is no cell image."""
     _check(options)
     from leukoscope.runtime.predictor import Predictor
-    from leukoscope.runtime.sources import Ignored
+    from leukoscope.runtime.sources import Ignored, SubjectTable
 
     ignored = Ignored()
-    found = _sources(options, ignored)
+    subject = subject_of(options.subjects)
+    found = _sources(options, subject, ignored)
     first = list(islice(found, 2))
     found = chain(first, found)
     predictor = Predictor.open(
@@ -66,19 +71,39 @@ def run_predict(options: PredictOptions) -> int:
         operating_point=options.operating_point,
         streaming=len(first) > 1,
     )
-    with ExitStack() as stack:
-        outputs = _Outputs(options, predictor, stack)
-        sources = _skip_done(found, outputs.journal)
-        progress = stack.enter_context(_Progress(options, outputs.done))
-        for prediction in predictor.stream(sources):
-            outputs.add(prediction)
-            progress.advance()
-    outputs.finish()
+    with ExitStack() as until_written:
+        with ExitStack() as stack:
+            outputs = _Outputs(options, predictor, until_written, stack)
+            sources = _skip_done(found, outputs.journal)
+            progress = stack.enter_context(_Progress(options, outputs.done))
+            for prediction in predictor.stream(sources):
+                outputs.add(prediction)
+                progress.advance()
+        outputs.finish()
+    _say_passed_over(ignored, options)
+    if isinstance(subject, SubjectTable):
+        _say_unmatched(subject, options)
+    return outputs.exit_code
+
+
+def _say_passed_over(ignored: "Ignored", options: PredictOptions) -> None:
+    if ignored.empty:
+        more = ", ..." if len(ignored.empty) > 3 else ""
+        say(f"warning: folders without an image: {', '.join(ignored.empty[:3])}{more}")
     if ignored.count and not options.quiet:
         more = ", ..." if ignored.count > len(ignored.examples) else ""
         names = ", ".join(ignored.examples) + more
         say(f"{ignored.count} other files passed over, which are no images by their name ({names})")
-    return outputs.exit_code
+
+
+def _say_unmatched(table: "SubjectTable", options: PredictOptions) -> None:
+    """Warn of images without a row, and of rows without an image: a wrong name is easily overlooked."""
+    if table.unmatched_images:
+        say(
+            f"warning: images without a row in {options.subjects}, and so without a subject: {table.unmatched_images:,}"
+        )
+    if table.unmatched_rows:
+        say(f"warning: rows of {options.subjects} without an image: {table.unmatched_rows:,}")
 
 
 def _check(options: PredictOptions) -> None:
@@ -95,17 +120,21 @@ def _check(options: PredictOptions) -> None:
     if options.sheet is not None and options.sheet.suffix.lower() not in (".png", ".html"):
         raise UsageError(f"--sheet {options.sheet}: the name must end in .png or .html")
     for path in (options.csv_file, options.sheet):
-        if path is not None and path.is_dir():
-            raise UsageError(f"{path}: is a folder; name a file")
+        if path is not None:
+            check_output_file(path)
+    if options.out is not None:
+        check_output_folder(options.out)
 
 
-def _sources(options: PredictOptions, ignored: Any) -> "Iterator[Source]":
+def _sources(
+    options: PredictOptions, subject: "Callable[[str], str | None]", ignored: "Ignored"
+) -> "Iterator[Source]":
     from leukoscope.runtime.sources import iterate_sources, read_list
 
     listed: Iterable[str] = read_list(sys.stdin.buffer) if options.stdin_list else ()
     return iterate_sources(
         chain(options.sources, listed),
-        subject_of=subject_of(options.subjects),
+        subject_of=subject,
         stdin=sys.stdin.buffer,
         ignored=ignored,
     )
@@ -114,9 +143,9 @@ def _sources(options: PredictOptions, ignored: Any) -> "Iterator[Source]":
 def subject_of(table: Path | None) -> Callable[[str], str | None]:
     """Return the look-up in the user's table, or the reading of C-NMC's own names."""
     if table is not None:
-        from leukoscope.runtime.sources import lookup_subject, read_subjects
+        from leukoscope.runtime.sources import SubjectTable, read_subjects
 
-        return lookup_subject(read_subjects(table))
+        return SubjectTable(read_subjects(table))
 
     def from_name(name: str) -> str | None:
         file = name.replace("\\", "/").rpartition("/")[2]
@@ -148,7 +177,9 @@ def _skip_done(sources: "Iterator[Source]", journal: "Journal | None") -> "Itera
 class _Outputs:
     """Everything that is written: terminal, journal, CSV, heat maps, sheet, subjects, counts."""
 
-    def __init__(self, options: PredictOptions, predictor: "Predictor", stack: ExitStack) -> None:
+    def __init__(
+        self, options: PredictOptions, predictor: "Predictor", until_written: ExitStack, stack: ExitStack
+    ) -> None:
         from leukoscope.runtime.subjects import SubjectPool
 
         self._options = options
@@ -162,13 +193,13 @@ class _Outputs:
         self.journal: Journal | None = None
         self.done = 0
         if options.out is not None:
-            self._open_journal(options, predictor, stack)
+            self._open_journal(options, predictor, until_written)
         if options.csv_file is not None:
             self._csv = stack.enter_context(CsvFile(options.csv_file))
         if options.sheet is not None and options.sheet.suffix.lower() == ".html":
             from leukoscope.runtime.sheet import HtmlSheet
 
-            self._sheet = stack.enter_context(HtmlSheet(options.sheet, "leukoscope results"))
+            self._sheet = until_written.enter_context(HtmlSheet(options.sheet, "leukoscope results"))
         if self.journal is not None and self.done:
             for result in self.journal.results():
                 self._count(result)
@@ -184,8 +215,11 @@ class _Outputs:
             "tta": options.tta,
             "engine": options.engine,
             "precision": options.precision,
+            "subjects_sha256": options.subjects and sha256(options.subjects.read_bytes()).hexdigest(),
         }
-        self.journal = stack.enter_context(Journal(options.out, settings, resume=options.resume))
+        self.journal = stack.enter_context(
+            Journal(options.out, settings, resume=options.resume, replace=options.replace)
+        )
         self.done = self.journal.done
         if options.heat_maps:
             (options.out / HEAT_MAPS).mkdir(exist_ok=True)
@@ -202,7 +236,7 @@ class _Outputs:
         if self.journal is not None:
             self.journal.append(result)
         if self._options.as_json:
-            print(result.model_dump_json())  # noqa: T201
+            print_json(result)
         elif not self._options.quiet:
             print_row(result, first=self._rows == 1)
         if self._sheet is not None:
@@ -248,26 +282,29 @@ class _Outputs:
             print_subjects(subjects)
         print(f"\n{counts} {RESEARCH_USE}" if total > 1 else RESEARCH_USE)  # noqa: T201
         for path in (out, self._options.csv_file, self._options.sheet):
-            if path is not None:
+            if path is not None and path.exists():
                 say(f"written: {path}")
 
     def _finish_sheet(self, subjects: "list[SubjectResult]", counts: str) -> None:
         path = self._options.sheet
         if self._sheet is not None:
-            self._sheet.close(subjects, counts)
+            self._sheet.close(subjects, counts, earlier=self.done)
         elif path is not None and self._kept:
             from leukoscope.imaging.overlay import contact_sheet, encode_png
             from leukoscope.runtime.sheet import sheet_item
 
             items = [sheet_item(prediction) for prediction in self._kept]
+            title = "leukoscope results"
+            if self.done:
+                title += f" (without {self.done:,} of an earlier call)"
             if len(items) < self._rows:
                 say(
                     f"the sheet shows the first {len(items):,} of {self._rows:,} images; an .html sheet holds more"
                 )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(path.name + ".part")
-            part.write_bytes(encode_png(contact_sheet(items)))
-            part.replace(path)
+            with OutputFile(path, binary=True) as file:
+                file.stream.write(encode_png(contact_sheet(items, title=title)))
+        elif path is not None:
+            say(f"no image was judged by this call, so {path} was not drawn")
 
 
 class _Progress:
@@ -313,6 +350,7 @@ def _count_sources(options: PredictOptions) -> int | None:
 
 def _write_heat_map(out: Path, number: int, prediction: "Prediction") -> str:
     from leukoscope.imaging.overlay import encode_png, heat_map_overlay
+    from leukoscope.runtime.cells import escape_surrogates
 
     assert prediction.canvas is not None and prediction.activation_map is not None  # noqa: S101
     file = prediction.result.source.replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
@@ -323,4 +361,4 @@ def _write_heat_map(out: Path, number: int, prediction: "Prediction") -> str:
     path.write_bytes(
         encode_png(heat_map_overlay(prediction.canvas, prediction.activation_map), compress_level=1)
     )
-    return str(path)
+    return escape_surrogates(str(path))

@@ -258,13 +258,36 @@ def _read_token(path: Path | None) -> str | None:
 
 def _open_records(data: Path | None, database: str | None) -> "Database":
     """Open existing records without creating any."""
+    from sqlalchemy import inspect
+
     from leukoscope.web.settings import WebSettings, default_data_folder
-    from leukoscope.web.storage.database import Database
+    from leukoscope.web.storage.database import Database, translated_errors
+    from leukoscope.web.storage.tables import AuditEntry
 
     settings = WebSettings(data=data or default_data_folder(), database=database)
-    file = settings.data / "records.sqlite3"
-    if database is None and not file.is_file():
-        raise UsageError(f"{file}: there are no records; name their folder with --data")
+    remedy = "name their folder with --data" if database is None else "correct --database"
+    file = _sqlite_file(settings.database_url)
+    if file is not None and not (file.is_file() and file.stat().st_size):
+        raise UsageError(f"{file}: there are no records; {remedy}")
     records = Database(settings.database_url)
+    with translated_errors():
+        found = inspect(records.engine).has_table(AuditEntry.__tablename__)
+    if not found:
+        records.close()
+        raise UsageError(f"{file or 'the database'}: there are no records; {remedy}")
     records.migrate()
     return records
+
+
+def _sqlite_file(url: str) -> Path | None:
+    """Return the file that a URL of SQLite names; None for another server, or where the URL is none."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return None  # opening it says what is wrong
+    if parsed.get_backend_name() != "sqlite":
+        return None
+    return Path((parsed.database or ":memory:").removeprefix("file:"))

@@ -4,6 +4,7 @@ Beside ``cells.csv`` stands ``cells.import.json``: everything odd that was met, 
 of every file, by which a second import need not read unchanged files. The table is written at the end and in one step.
 """
 
+import csv
 import dataclasses
 import hashlib
 import json
@@ -22,7 +23,7 @@ from leukoscope.data.groups import assign_groups
 from leukoscope.data.layouts import LABEL_WORDS, Discovery, Oddity, OddityKind, Source, discover
 from leukoscope.data.measure import Measurement, Progress, map_files, measure_file
 from leukoscope.data.official import OfficialFile, official_by_sha256
-from leukoscope.data.table import COLUMNS, UNLABELLED, cell_key, write_atomically, write_cells
+from leukoscope.data.table import COLUMNS, TEXT_COLUMNS, UNLABELLED, cell_key, write_atomically, write_cells
 from leukoscope.errors import CohortError, UsageError
 from leukoscope.imaging.descriptors import describe_cell
 
@@ -69,7 +70,7 @@ def import_cohort(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> ImportReport:
-    """Read a cohort and write its cell table; an earlier table of that name is replaced.
+    """Read a cohort and write its cell table; an earlier cell table of that name is replaced, nothing else is.
 
     Parameters
     ----------
@@ -87,12 +88,13 @@ def import_cohort(
     Raises
     ------
     UsageError
-        The source is not there or holds no image.
+        The source is not there or holds no image; the table's name is that of another file.
     CohortError
         A label file contradicts itself, or no image could be read.
     """
     if table.is_dir() or table.suffix.lower() != ".csv":
         raise UsageError(f"{table}: the table must be named as a .csv file")
+    _check_target(source, table)
     found = discover(source, blast=blast, normal=normal)
     keys = [cell_key(item.file, table) for item in found.sources]
     stamps = {key: _stamp(item.file) for key, item in zip(keys, found.sources, strict=True)}
@@ -120,6 +122,22 @@ def import_cohort(
     )
     _write_sidecar(report, table, dict(zip(keys, measurements, strict=True)), stamps)
     return report
+
+
+def _check_target(source: Path, table: Path) -> None:
+    """Refuse to write over the user's own file; an empty one may be filled."""
+    if not table.exists() or not table.stat().st_size:
+        return
+    if source.exists() and table.samefile(source):
+        raise UsageError(
+            f"{table}: is the source itself and would be overwritten; name another file with --out"
+        )
+    with table.open(encoding="utf-8", errors="replace", newline="") as file:
+        columns = next(csv.reader(file), [])
+    if not set(TEXT_COLUMNS) <= set(columns):
+        raise UsageError(
+            f"{table}: exists and is no cell table, it would be overwritten; name another file with --out"
+        )
 
 
 def _assemble(
@@ -254,7 +272,8 @@ def _describer() -> str:
     rows, columns = np.mgrid[:CANVAS_PX, :CANVAS_PX]
     disc = (rows - 200) ** 2 + (columns - 230) ** 2 < 80**2
     rgb = np.stack([disc * ((rows * factor + columns) % 199 + 30) for factor in (3, 5, 7)], axis=-1)
-    values = dataclasses.asdict(describe_cell(rgb.astype(np.uint8)))
+    frames = (rgb, rgb[130:, 160:])  # of the canvas' size, and a smaller one that cuts the disc off
+    values = [dataclasses.asdict(describe_cell(frame.astype(np.uint8))) for frame in frames]
     return hashlib.sha256(json.dumps(values, default=float).encode()).hexdigest()
 
 

@@ -132,12 +132,11 @@ def pool_subject(
 
 def _doubt(call: Decision, plausible: tuple[Decision, ...], alpha: float) -> Finding:
     """Say why the evidence does not decide; a set of the other class alone contradicts the operating point."""
-    reason = Reason.BOTH_PLAUSIBLE if plausible else Reason.NEITHER_PLAUSIBLE
     if len(plausible) == 1:
-        message = (
+        return Finding(
+            Reason.CONTRADICTS_OPERATING_POINT,
             f"The operating point calls {call.value}, but at an error rate of {alpha:.0%} a class only "
-            f"{plausible[0].value} remains plausible."
+            f"{plausible[0].value} remains plausible.",
         )
-    else:
-        message = f"{REASON_WORDS[reason]} Error rate: {alpha:.0%} a class."
-    return Finding(reason, message)
+    reason = Reason.BOTH_PLAUSIBLE if plausible else Reason.NEITHER_PLAUSIBLE
+    return Finding(reason, f"{REASON_WORDS[reason]} Error rate: {alpha:.0%} a class.")

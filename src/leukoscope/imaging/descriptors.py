@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.imaging.cell_mask import cell_mask, count_components, foreground_box
-from leukoscope.imaging.preprocess import CANVAS_PX, place_on_canvas
+from leukoscope.imaging.preprocess import CANVAS_PX, crop_to_canvas, place_on_canvas
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class Descriptors:
         pixels whose four neighbours are foreground too: the share of fine detail, 0 (smooth) to 64. It does
         not change with illumination or contrast, does not see the cut-out edge, and falls under blur.
     border_contact_px
-        Foreground pixels on the outermost rows and columns of the canvas.
+        Foreground pixels on the outermost rows and columns of the canvas. Where the image is smaller than the canvas,
+        those on the side of the image that has most of them: a whole cell cropped tightly touches every side briefly,
+        one that is cut off touches a side at length.
     foreground_share
         ``area_px`` by the canvas' area, 0 to 1.
     components
@@ -103,7 +105,7 @@ def describe_cell(rgb: NDArray[np.uint8], canvas_px: int = CANVAS_PX) -> Descrip
         std_g=std_g,
         std_b=std_b,
         focus=_focus(cut, mask),
-        border_contact_px=_border_contact(mask, found, canvas_px),
+        border_contact_px=max(_border_contact(mask, found, canvas_px), _frame_contact(rgb, canvas_px)),
         foreground_share=area / canvas_px**2,
         components=count_components(mask),
     )
@@ -118,6 +120,18 @@ def _border_contact(mask: NDArray[np.bool_], box: tuple[int, int, int, int], can
     on_border[:, 0] |= x0 == 0
     on_border[:, -1] |= x1 == canvas_px
     return int(np.count_nonzero(mask & on_border))
+
+
+def _frame_contact(rgb: NDArray[np.uint8], canvas_px: int) -> int:
+    """Count the foreground pixels on each side of the image that lies inside the canvas; return the largest count."""
+    shown = crop_to_canvas(rgb, canvas_px)
+    height, width = shown.shape[:2]
+    contact = 0
+    if height < canvas_px:
+        contact = int(cell_mask(shown[[0, -1]]).sum(axis=1).max())
+    if width < canvas_px:
+        contact = max(contact, int(cell_mask(shown[:, [0, -1]]).sum(axis=0).max()))
+    return contact
 
 
 def _focus(rgb: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:

@@ -32,11 +32,19 @@ def place_on_canvas(rgb: NDArray[np.uint8], canvas_px: int = CANVAS_PX) -> NDArr
     height, width = rgb.shape[:2]
     if height == canvas_px and width == canvas_px:
         return np.ascontiguousarray(rgb)
-    from_rows, to_rows = _centred(height, canvas_px)
-    from_columns, to_columns = _centred(width, canvas_px)
+    _, to_rows = _centred(height, canvas_px)
+    _, to_columns = _centred(width, canvas_px)
     canvas = np.zeros((canvas_px, canvas_px, 3), np.uint8)
-    canvas[to_rows, to_columns] = rgb[from_rows, from_columns]
+    canvas[to_rows, to_columns] = crop_to_canvas(rgb, canvas_px)
     return canvas
+
+
+def crop_to_canvas(rgb: NDArray[np.uint8], canvas_px: int = CANVAS_PX) -> NDArray[np.uint8]:
+    """Return the part of an image that the canvas shows, as a view: all of it where it is not larger."""
+    height, width = rgb.shape[:2]
+    from_rows, _ = _centred(height, canvas_px)
+    from_columns, _ = _centred(width, canvas_px)
+    return rgb[from_rows, from_columns]
 
 
 def prepare_cell(rgb: NDArray[np.uint8], input_px: int, canvas_px: int = CANVAS_PX) -> NDArray[np.uint8]:

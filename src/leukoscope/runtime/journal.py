@@ -10,16 +10,20 @@ from typing import Any, BinaryIO, Self
 from pydantic import ValidationError
 
 from leukoscope.errors import UsageError
+from leukoscope.runtime.locking import FolderLock
 from leukoscope.runtime.results import CellResult
 
 RESULTS = "results.jsonl"
 SETTINGS = "predict.json"
+LOCK = "predict.lock"
 SYNC_ROWS = 64
 SYNC_SECONDS = 2.0
 
 
 class Journal:
     """``results.jsonl`` in a folder, one result a line, written through to the disk every 64 rows or 2 s.
+
+    The folder is locked against other processes until the ``with`` block is left.
 
     Parameters
     ----------
@@ -29,6 +33,8 @@ class Journal:
         What the results depend on, kept beside them in ``predict.json``.
     resume
         Go on after the last whole line; what a kill left of a line is cut off. Without it the file must not exist.
+    replace
+        Throw away what is there, and begin.
 
     Attributes
     ----------
@@ -38,23 +44,36 @@ class Journal:
     Raises
     ------
     UsageError
-        The folder cannot be written; there are results and ``resume`` is not set; or they were made with other
-        settings.
+        The folder cannot be written, or another process writes there; there are results and neither ``resume`` nor
+        ``replace`` is set; or they were made with other settings.
     """
 
-    def __init__(self, directory: Path, settings: dict[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self, directory: Path, settings: dict[str, Any], *, resume: bool, replace: bool = False
+    ) -> None:
         self.path = directory / RESULTS
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(directory / LOCK)
+        except OSError as error:
+            raise _cannot_write(directory, error) from None
+        try:
+            self._open(directory, settings, resume=resume, replace=replace)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self, directory: Path, settings: dict[str, Any], *, resume: bool, replace: bool) -> None:
+        try:
+            if replace:
+                self.path.unlink(missing_ok=True)
             if self.path.exists() and not resume:
                 raise UsageError(f"{self.path}: exists; continue it with --resume, or name another folder")
             _keep_settings(directory / SETTINGS, settings, fresh=not self.path.exists())
             self.done = _repair(self.path) if self.path.exists() else 0
             self._file: BinaryIO = self.path.open("ab")
         except OSError as error:
-            raise UsageError(
-                f"{directory}: cannot be written ({error.strerror}); name another folder"
-            ) from None
+            raise _cannot_write(directory, error) from None
         self._unsynced = 0
         self._synced_at = time.monotonic()
 
@@ -62,7 +81,10 @@ class Journal:
         return self
 
     def __exit__(self, *details: object) -> None:
-        self.close()
+        try:
+            self.close()
+        finally:
+            self._lock.release()
 
     def append(self, result: CellResult) -> None:
         """Add one result."""
@@ -108,6 +130,10 @@ def read_results(path: Path) -> Iterator[CellResult]:
                 raise UsageError(f"{text}; move the file away and start again") from None
 
 
+def _cannot_write(directory: Path, error: OSError) -> UsageError:
+    return UsageError(f"{directory}: cannot be written ({error.strerror}); name another folder")
+
+
 def _keep_settings(path: Path, settings: dict[str, Any], *, fresh: bool) -> None:
     text = json.dumps(settings, indent=2) + "\n"
     if fresh:
@@ -117,12 +143,15 @@ def _keep_settings(path: Path, settings: dict[str, Any], *, fresh: bool) -> None
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(before, dict):
+            raise ValueError("no object")
     except (OSError, ValueError):
         raise UsageError(
             f"{path}: missing or damaged, so these results cannot be continued; start again"
         ) from None
-    if before != json.loads(text):
-        changed = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
+    now = json.loads(text)
+    changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    if changed:
         raise UsageError(
             f"{path}: made with other settings ({', '.join(changed)}); use the same, or another folder"
         )

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from leukoscope.errors import ImageError, UsageError
 from leukoscope.imaging.decode import DecodeLimits
@@ -46,24 +46,17 @@ class ArchiveLimits:
 
 @dataclass
 class Ignored:
-    """What folders and archives held that is no image by its name: counted, with the first names."""
+    """What folders and archives held that is no image by its name: counted, with the first names; empty folders."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
 
     def add(self, name: str) -> None:
         """Count one name."""
         self.count += 1
         if len(self.examples) < 3:
             self.examples.append(name)
-
-
-class SubjectOf(Protocol):
-    """Tells the subject of an image by its name."""
-
-    def __call__(self, name: str) -> str | None:
-        """Return the subject, or None where the name does not tell."""
-        ...
 
 
 def iterate_sources(
@@ -87,7 +80,7 @@ def iterate_sources(
     stdin
         Read where ``-`` is named.
     ignored
-        Counts what was passed over in folders and archives.
+        Counts what was passed over in folders and archives, and names folders without an image.
     limits, archive_limits
         What is refused.
 
@@ -99,14 +92,17 @@ def iterate_sources(
     Raises
     ------
     UsageError
-        A pattern or folder without an image, ``-`` more than once.
+        A pattern without an image, no image in all, ``-`` more than once.
     """
     ignored = ignored if ignored is not None else Ignored()
     limits = limits or DecodeLimits()
     archive_limits = archive_limits or ArchiveLimits()
     stdin_taken = False
+    found = False
 
     def source(name: str, content: bytes | Path | ImageError) -> Source:
+        nonlocal found
+        found = True
         return Source(name, content, subject_of(name))
 
     for argument in arguments:
@@ -123,6 +119,11 @@ def iterate_sources(
                     yield source(name, content)
             else:
                 yield source(str(path), path)
+    if not found:
+        where = ", ".join(ignored.empty[:3]) or "the list"
+        raise UsageError(
+            f"{where}: no image ({', '.join(sorted(SUFFIXES))}); name cell images or folders of them"
+        )
 
 
 def count_sources(arguments: Iterable[str]) -> int:
@@ -205,13 +206,57 @@ def read_subjects(path: Path) -> dict[str, str]:
     return subjects
 
 
-def lookup_subject(subjects: dict[str, str]) -> Callable[[str], str | None]:
-    """Return a look-up by the name as given, else by the file name alone where that is unambiguous."""
-    by_file: dict[str, str | None] = {}
-    for name, subject in subjects.items():
-        file = _file_name(name)
-        by_file[file] = subject if by_file.get(file, subject) == subject else None
-    return lambda name: subjects.get(name) or by_file.get(_file_name(name))
+class SubjectTable:
+    """Tells the subject of an image by its name, and counts what had no counterpart.
+
+    A row fits an image whose path ends with the row's path, whole folder names at a time; where several rows fit, the
+    longest path counts. So a row without a folder fits that file name in any folder, a row with one only there.
+
+    Parameters
+    ----------
+    subjects
+        Name as written in the table -> subject.
+
+    Attributes
+    ----------
+    unmatched_images
+        Images asked about that no row fits.
+
+    Raises
+    ------
+    UsageError
+        Two spellings of one path have two subjects.
+    """
+
+    def __init__(self, subjects: dict[str, str]) -> None:
+        self._subjects: dict[tuple[str, ...], str] = {}
+        for name, subject in subjects.items():
+            if self._subjects.setdefault(_path_parts(name), subject) != subject:
+                raise UsageError(f"subject table: {name} stands there in two spellings with two subjects")
+        self._here = _path_parts(str(Path.cwd()))
+        self._matched: set[tuple[str, ...]] = set()
+        self.unmatched_images = 0
+
+    @property
+    def unmatched_rows(self) -> int:
+        """Rows that fitted no image so far."""
+        return len(self._subjects) - len(self._matched)
+
+    def __call__(self, name: str) -> str | None:
+        """Return the subject, or None where no row fits."""
+        parts = _path_parts(name)
+        if not os.path.isabs(name):  # noqa: PTH117 - a plain string
+            parts = self._here + parts
+        for start in range(len(parts)):
+            if parts[start:] in self._subjects:
+                self._matched.add(parts[start:])
+                return self._subjects[parts[start:]]
+        self.unmatched_images += 1
+        return None
+
+
+def _path_parts(name: str) -> tuple[str, ...]:
+    return tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
 
 
 def _file_name(name: str) -> str:
@@ -236,7 +281,7 @@ def _expand(argument: str, ignored: Ignored) -> Iterator[Path]:
         found = True
         yield file
     if not found:
-        raise UsageError(f"{argument}: the folder holds no image ({', '.join(sorted(SUFFIXES))})")
+        ignored.empty.append(argument)
 
 
 def _glob(pattern: str, ignored: Ignored) -> Iterator[Path]:

@@ -44,6 +44,7 @@ SHORT_REASONS: dict[Reason, str] = {
     Reason.NOVEL: "Unlike the training cells",
     Reason.BOTH_PLAUSIBLE: "Both classes plausible",
     Reason.NEITHER_PLAUSIBLE: "Unusual for both classes",
+    Reason.CONTRADICTS_OPERATING_POINT: "Contradicts the threshold",
 }
 """Reasons in lists and tables; the panel of a case says them in full."""
 VERDICT_WORDS = {Verdict.AGREE: "Agree", Verdict.DISAGREE: "Disagree", Verdict.UNSURE: "Unsure"}

@@ -226,3 +226,22 @@ def test_cohort_of_unreadable_files_writes_no_table(tmp_path):
     with pytest.raises(CohortError, match="none of 1 images"):
         run(tmp_path / "data", tmp_path / "cells.csv")
     assert not (tmp_path / "cells.csv").exists()
+
+
+def test_the_users_own_file_is_never_overwritten(tmp_path):
+    write_image(tmp_path / "a.png", 1)
+    own = tmp_path / "cells.csv"
+    own.write_text("file,label\na.png,blast\n")
+    before = own.read_bytes()
+    with pytest.raises(UsageError, match="source itself"):
+        import_cohort(own, tmp_path / "." / "cells.csv")
+    notes = tmp_path / "notes.csv"
+    notes.write_text("mine\n1\n")
+    with pytest.raises(UsageError, match="no cell table"):
+        import_cohort(own, notes)
+    assert own.read_bytes() == before and notes.read_text() == "mine\n1\n"
+    table = tmp_path / "table.csv"
+    for _ in range(2):  # a cell table is replaced
+        assert import_cohort(own, table).cells == 1
+    with pytest.raises(UsageError, match="source itself"):
+        import_cohort(table, table)

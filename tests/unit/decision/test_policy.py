@@ -101,6 +101,7 @@ def test_a_set_that_contradicts_the_operating_point_is_uncertain() -> None:
     verdict = decide(2.0, 1.0, CELL, parameters, "strict")
     assert verdict.probability < 0.9 == verdict.threshold
     assert verdict.prediction_set == (Decision.BLAST,)
+    assert [finding.code for finding in verdict.reasons] == [Reason.CONTRADICTS_OPERATING_POINT]
     assert (
         verdict.decision is Decision.UNCERTAIN
         and "operating point calls normal" in verdict.reasons[0].message

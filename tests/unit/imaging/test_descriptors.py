@@ -69,6 +69,27 @@ def test_cut_off_cell_touches_the_border() -> None:
     assert found.components == 2
 
 
+def test_contact_with_the_border_of_a_smaller_image_is_seen() -> None:
+    y, x = np.mgrid[-100:100, -100:100]
+    disc = np.where((y**2 + x**2 < 80**2)[..., None], 120, 0).astype(np.uint8).repeat(3, axis=2)
+    assert describe_cell(disc).border_contact_px == 0
+    assert describe_cell(disc[:, :120]).border_contact_px == np.count_nonzero(disc[:, 119, 0]) > 140
+    assert describe_cell(disc[60:]).border_contact_px == np.count_nonzero(disc[60, :, 0]) > 130
+    wide = np.pad(
+        disc[:150], ((0, 0), (300, 300), (0, 0))
+    )  # only the sides inside the canvas are the image's own
+    assert describe_cell(wide).border_contact_px == np.count_nonzero(disc[149, :, 0])
+
+
+@pytest.mark.parametrize("path", CELLS, ids=lambda path: path.stem)
+def test_a_whole_cell_without_margin_is_told_from_one_that_is_cut_off(path) -> None:
+    cell = decode_image(path)
+    rows, columns = np.nonzero(cell.max(axis=2) > 8)
+    tight = cell[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    whole, cut = describe_cell(tight), describe_cell(tight[:, : tight.shape[1] * 4 // 5])
+    assert whole.border_contact_px <= 63 < cut.border_contact_px
+
+
 def test_photograph_fills_the_canvas() -> None:
     found = describe_cell(decode_image(next(other_images_directory().glob("bccd/*.jpg"))))
     assert found.foreground_share > 0.99

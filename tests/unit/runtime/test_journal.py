@@ -58,9 +58,24 @@ def test_other_settings_do_not_continue_them(tmp_path: Path) -> None:
     fill(tmp_path, range(2))
     with pytest.raises(UsageError, match=r"other settings \(tta\)"):
         Journal(tmp_path, {"tta": 4}, resume=True)
+    (tmp_path / "predict.json").write_text("[]")
+    with pytest.raises(UsageError, match="missing or damaged"):
+        Journal(tmp_path, SETTINGS, resume=True)
     (tmp_path / "predict.json").unlink()
     with pytest.raises(UsageError, match="missing or damaged"):
         Journal(tmp_path, SETTINGS, resume=True)
+
+
+def test_results_older_than_a_setting_go_on_where_it_is_not_used(tmp_path: Path) -> None:
+    fill(tmp_path, range(2))
+    with Journal(tmp_path, {**SETTINGS, "table": None}, resume=True) as journal:
+        assert journal.done == 2
+
+
+def test_replaced_results_are_gone(tmp_path: Path) -> None:
+    fill(tmp_path, range(3))
+    with Journal(tmp_path, {"tta": 4}, resume=False, replace=True) as journal:
+        assert (journal.done, list(journal.results())) == (0, [])
 
 
 def test_resume_of_nothing_begins(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from leukoscope.runtime.predictor import Source
 from leukoscope.runtime.sources import (
     ArchiveLimits,
     Ignored,
+    SubjectTable,
     count_sources,
     iterate_sources,
-    lookup_subject,
     read_list,
     read_subjects,
 )
@@ -69,6 +69,15 @@ def test_nothing_found_is_wrong_usage(tree: Path, tmp_path: Path, argument: str)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no image"):
         names(argument.format(tree=tree, empty=tmp_path / "empty"))
+
+
+def test_an_empty_folder_beside_images_is_named_and_no_error(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    ignored = Ignored()
+    arguments = [str(tmp_path / "empty"), str(tree / "a.BMP")]
+    assert names(*arguments, ignored=ignored) == [str(tree / "a.BMP")]
+    assert ignored.empty == [str(tmp_path / "empty")]
+    assert count_sources(arguments) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links here")
@@ -195,13 +204,26 @@ def test_subjects_come_from_a_table_by_name_or_file_name(tmp_path: Path) -> None
     table.write_text(
         "\ufefffile,subject\nfolder/a.png,7\nb.png,H7\nx/c.png,1\ny/c.png,2\n,\n", encoding="utf-8"
     )
-    subject_of = lookup_subject(read_subjects(table))
+    subject_of = SubjectTable(read_subjects(table))
     assert subject_of("folder/a.png") == "7"
-    assert subject_of("/elsewhere/a.png") == "7"
+    assert subject_of("/elsewhere/folder/a.png") == "7"
+    assert subject_of("/elsewhere/a.png") is None  # the row is of another folder
+    assert subject_of("elsewhere/my folder/a.png") is None
     assert subject_of("any\\b.png") == "H7"
-    assert subject_of("x/c.png") == "1"
-    assert subject_of("z/c.png") is None  # two people have a file of that name
+    assert subject_of("./x/c.png") == "1"
+    assert subject_of("z/c.png") is None
     assert subject_of("d.png") is None
+    assert (subject_of.unmatched_images, subject_of.unmatched_rows) == (4, 1)
+
+
+def test_the_row_with_the_longest_path_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject_of = SubjectTable({"a.png": "1", "p/a.png": "2", str(tmp_path / "p" / "a.png"): "3"})
+    assert [subject_of(name) for name in ("q/a.png", "q/p/a.png")] == ["1", "2"]
+    monkeypatch.chdir(tmp_path)
+    here = SubjectTable({str(tmp_path / "p" / "a.png"): "3", f"{tmp_path.name}/b.png": "4"})
+    assert [here(name) for name in ("p/a.png", "b.png", "./b.png")] == ["3", "4", "4"]
+    with pytest.raises(UsageError, match="two subjects"):
+        SubjectTable({"p/a.png": "1", "p\\a.png": "2"})
 
 
 @pytest.mark.parametrize(
