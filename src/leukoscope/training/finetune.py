@@ -95,9 +95,9 @@ class Finetuner:
             self._fit()
         if self.fabric.is_global_zero:
             checkpoint.write_tensors(final, self.network.state_dict(), asdict(self.progressed))
-            for path in self.task.folder.glob("best-*.safetensors"):
-                path.unlink()
-            (self.task.folder / checkpoint.LAST).unlink(missing_ok=True)
+            for pattern in ("best-*", f"{checkpoint.LAST}*"):  # with what a kill left half-written
+                for path in self.task.folder.glob(pattern):
+                    path.unlink()
         self.fabric.barrier()
         return self.progressed
 
