@@ -127,7 +127,7 @@ def tune(
         raise UsageError("name the table and the splits: --cells cells.csv --splits splits.json")
 
     from leukoscope.runtime.session import OpenVinoGraphs
-    from leukoscope.training.tune import read_space, search
+    from leukoscope.training.tune import default_space, read_space, search
 
     listener = make_listener(quiet=as_json)
     settings = read_settings(config, set_ or [])
@@ -137,7 +137,7 @@ def tune(
             splits,
             split,
             settings,
-            read_space(space),
+            default_space(settings) if space is None else read_space(space),
             trials=trials,
             study_path=study,
             folds=folds,

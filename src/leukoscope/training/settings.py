@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+STAGE_NAMES = ("stage1", "stage2")
+"""Sections of the configuration, in the order in which they are run."""
+
 
 @dataclass(frozen=True)
 class NetworkSettings:
@@ -393,6 +396,11 @@ class TrainSettings:
             )
 
     @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The names of the stages that are run."""
+        return tuple(name for name in STAGE_NAMES if getattr(self, name).epochs)
+
+    @property
     def stages(self) -> tuple[StageSettings, ...]:
         """The stages that are run."""
-        return tuple(stage for stage in (self.stage1, self.stage2) if stage.epochs)
+        return tuple(getattr(self, name) for name in self.stage_names)
