@@ -247,6 +247,32 @@ def test_a_run_is_not_started_twice_and_a_finished_one_is_left_alone(cohort, tmp
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+def test_a_finished_run_scores_again_with_other_score_settings(cohort, tmp_path):
+    recipe = ("stage2.epochs=0", "stage1.epochs=1", "engine.cache_dtype=float32")
+    folder = run(cohort, tmp_path / "again", *recipe, "score.tta=4")
+    turned, weights = read_run(folder).scores, final_tensors(folder)
+    with pytest.raises(UsageError, match=r"seed=5: .*score\.\* only"):
+        resume_run(folder, overrides=["seed=5"])
+    assert resume_run(folder, overrides=["score.tta=1"]) == folder
+    plain = read_run(run(cohort, tmp_path / "plain", *recipe)).scores
+    np.testing.assert_allclose(read_run(folder).scores["logit"], plain["logit"], atol=1e-5)
+    assert not np.allclose(turned["logit"], plain["logit"], atol=1e-5)
+    assert all(np.array_equal(weights[name], tensor) for name, tensor in final_tensors(folder).items())
+    assert "tta = 1" in (folder / "config.toml").read_text()
+
+
+def test_a_run_whose_settings_were_edited_does_not_go_on(cohort, tmp_path):
+    folder = run(cohort, tmp_path, "stage2.epochs=0", "stage1.epochs=1")
+    (folder / "scores.csv").unlink()
+    config = (folder / "config.toml").read_text()
+    (folder / "config.toml").write_text(config.replace("label_smoothing = 0.0", "label_smoothing = 0.1"))
+    with pytest.raises(UsageError, match=r"edited.*put them back"):
+        resume_run(folder)
+    (folder / "config.toml").write_text(config)
+    resume_run(folder)
+    assert (folder / "scores.csv").is_file()
+
+
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "leukoscope.cli.main", "train", *arguments]
 

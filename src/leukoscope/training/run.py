@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -14,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
-from leukoscope.config import build, read_toml
+from leukoscope.config import apply_overrides, build, read_toml
 from leukoscope.data.split_plan import Split, SplitPlan, read_splits, single_split
 from leukoscope.data.splits import inner_folds
 from leukoscope.data.table import read_cells
@@ -95,8 +96,13 @@ def start_run(
     return _carry_out(fabric, folder, settings, listener or Listener(), engine)
 
 
-def resume_run(folder: Path, listener: Listener | None = None, engine: GraphEngine | None = None) -> Path:
-    """Go on with a run that was stopped or killed; a finished one is left as it is.
+def resume_run(
+    folder: Path,
+    listener: Listener | None = None,
+    engine: GraphEngine | None = None,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Go on with a run that was stopped or killed; a finished one is left as it is, or scored again.
 
     Parameters
     ----------
@@ -104,11 +110,30 @@ def resume_run(folder: Path, listener: Listener | None = None, engine: GraphEngi
         The run folder.
     listener, engine
         As in ``start_run``; the result is bit-equal only with the same engine.
+    overrides
+        ``score.key=value``; where they differ from the run's, its models score again.
+
+    Raises
+    ------
+    UsageError
+        The folder is no run, or no longer the one that was started; an override is about more than scores.
     """
     run_folder.read_inputs(folder)
-    settings = build(TrainSettings, read_toml(folder / "config.toml"))
-    if (folder / "scores.csv").is_file():
+    if wrong := [text for text in overrides if not text.strip().startswith("score.")]:
+        raise UsageError(
+            f"--set {wrong[0]}: a run that goes on takes score.* only; start a new run for others"
+        )
+    stored = read_toml(folder / "config.toml")
+    settings = build(TrainSettings, apply_overrides(stored, overrides))
+    changed = settings != build(TrainSettings, stored)
+    if (folder / "scores.csv").is_file() and not changed:
         return folder
+    run_folder.check_identity(folder, settings)
+    if changed:
+        (folder / "scores.csv").unlink(
+            missing_ok=True
+        )  # first, so that no scores stand under others' settings
+        run_folder.write_config(folder, settings)
     return _carry_out(launch(settings.engine), folder, settings, listener or Listener(), engine)
 
 

@@ -355,7 +355,8 @@ class ScoreSettings:
     Parameters
     ----------
     tta
-        Views averaged for a score: 1, 4 (quarter turns) or 8 (and their mirror images).
+        Views averaged for a score: 1, 4 (quarter turns) or 8 (and their mirror images). Only a run with 1 is exported,
+        since a bundle's rules are those of one view.
     batch_size
         Of a forward pass.
     """
