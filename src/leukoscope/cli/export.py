@@ -52,8 +52,8 @@ def export(
         Path | None, typer.Option(help="Licence text of the training data; of C-NMC's cells it is known.")
     ] = None,
     attribution: Annotated[
-        str, typer.Option(help="Whom to credit for the training data; of C-NMC's cells it is known.")
-    ] = "",
+        str | None, typer.Option(help="Whom to credit for the training data; of C-NMC's cells it is known.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Make a bundle: graph with Grad-CAM inside, fitted decision rules, card, sample cells and hashes.
@@ -78,7 +78,7 @@ def export(
         Identity(name, version, title),
         report=report,
         data_licence=data_licence,
-        attribution=attribution,
+        attribution=attribution or "",
         weights_dtype="float16" if weights == "float16" else "float32",
     )
     require_agreement(bundle)

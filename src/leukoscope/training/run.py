@@ -209,9 +209,11 @@ def _carry_out(
     best_epochs: list[list[int]] = []
     provenance: dict[str, Any] = {}
     seconds_per_image: float | None = None
-    whole_training = True
+    training_seconds: list[float | None] = []
+    trained_here = True
     for member in members:
         task = member.task
+        trained_here &= not (task.folder / FINAL).is_file()
         if member.number is None and not len(task.validation) and best_epochs:
             epochs = tuple(max(1, round(median(column))) for column in zip(*best_epochs, strict=True))
             task = dataclasses.replace(task, epochs=epochs)
@@ -229,6 +231,7 @@ def _carry_out(
         )
         progressed = tuner.fit()
         histories += progressed.history
+        training_seconds.append(progressed.seconds)
         if fabric.is_global_zero:
             run_folder.write_log(folder, histories)
         if member.number is not None:
@@ -237,10 +240,7 @@ def _carry_out(
             scored = _score_member(tuner, member, folder)
         tables.append(scored.table)
         embeddings.append(scored.embeddings)
-        # Kept activations make scoring, and kept embeddings training, look cheaper than they are.
         seconds_per_image = scored.seconds_per_image
-        of_run = tuner.feeders.of_run
-        whole_training &= not (isinstance(of_run, ActivationFeeder) and of_run.recalled)
         if fabric.is_global_zero:
             _tidy(task, folder, progressed, member)
         provenance = {
@@ -249,11 +249,14 @@ def _carry_out(
         }
     if fabric.is_global_zero:
         scores = pd.concat(tables, ignore_index=True)
+        # Kept embeddings make training look cheaper than it is.
+        known = [seconds for seconds in training_seconds if seconds is not None]
+        whole = len(known) == len(members)
         measured = {
-            "training_seconds": sum(record["seconds"] for record in histories) if whole_training else None,
+            "training_seconds": sum(known) if whole else None,
             "run_seconds": time.perf_counter() - started,
             "milliseconds_per_image": None if seconds_per_image is None else 1000.0 * seconds_per_image,
-            "peak_memory_mb": run_folder.peak_memory_mb(),
+            "peak_memory_mb": run_folder.peak_memory_mb() if whole and trained_here else None,
             "device": str(fabric.device),
             "processes": fabric.world_size,
             "threads": torch.get_num_threads(),
