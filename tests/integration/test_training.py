@@ -15,6 +15,7 @@ import torch
 from safetensors.numpy import load_file
 
 from cohort_files import write_cohort
+from leukoscope.cli.train import make_listener
 from leukoscope.config import apply_overrides, build
 from leukoscope.data.splits import Split, make_plan, write_splits
 from leukoscope.data.table import read_cells
@@ -245,6 +246,100 @@ def test_a_run_is_not_started_twice_and_a_finished_one_is_left_alone(cohort, tmp
         run(cohort, tmp_path, "stage2.epochs=0", "stage1.epochs=1")
     assert resume_run(folder) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_the_best_weights_are_kept_with_or_without_an_early_end(cohort, tmp_path):
+    """The rate grows so far within the stage that its first epochs are its best."""
+    recipe = ("stage2.epochs=0", "stage1.epochs=6", "stage1.learning_rate=3", "optimiser.warmup_epochs=6")
+    recipe = (*recipe, "engine.cache_dtype=float32", "stage1.patience=0")
+    folder = run(cohort, tmp_path, *recipe)
+    losses = history(folder)["validation_loss"]
+    assert len(losses) == 6
+    assert losses.min() < losses.iloc[-1]
+    held_out = read_run(folder).part("validation")
+    of_kept = np.logaddexp(0.0, np.where(held_out["label"] == 1, -1.0, 1.0) * held_out["logit"]).mean()
+    assert of_kept == pytest.approx(losses.min(), rel=1e-4)
+
+
+def test_a_stage_keeps_its_name_where_the_first_one_is_left_out(cohort, tmp_path, capsys):
+    listener = make_listener(quiet=False)
+    table, splits = cohort
+    chosen = settings("stage1.epochs=0", "stage2.epochs=1")
+    folder = start_run(table, splits, None, chosen, out=tmp_path, config_name="second", listener=listener)
+    listener.close()
+    assert list(history(folder)["stage"]) == [2]
+    shown = capsys.readouterr().err
+    assert "stage 2" in shown
+    assert "stage 1" not in shown
+
+
+EXACT = (
+    "network.standardise_features=true",
+    "head_fit.penalty=0.05",
+    "stage1.epochs=0",
+    "stage2.epochs=0",
+    "batch_norm.reestimate_cells=0",
+    "augment.views=0",
+)
+
+
+def test_the_seconds_of_training_are_those_of_the_whole_fit(cohort, tmp_path):
+    folder = run(cohort, tmp_path, *EXACT)
+    first = read_run(folder).provenance
+    assert 0 < first["training_seconds"] < first["run_seconds"]
+    assert first["peak_memory_mb"] > 0
+    resume_run(folder, overrides=["score.tta=4"])
+    again = read_run(folder).provenance
+    assert again["training_seconds"] == first["training_seconds"]
+    assert again["peak_memory_mb"] is None  # this process scored only
+    recalled = read_run(run(cohort, tmp_path, *EXACT, "head_fit.penalty=0.1")).provenance
+    assert recalled["training_seconds"] is None
+    assert recalled["peak_memory_mb"] is None
+
+
+def test_the_seconds_of_an_interrupted_training_count(cohort, tmp_path, monkeypatch):
+    stop = Finetuner._finish_epoch
+
+    def cut(self, running, trained):
+        stop(self, running, trained)
+        if self.progressed.total == 2:
+            time.sleep(1.0)
+            self._save(running)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Finetuner, "_finish_epoch", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(cohort, tmp_path)
+    monkeypatch.undo()
+    (folder,) = tmp_path.glob("*-small-*")
+    provenance = read_run(resume_run(folder)).provenance
+    assert provenance["training_seconds"] > history(folder)["seconds"].sum() + 1.0
+
+
+def test_a_finished_run_scores_again_with_other_score_settings(cohort, tmp_path):
+    recipe = ("stage2.epochs=0", "stage1.epochs=1", "engine.cache_dtype=float32")
+    folder = run(cohort, tmp_path / "again", *recipe, "score.tta=4")
+    turned, weights = read_run(folder).scores, final_tensors(folder)
+    with pytest.raises(UsageError, match=r"seed=5: .*score\.\* only"):
+        resume_run(folder, overrides=["seed=5"])
+    assert resume_run(folder, overrides=["score.tta=1"]) == folder
+    plain = read_run(run(cohort, tmp_path / "plain", *recipe)).scores
+    np.testing.assert_allclose(read_run(folder).scores["logit"], plain["logit"], atol=1e-5)
+    assert not np.allclose(turned["logit"], plain["logit"], atol=1e-5)
+    assert all(np.array_equal(weights[name], tensor) for name, tensor in final_tensors(folder).items())
+    assert "tta = 1" in (folder / "config.toml").read_text()
+
+
+def test_a_run_whose_settings_were_edited_does_not_go_on(cohort, tmp_path):
+    folder = run(cohort, tmp_path, "stage2.epochs=0", "stage1.epochs=1")
+    (folder / "scores.csv").unlink()
+    config = (folder / "config.toml").read_text()
+    (folder / "config.toml").write_text(config.replace("label_smoothing = 0.0", "label_smoothing = 0.1"))
+    with pytest.raises(UsageError, match=r"edited.*put them back"):
+        resume_run(folder)
+    (folder / "config.toml").write_text(config)
+    resume_run(folder)
+    assert (folder / "scores.csv").is_file()
 
 
 def command(*arguments: str) -> list[str]:

@@ -11,9 +11,12 @@ from leukoscope.cli import benchmark_train, train
 from leukoscope.config import apply_overrides, build
 from leukoscope.errors import ConfigError, TrainingError, UsageError
 from leukoscope.evaluation.publish import publish
+from leukoscope.evaluation.scores import read_run
 from leukoscope.evaluation.training_speed import TrainingSpeed, read_training_speed
+from leukoscope.stats.discrimination import roc_auc
+from leukoscope.training.run import start_run
 from leukoscope.training.settings import TrainSettings
-from leukoscope.training.tune import read_space, search
+from leukoscope.training.tune import default_space, read_space, search
 
 SMALL = [
     "network.arch=resnet10t",
@@ -50,6 +53,81 @@ def test_a_search_is_resumed_and_never_sees_the_test_part(tmp_path):
     database.close()
     with pytest.raises(UsageError, match="another configuration"):
         search(table, splits, None, settings, {}, trials=3, **options)
+
+
+EXACT = ["network.standardise_features=true", "head_fit.penalty=0.05", "stage1.epochs=0"]
+# The second stage undoes the first, so that the least loss over both is not the kept model's.
+SPOILT = ["stage1.epochs=2", "stage1.learning_rate=0.01", "stage2.epochs=1", "stage2.learning_rate=1.0"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [EXACT, SPOILT])
+def test_a_trial_is_worth_what_training_keeps(tmp_path, recipe):
+    table, splits = write_cohort(tmp_path, subjects=10, cells_each=4, validation=False)
+    recipe = [*SMALL, *recipe, "optimiser.name=sgd", "engine.cache_dtype=float32"]
+    settings = build(TrainSettings, apply_overrides({}, recipe))
+    space = {"loss.label_smoothing": {"choices": [0.1]}}
+    found = search(table, splits, None, settings, space, trials=1, study_path=tmp_path / "study.db", folds=2)
+    trained = build(
+        TrainSettings, apply_overrides({}, [*recipe, "loss.label_smoothing=0.1", "data.inner_folds=2"])
+    )
+    run = start_run(table, splits, None, trained, out=tmp_path / "runs", config_name="same")
+    held_out = read_run(run).part("validation").groupby("inner_fold")
+    assert held_out.ngroups == 2
+    expected = [roc_auc(rows["label"].to_numpy(), rows["logit"].to_numpy()) for _, rows in held_out]
+    assert found["best_value"] == pytest.approx(sum(expected) / 2)
+
+
+@pytest.mark.slow
+def test_cells_are_prepared_as_each_trial_wants_them(tmp_path):
+    table, splits = write_cohort(tmp_path, subjects=8, cells_each=3)
+    settings = build(TrainSettings, apply_overrides({}, [*SMALL, *EXACT]))
+    space = {"network.input_px": {"choices": [96]}}
+    search(table, splits, None, settings, space, trials=1, study_path=tmp_path / "study.db", folds=2)
+    assert [path.name[:9] for path in (tmp_path / "study" / "cache").glob("*.npy")] == ["cells-96-"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key", "why"),
+    [
+        ([], "data.inner_folds", "--folds"),
+        ([], "score.batch_size", "about the machine"),
+        ([], "engine.threads", "about the machine"),
+        ([], "stage2.learning_rate", r"stage2\.epochs is 0"),
+        (EXACT, "augment.stain", "no epochs"),
+        (EXACT, "network.drop_rate", "no epochs"),
+    ],
+)
+def test_a_setting_that_changes_nothing_is_not_searched(tmp_path, recipe, key, why):
+    settings = build(TrainSettings, apply_overrides({}, [*SMALL, *recipe]))
+    assert key not in default_space(settings)
+    space = {key: {"choices": [4]}}
+    with pytest.raises(UsageError, match=rf"searching {key} would change nothing: .*{why}"):
+        search(
+            tmp_path / "cells.csv",
+            tmp_path / "splits.json",
+            None,
+            settings,
+            space,
+            trials=1,
+            study_path=tmp_path / "study.db",
+            folds=2,
+        )
+    assert not (tmp_path / "study.db").exists()
+
+
+def test_what_is_searched_by_default_is_what_the_recipe_uses():
+    recipe = build(TrainSettings, apply_overrides({}, [*SMALL, *EXACT]))
+    assert set(default_space(recipe)) == {"loss.label_smoothing", "head_fit.penalty"}
+    assert "head_fit.penalty" not in default_space(TrainSettings())
+    assert "stage2.unfreeze_layers" in default_space(TrainSettings())
+
+
+def test_a_search_in_several_processes_is_refused(tmp_path):
+    table, splits = write_cohort(tmp_path, subjects=8, cells_each=1)
+    settings = build(TrainSettings, apply_overrides({}, [*SMALL, "engine.devices=2"]))
+    with pytest.raises(UsageError, match=r"engine\.devices x engine\.nodes = 2"):
+        search(table, splits, None, settings, SPACE, trials=1, study_path=tmp_path / "study.db", folds=2)
 
 
 def test_a_search_space_is_checked(tmp_path):

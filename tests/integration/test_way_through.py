@@ -53,6 +53,11 @@ def test_the_bundle_verifies_and_carries_the_report(way: Path) -> None:
     assert 0 < bundle.manifest.training.cells < 60
     assert bundle.report is not None
     assert bundle.report.runs[0].split == "hold-out-fold_1"
+    assert [record.licence for record in bundle.manifest.licences] == [
+        "Apache-2.0",
+        "NOASSERTION",  # WebP copies: their digests are not the official ones
+        "CC-BY-3.0",
+    ]
     card = call("bundle", "show", way / "bundle", "--card")
     assert "ROC AUC" in card
     assert "Research use only" in card

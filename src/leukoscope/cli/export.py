@@ -9,43 +9,21 @@ import typer
 if TYPE_CHECKING:
     from leukoscope.bundle.folder import Bundle
     from leukoscope.bundle.manifest import Manifest, TensorSpec, TrainingRecord
+    from leukoscope.cli.export_words import TrainingData
     from leukoscope.decision.fit import DecisionSettings, ScoredRows
     from leukoscope.runtime.sample import SampleCell
     from leukoscope.training.network import CellNetwork
 
-INTENDED_USE = (
-    "Research and teaching on single cell images: telling B-ALL lymphoblasts from normal B-lymphoid precursors in "
-    "images prepared as C-NMC 2019 (one cell, cut out on a black 450 x 450 canvas, Jenner-Giemsa stain). "
-    "Not for diagnosis, screening or treatment decisions."
-)
-LIMITATIONS = (
-    "Every training subject carries one label only, so that stain, session and person are confounded with the class; "
-    "the effective sample is the number of subjects, not of cells.",
-    "All training cells come from one centre. Other microscopes, stains and ways of cutting cells out are untested.",
-    "Cell size alone separates the classes to a large part; read every result beside the area-alone baseline.",
-    "Normal cells here are B-lymphoid precursors. Mature cells and other lineages were not trained on and are meant "
-    "to be refused as novel, which is not certain.",
-    "A heat map shows what moved the logit, not what a hematologist would look at.",
-)
-PROPERTIES = {
-    "cells": ("RGB on the canonical black canvas, resized as a whole", "0 to 255"),
-    "logits": ("log-odds of blast before calibration", "unbounded"),
-    "embedding": ("globally averaged convolutional features", "unbounded"),
-    "activation_map": (
-        "Grad-CAM of the logit after ReLU, last convolutional features, not normalised",
-        ">= 0",
-    ),
-}
 SAMPLES_A_CLASS = 4
 
 
 @dataclass(frozen=True)
 class Identity:
-    """How the bundle is called."""
+    """How the bundle is called; None for what the training data suggest."""
 
-    name: str
+    name: str | None
     version: str
-    title: str
+    title: str | None
 
 
 def register(app: typer.Typer) -> None:
@@ -56,11 +34,14 @@ def register(app: typer.Typer) -> None:
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder written by `leukoscope train`.")],
     out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
-    name: Annotated[str, typer.Option(help="Short name, lower case.")] = "leukoscope-cnmc",
+    name: Annotated[
+        str | None,
+        typer.Option(help="Short name, lower case; by default says whether the cells were C-NMC's."),
+    ] = None,
     version: Annotated[str, typer.Option(help="Version of the model.")] = "0.1.0",
     title: Annotated[
-        str, typer.Option(help="Title of the card.")
-    ] = "B-ALL lymphoblasts against normal precursors",
+        str | None, typer.Option(help="Title of the card; by default says what the classes are.")
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(help="report.json of `leukoscope evaluate`, to travel along.")
     ] = None,
@@ -68,7 +49,10 @@ def export(
         str, typer.Option(help="Stored weights: float16 or float32. Arithmetic is float32.")
     ] = "float16",
     data_licence: Annotated[
-        Path | None, typer.Option(help="Licence text of the training data; that of C-NMC by default.")
+        Path | None, typer.Option(help="Licence text of the training data; of C-NMC's cells it is known.")
+    ] = None,
+    attribution: Annotated[
+        str | None, typer.Option(help="Whom to credit for the training data; of C-NMC's cells it is known.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -94,6 +78,7 @@ def export(
         Identity(name, version, title),
         report=report,
         data_licence=data_licence,
+        attribution=attribution or "",
         weights_dtype="float16" if weights == "float16" else "float32",
     )
     require_agreement(bundle)
@@ -103,7 +88,7 @@ def export(
             json.dumps({"bundle": str(out), "sha256": bundle.sha256, "model_sha256": bundle.model_sha256})
         )
         return
-    typer.echo(f"{out}: {name} {version}, model.onnx {size_mb:.1f} MB. {RESEARCH_USE}")
+    typer.echo(f"{out}: {bundle.manifest.name} {version}, model.onnx {size_mb:.1f} MB. {RESEARCH_USE}")
     typer.echo(f"Next: leukoscope bundle verify {out} && leukoscope predict --bundle {out} cell.bmp")
 
 
@@ -114,6 +99,7 @@ def export_run(
     *,
     report: Path | None = None,
     data_licence: Path | None = None,
+    attribution: str = "",
     weights_dtype: Literal["float16", "float32"] = "float16",
 ) -> "Bundle":
     """Make a bundle of a run folder, as the command does.
@@ -128,24 +114,65 @@ def export_run(
         How it is called.
     report
         ``report.json`` to travel along; None for a model that has not been evaluated.
-    data_licence
-        Licence text of the training data; that of C-NMC where left out.
+    data_licence, attribution
+        Licence text of the training data, and whom to credit; of C-NMC's cells both are known.
     weights_dtype
         Of the stored weights; arithmetic is float32.
+
+    Raises
+    ------
+    UsageError
+        The run is not finished, its scores are no single view's, or name or version have another form.
     """
     from leukoscope.bundle.report import read_report
+    from leukoscope.cli.export_words import read_training_data
+    from leukoscope.evaluation.scores import check_finished
     from leukoscope.training.checkpoint import load_trained
 
+    _check_identity(identity)
+    check_finished(run)
+    _check_views(run)
     return assemble(
         out,
         network=load_trained(run),
         rows=read_rows(run),
         record=_training_record(run),
+        data=read_training_data(run, data_licence, attribution),
         identity=identity,
         report=None if report is None else read_report(report),
-        data_licence=data_licence,
         weights_dtype=weights_dtype,
     )
+
+
+def _check_identity(identity: Identity) -> None:
+    from pydantic import TypeAdapter, ValidationError
+
+    from leukoscope.bundle.manifest import Identifier, Version
+    from leukoscope.errors import UsageError
+
+    name: TypeAdapter[str | None] = TypeAdapter(Identifier | None)
+    version: TypeAdapter[str] = TypeAdapter(Version)
+    for what, value, form, words in (
+        ("name", identity.name, name, "a-z, 0-9, '.', '_' and '-', from a letter or digit, at most 64"),
+        ("version", identity.version, version, "a digit, then letters, digits, '.', '+' and '-', at most 32"),
+    ):
+        try:
+            form.validate_python(value)
+        except ValidationError:
+            raise UsageError(f"--{what} {value!r}: expected {words} characters") from None
+
+
+def _check_views(run: Path) -> None:
+    from leukoscope.config import build, read_toml
+    from leukoscope.errors import UsageError
+    from leukoscope.training.settings import TrainSettings
+
+    views = build(TrainSettings, read_toml(run / "config.toml")).score.tta
+    if views > 1:
+        raise UsageError(
+            f"{run}: score.tta = {views}: its scores are averages over {views} views, a bundle judges one; score it "
+            f"again with 'leukoscope train --resume {run} --set score.tta=1', then evaluate and export"
+        )
 
 
 def assemble(
@@ -154,9 +181,9 @@ def assemble(
     network: "CellNetwork",
     rows: "ScoredRows",
     record: "TrainingRecord",
+    data: "TrainingData",
     identity: Identity,
     report: Any = None,
-    data_licence: Path | None = None,
     settings: "DecisionSettings | None" = None,
     weights_dtype: Literal["float16", "float32"] = "float16",
 ) -> "Bundle":
@@ -164,16 +191,16 @@ def assemble(
     import tempfile
 
     from leukoscope import assets
+    from leukoscope.cli.export_words import licence_text
     from leukoscope.decision.fit import DecisionSettings, fit_decision
     from leukoscope.runtime.sample import build_bundle
     from leukoscope.training.export import export_onnx
 
     fitted = fit_decision(rows, settings or DecisionSettings())
-    attribution = data_licence or assets.sample_cells_directory() / "ATTRIBUTION.md"
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model.onnx"
         graph = export_onnx(network, model, weights_dtype)
-        manifest = _manifest(network, graph, record, identity, fitted.notes)
+        manifest = _manifest(network, graph, record, data, identity, fitted.notes)
         return build_bundle(
             out,
             model_path=model,
@@ -182,7 +209,7 @@ def assemble(
             novelty=fitted.novelty,
             report=report,
             licence=assets.licence_text(),
-            data_licence=attribution.read_text(encoding="utf-8"),
+            data_licence=licence_text(data),
             sample=_sample_cells(),
         )
 
@@ -268,64 +295,48 @@ def _manifest(
     network: "CellNetwork",
     graph: dict[str, list[dict[str, Any]]],
     record: "TrainingRecord",
+    data: "TrainingData",
     identity: Identity,
     notes: tuple[str, ...],
 ) -> "Manifest":
     from datetime import UTC, datetime
     from importlib.metadata import version
 
-    from leukoscope.bundle.manifest import LicenceRecord, Manifest
+    from leukoscope.bundle.manifest import Manifest
+    from leukoscope.cli.export_words import explained_words, head_words, licence_records
     from leukoscope.imaging.preprocess import CANVAS_PX
     from leukoscope.training.cost import count_flops
 
     settings = network.settings
-    data = "C-NMC 2019, The Cancer Imaging Archive, doi 10.7937/tcia.2019.dc64i46r, AIIMS New Delhi"
     return Manifest(
-        name=identity.name,
+        name=identity.name or data.words.name,
         version=identity.version,
-        title=identity.title,
+        title=identity.title or data.words.title,
         created=datetime.now(UTC).replace(microsecond=0).isoformat(),
-        intended_use=INTENDED_USE,
-        limitations=(*LIMITATIONS, *notes),
+        intended_use=data.words.intended_use,
+        limitations=(*data.limitations, *notes),
         architecture=settings.arch,
-        head=_head_words(network),
-        attribution=f"Grad-CAM of the logit on {_explained_words(network)}, closed form (doi 10.1109/ICCV.2017.74)",
+        head=head_words(network),
+        attribution=f"Grad-CAM of the logit on {explained_words(network)}, closed form (doi 10.1109/ICCV.2017.74)",
         parameters=network.used_parameters(),
         flops=count_flops(network),
         canvas_px=CANVAS_PX,
         input_px=settings.input_px,
-        inputs=_tensor_specs(graph["inputs"]),
-        outputs=_tensor_specs(graph["outputs"]),
+        inputs=_tensor_specs(graph["inputs"], network),
+        outputs=_tensor_specs(graph["outputs"], network),
         training=record,
         libraries={name: version(name) for name in ("leukoscope", "torch", "timm", "onnx")},
-        licences=(
-            LicenceRecord(part="weights", licence="Apache-2.0", attribution=record.initial_weights),
-            LicenceRecord(part="training data and sample cells", licence="CC-BY-3.0", attribution=data),
-        ),
+        licences=licence_records(data, record.initial_weights),
     )
 
 
-def _head_words(network: "CellNetwork") -> str:
-    settings = network.settings
-    stages = len(settings.pooled_stages)
-    values = "mean and mean square over the cell" if settings.pooling == "moments" else "global averages"
-    words = f"{settings.head}, on the {values} of {stages} stage{'s' if stages > 1 else ''}"
-    return words + (" and nine size and colour scalars" if settings.descriptor_head else "")
-
-
-def _explained_words(network: "CellNetwork") -> str:
-    settings = network.settings
-    if settings.pooling == "moments":
-        return f"the standardised maps of all {len(settings.pooled_stages)} stages and their squares"
-    return "the last features"
-
-
-def _tensor_specs(entries: list[dict[str, Any]]) -> "tuple[TensorSpec, ...]":
+def _tensor_specs(entries: list[dict[str, Any]], network: "CellNetwork") -> "tuple[TensorSpec, ...]":
     from leukoscope.bundle.manifest import TensorSpec
+    from leukoscope.cli.export_words import tensor_words
 
-    specs = []
+    words, specs = tensor_words(network), []
     for entry in entries:
-        meaning, value_range = PROPERTIES[entry["name"]]
+        meaning, value_range = words[entry["name"]]
         specs.append(TensorSpec(**entry, meaning=meaning, value_range=value_range))
     return tuple(specs)
 

@@ -63,7 +63,12 @@ def train(
     precision: Precision = None,
     accelerator: Accelerator = None,
     threads: Threads = None,
-    resume: Annotated[Path | None, typer.Option(help="Run folder to go on with; needs nothing else.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run folder to go on with; with --set score.KEY=VALUE a finished one scores again."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a network on one split and write a run folder: scores, embeddings, checkpoints, curves."""
@@ -76,8 +81,10 @@ def train(
     }
     overrides = [f"engine.{key}={json.dumps(value)}" for key, value in machine.items() if value is not None]
     overrides += [] if seed is None else [f"seed={seed}"]
-    if resume is not None and (cells or splits or split or config or set_ or overrides):
-        raise UsageError("--resume takes everything from the run folder; leave the other options out")
+    if resume is not None and (cells or splits or split or config or overrides):
+        raise UsageError(
+            "--resume takes everything from the run folder; leave the other options out, but for --set score.*"
+        )
     if resume is None and (cells is None or splits is None):
         raise UsageError(
             "name the table and the splits: --cells cells.csv --splits splits.json (or --resume RUN)"
@@ -89,7 +96,7 @@ def train(
     listener, engine = make_listener(quiet=as_json), OpenVinoGraphs()
     try:
         if resume is not None:
-            folder = resume_run(resume, listener, engine)
+            folder = resume_run(resume, listener, engine, set_ or [])
         else:
             assert cells is not None  # noqa: S101  (checked above, with splits)
             assert splits is not None  # noqa: S101
@@ -127,7 +134,7 @@ def tune(
         raise UsageError("name the table and the splits: --cells cells.csv --splits splits.json")
 
     from leukoscope.runtime.session import OpenVinoGraphs
-    from leukoscope.training.tune import read_space, search
+    from leukoscope.training.tune import default_space, read_space, search
 
     listener = make_listener(quiet=as_json)
     settings = read_settings(config, set_ or [])
@@ -137,7 +144,7 @@ def tune(
             splits,
             split,
             settings,
-            read_space(space),
+            default_space(settings) if space is None else read_space(space),
             trials=trials,
             study_path=study,
             folds=folds,

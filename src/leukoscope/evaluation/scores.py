@@ -83,6 +83,18 @@ class Run:
         return rows.join(descriptors, on="cell", how="left").reset_index(drop=True)
 
 
+def check_finished(folder: Path) -> None:
+    """Raise ``UsageError`` unless a folder holds every file of a finished run."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such run folder; give the folder that `leukoscope train` wrote")
+    missing = [name for name in RUN_FILES if not (folder / name).is_file()]
+    if missing:
+        raise UsageError(
+            f"{folder}: not a finished run: {', '.join(missing)} missing; "
+            "finish it with `leukoscope train --resume` first"
+        )
+
+
 def read_run(folder: Path) -> Run:
     """Read and check one run folder.
 
@@ -95,14 +107,7 @@ def read_run(folder: Path) -> Run:
     SplitError
         A group stands on both sides although the split does not say that it leaks.
     """
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such run folder; give the folder that `leukoscope train` wrote")
-    missing = [name for name in RUN_FILES if not (folder / name).is_file()]
-    if missing:
-        raise UsageError(
-            f"{folder}: not a finished run: {', '.join(missing)} missing; "
-            "finish it with `leukoscope train --resume` first"
-        )
+    check_finished(folder)
     scores, remarks = _read_scores(folder / "scores.csv")
     embeddings = _read_embeddings(folder / "embeddings.safetensors", int(scores["row"].max()) + 1)
     table = read_cells(folder / "cells.csv")

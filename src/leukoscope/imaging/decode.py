@@ -80,7 +80,7 @@ def decode_image(source: bytes | Path, limits: DecodeLimits | None = None) -> ND
         The file cannot be read as one 8-bit colour image within the limits; no other exception comes out.
     """
     limits = limits or DecodeLimits()
-    content = _read_file(source, limits) if isinstance(source, Path) else source
+    content = read_file(source, limits) if isinstance(source, Path) else source
     if not content:
         raise ImageError(Reason.EMPTY_FILE, "the file is empty (0 bytes); export or copy it again")
     if len(content) > limits.max_bytes:
@@ -104,8 +104,12 @@ def decode_image(source: bytes | Path, limits: DecodeLimits | None = None) -> ND
     return _orient(rgb, container.orientation)
 
 
-def _read_file(path: Path, limits: DecodeLimits) -> bytes:
-    """Read a regular file of bounded size; the handle is checked, not the name, so that it cannot be exchanged."""
+def read_file(path: Path, limits: DecodeLimits | None = None) -> bytes:
+    """Read a regular file of bounded size, for ``decode_image``; whatever stands in the way is an ``ImageError``.
+
+    The handle is checked, not the name, so that the file cannot be exchanged in between.
+    """
+    limits = limits or DecodeLimits()
     try:
         # Without O_NONBLOCK opening a pipe waits for a writer.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

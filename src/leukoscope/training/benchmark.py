@@ -17,10 +17,9 @@ from leukoscope.training.frozen import GraphEngine
 from leukoscope.training.listening import Listener
 from leukoscope.training.run import launch, make_network
 from leukoscope.training.run_folder import peak_memory_mb
-from leukoscope.training.settings import StageSettings, TrainSettings
+from leukoscope.training.settings import STAGE_NAMES, StageSettings, TrainSettings
 from leukoscope.training.task import Task
 
-STAGES = ("stage1", "stage2")
 WARM_UP_EPOCHS = 1
 CELL_SHARE = 0.16
 """Of the canvas: the median of the 7,108 cells of C-NMC's folds 0 and 1 (``area_px`` in their table)."""
@@ -88,14 +87,14 @@ def measure_training(
         peak_mb = peak_memory_mb()
         plain = [
             _measure_plain(settings, name, cells, rows=train[:plain_images], folder=folder)
-            for name in STAGES
-            if getattr(settings, name).epochs
+            for name in settings.stage_names
         ]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     images = timed.data.epoch_cells or len(train)
     stages = []
-    for number, (stage, (seconds, processor)) in enumerate(zip(settings.stages, plain, strict=True), start=1):
+    for name, stage, (seconds, processor) in zip(settings.stage_names, settings.stages, plain, strict=True):
+        number = STAGE_NAMES.index(name) + 1
         records = [record for record in history if record["stage"] == number]
         stages.append(
             {
@@ -193,7 +192,7 @@ def _measure_plain(
     settings: TrainSettings, name: str, cells: CellSet, *, rows: NDArray[np.int64], folder: Path
 ) -> tuple[float, float]:
     """Return seconds and processor seconds an image of one stage in plain torch; the first epoch warms up."""
-    other = STAGES[1 - STAGES.index(name)]
+    other = STAGE_NAMES[1 - STAGE_NAMES.index(name)]
     plain = dataclasses.replace(
         settings,
         engine=dataclasses.replace(

@@ -16,6 +16,7 @@ from torch import Tensor
 from leukoscope.config import build, read_toml
 from leukoscope.errors import TrainingError, UsageError, WeightsError
 from leukoscope.training.network import CellNetwork
+from leukoscope.training.replacing import replacing
 from leukoscope.training.settings import TrainSettings
 from leukoscope.training.weights import check_tensors, read_tensors
 
@@ -26,13 +27,11 @@ _RECORD = "record"
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], record: dict[str, Any] | None = None) -> None:
     """Write tensors and a JSON record; an interrupted write leaves the old file in place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(plain, part, metadata={_RECORD: json.dumps(record or {})})
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
+    with replacing(path) as part:
+        save_file(plain, part, metadata={_RECORD: json.dumps(record or {})})
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def read_record(path: Path) -> dict[str, Any]:

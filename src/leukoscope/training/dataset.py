@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from leukoscope.data.table import LABEL_VALUES
 from leukoscope.errors import CohortError, ImageError, TrainingError
-from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.decode import decode_image, read_file
 from leukoscope.imaging.preprocess import CANVAS_PX, prepare_cell
 from leukoscope.terms import Label
+from leukoscope.training.replacing import replacing
 
 CHUNK = 64
 Progress = Callable[[int, int], None]
@@ -66,7 +67,7 @@ def load_cells(
     Raises
     ------
     CohortError
-        An image is unreadable; the message names it.
+        An image is unreadable, or no longer the file that the table was made of; the message names it.
     """
     key = hashlib.sha256(f"{CANVAS_PX} {input_px} ".encode() + "".join(table["sha256"]).encode()).hexdigest()[
         :16
@@ -74,7 +75,8 @@ def load_cells(
     path = folder / f"cells-{input_px}-{key}.npy"
     shape = (len(table), input_px, input_px, 3)
     if not path.is_file():
-        _decode_into(path, paths, shape, progress)
+        with replacing(path) as part:
+            _decode_into(part, paths, tuple(table["sha256"]), shape, progress)
     images = np.load(path, mmap_mode="r")
     if images.shape != shape or images.dtype != np.uint8:
         raise CohortError(f"{path}: shape {images.shape}, expected {shape}; delete the file")
@@ -84,15 +86,19 @@ def load_cells(
 
 
 def _decode_into(
-    path: Path, paths: Sequence[Path], shape: tuple[int, ...], progress: Progress | None
+    target: Path,
+    paths: Sequence[Path],
+    digests: Sequence[str],
+    shape: tuple[int, ...],
+    progress: Progress | None,
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
+    images = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
 
     def fill(row: int) -> None:
         try:
-            images[row] = prepare_cell(decode_image(paths[row]), shape[1])
+            content = read_file(paths[row])
+            _check_digest(paths[row], content, digests[row])
+            images[row] = prepare_cell(decode_image(content), shape[1])
         except ImageError as error:
             raise CohortError(f"{paths[row]}: {error}; import the cohort again") from None
 
@@ -102,7 +108,15 @@ def _decode_into(
             if progress is not None:
                 progress(min(start + CHUNK, len(paths)), len(paths))
     images.flush()
-    part.replace(path)
+
+
+def _check_digest(path: Path, content: bytes, expected: str) -> None:
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise CohortError(
+            f"{path}: SHA-256 is {found[:12]}..., the table says {expected[:12]}...: the file changed since the "
+            "import; put it back, or import the cohort again and make its splits again"
+        )
 
 
 def check_classes(cells: CellSet, rows: NDArray[np.int64], part: str) -> None:

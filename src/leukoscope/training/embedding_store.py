@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from leukoscope.training.dataset import CellSet
 from leukoscope.training.network import CellNetwork
+from leukoscope.training.replacing import replacing
 
 
 class StoredEmbeddings(NamedTuple):
@@ -85,7 +86,5 @@ class EmbeddingStore:
         }
         if content.descriptors is not None:
             tensors["descriptors"] = content.descriptors
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(self.path.name + ".part")
-        save_file(tensors, part)
-        part.replace(self.path)
+        with replacing(self.path) as part:
+            save_file(tensors, part)

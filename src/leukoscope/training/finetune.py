@@ -20,12 +20,13 @@ from leukoscope.training.feeders import Feeders
 from leukoscope.training.feeding import PLAIN_VIEW, Batch, Feeder
 from leukoscope.training.freezing import set_modes, set_trainable
 from leukoscope.training.frozen import GraphEngine
+from leukoscope.training.keeping import ActivationFeeder
 from leukoscope.training.listening import EpochRecord, Listener
 from leukoscope.training.network import CellNetwork
 from leukoscope.training.optimiser import AveragedWeights, Objective, make_optimiser, set_learning_rate
 from leukoscope.training.prediction import accuracy, area_under_curve, explain_failures, predict_rows
 from leukoscope.training.preparation import prepare_heads, reestimate_batch_norm
-from leukoscope.training.settings import StageSettings, TrainSettings
+from leukoscope.training.settings import STAGE_NAMES, StageSettings, TrainSettings
 from leukoscope.training.task import Progressed, Running, Task, Trainee
 
 _ORDER, _DROPOUT = 1, 2
@@ -69,6 +70,8 @@ class Finetuner:
         self.fabric, self.network, self.cells = fabric, network, cells
         self.task, self.settings, self.listener = task, settings, listener
         self.progressed = Progressed()
+        self._start_time = time.perf_counter()
+        self._earlier_seconds: float | None = 0.0
         self.feeders = Feeders(
             fabric, network, cells, task, settings=settings, listener=listener, engine=engine, shared=shared
         )
@@ -85,6 +88,7 @@ class Finetuner:
         TrainingError
             The loss is not a number, memory is out, a class is empty, a checkpoint is damaged.
         """
+        self._start_time = time.perf_counter()
         final = self.task.folder / checkpoint.FINAL
         if final.is_file():
             self.progressed = Progressed(**checkpoint.read_record(final))
@@ -93,13 +97,20 @@ class Finetuner:
             return self.progressed
         with explain_failures(self.settings.engine.batch_size):
             self._fit()
+        self.progressed.seconds = self._measure_seconds()
         if self.fabric.is_global_zero:
             checkpoint.write_tensors(final, self.network.state_dict(), asdict(self.progressed))
-            for path in self.task.folder.glob("best-*.safetensors"):
-                path.unlink()
-            (self.task.folder / checkpoint.LAST).unlink(missing_ok=True)
+            for pattern in ("best-*", f"{checkpoint.LAST}*"):  # with what a kill left half-written
+                for path in self.task.folder.glob(pattern):
+                    path.unlink()
         self.fabric.barrier()
         return self.progressed
+
+    def _measure_seconds(self) -> float | None:
+        of_run = self.feeders.of_run
+        if self._earlier_seconds is None or (isinstance(of_run, ActivationFeeder) and of_run.recalled):
+            return None
+        return self._earlier_seconds + time.perf_counter() - self._start_time
 
     def _fit(self) -> None:
         network, settings = self.network, self.settings
@@ -107,6 +118,7 @@ class Finetuner:
         sections: dict[str, dict[str, Tensor]] = {}
         if last.is_file():
             self.progressed = Progressed(**checkpoint.read_record(last))
+            self._earlier_seconds = self.progressed.seconds
             sections = checkpoint.read_sections(last)
             network.load_state_dict(sections["model"], strict=True)
         network.to(memory_format=torch.channels_last)
@@ -121,6 +133,11 @@ class Finetuner:
         first = self.progressed.stage
         for number, stage in enumerate(settings.stages[first:], start=first):
             self._run_stage(number, stage, sections if number == first else {})
+
+    @property
+    def _stage_number(self) -> int:
+        """Return the stage's number in the configuration: 2 for ``stage2``, whether or not ``stage1`` is run."""
+        return STAGE_NAMES.index(self.settings.stage_names[self.progressed.stage]) + 1
 
     def _run_stage(self, number: int, stage: StageSettings, sections: dict[str, dict[str, Tensor]]) -> None:
         state = self.progressed
@@ -159,7 +176,7 @@ class Finetuner:
                 average.tensors = {name: tensor.to(self.fabric.device) for name, tensor in kept.items()}
         module, optimiser = self.fabric.setup(Trainee(self.network), optimiser)
         epochs = self.task.epochs[number] if self.task.epochs else stage.epochs
-        select = not self.task.epochs and len(self.task.validation) > 0 and stage.patience > 0
+        select = not self.task.epochs and len(self.task.validation) > 0
         return Running(number, epochs, select, optimiser, module, objective, average)
 
     def _objective(self) -> Objective:
@@ -177,7 +194,7 @@ class Finetuner:
         processor_start = time.process_time()
         set_modes(self.network, settings.batch_norm.unfrozen == "train")
         torch.manual_seed(_seed(settings.seed, _DROPOUT, state.total, fabric.global_rank))
-        name = f"{self.task.name}: stage {state.stage + 1}, epoch {state.epoch + 1} of {running.epochs}"
+        name = f"{self.task.name}: stage {self._stage_number}, epoch {state.epoch + 1} of {running.epochs}"
         self.listener.begin(name, sum(map(len, batches)))
         logits, total_loss, rate = [], 0.0, 0.0
         warmup = settings.optimiser.warmup_epochs / running.epochs
@@ -266,7 +283,7 @@ class Finetuner:
         if not bool(torch.isfinite(loss.detach())):
             state = self.progressed
             raise DivergedError(
-                f"the loss became {float(loss.detach())} in stage {state.stage + 1}, epoch {state.epoch + 1}, step "
+                f"the loss became {float(loss.detach())} in stage {self._stage_number}, epoch {state.epoch + 1}, step "
                 f"{step + 1}; lower the learning rate, or use --precision 32-true"
             )
 
@@ -289,7 +306,7 @@ class Finetuner:
         state.epoch += 1
         state.total += 1
         figures: dict[str, Any] = {**trained, **validated}
-        record = EpochRecord(self.task.name, state.stage + 1, state.epoch, **figures)
+        record = EpochRecord(self.task.name, self._stage_number, state.epoch, **figures)
         state.history.append(asdict(record))
         self._save(running)
         self.listener.epoch(record)
@@ -307,7 +324,7 @@ class Finetuner:
         loss = functional.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels))
         if not bool(torch.isfinite(loss)):
             raise DivergedError(
-                f"the validation loss became {float(loss)} in stage {self.progressed.stage + 1}; "
+                f"the validation loss became {float(loss)} in stage {self._stage_number}; "
                 "lower the learning rate"
             )
         return dict(
@@ -323,6 +340,7 @@ class Finetuner:
             if (average := running.average) is not None:
                 tensors |= {f"average/{name}": tensor for name, tensor in average.tensors.items()}
                 tensors["average/steps"] = torch.tensor(average.steps)
+            self.progressed.seconds = self._measure_seconds()
             checkpoint.write_tensors(self.task.folder / checkpoint.LAST, tensors, asdict(self.progressed))
             for path in self.task.folder.glob("best-*.safetensors"):
                 if path.name != self.progressed.best_file:

@@ -11,8 +11,10 @@ class EpochRecord:
     ----------
     model
         ``final``, or ``inner-<number>``.
-    stage, epoch
-        From 1, within the model and within the stage.
+    stage
+        Of the configuration: 1 for ``stage1``, 2 for ``stage2``.
+    epoch
+        From 1, within the stage.
     learning_rate
         The head's, at the end of the epoch.
     loss, accuracy, auc

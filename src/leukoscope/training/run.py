@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -14,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
-from leukoscope.config import build, read_toml
+from leukoscope.config import apply_overrides, build, read_toml
 from leukoscope.data.split_plan import Split, SplitPlan, read_splits, single_split
 from leukoscope.data.splits import inner_folds
 from leukoscope.data.table import read_cells
@@ -95,8 +96,13 @@ def start_run(
     return _carry_out(fabric, folder, settings, listener or Listener(), engine)
 
 
-def resume_run(folder: Path, listener: Listener | None = None, engine: GraphEngine | None = None) -> Path:
-    """Go on with a run that was stopped or killed; a finished one is left as it is.
+def resume_run(
+    folder: Path,
+    listener: Listener | None = None,
+    engine: GraphEngine | None = None,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Go on with a run that was stopped or killed; a finished one is left as it is, or scored again.
 
     Parameters
     ----------
@@ -104,11 +110,30 @@ def resume_run(folder: Path, listener: Listener | None = None, engine: GraphEngi
         The run folder.
     listener, engine
         As in ``start_run``; the result is bit-equal only with the same engine.
+    overrides
+        ``score.key=value``; where they differ from the run's, its models score again.
+
+    Raises
+    ------
+    UsageError
+        The folder is no run, or no longer the one that was started; an override is about more than scores.
     """
     run_folder.read_inputs(folder)
-    settings = build(TrainSettings, read_toml(folder / "config.toml"))
-    if (folder / "scores.csv").is_file():
+    if wrong := [text for text in overrides if not text.strip().startswith("score.")]:
+        raise UsageError(
+            f"--set {wrong[0]}: a run that goes on takes score.* only; start a new run for others"
+        )
+    stored = read_toml(folder / "config.toml")
+    settings = build(TrainSettings, apply_overrides(stored, overrides))
+    changed = settings != build(TrainSettings, stored)
+    if (folder / "scores.csv").is_file() and not changed:
         return folder
+    run_folder.check_identity(folder, settings)
+    if changed:
+        (folder / "scores.csv").unlink(
+            missing_ok=True
+        )  # first, so that no scores stand under others' settings
+        run_folder.write_config(folder, settings)
     return _carry_out(launch(settings.engine), folder, settings, listener or Listener(), engine)
 
 
@@ -184,9 +209,11 @@ def _carry_out(
     best_epochs: list[list[int]] = []
     provenance: dict[str, Any] = {}
     seconds_per_image: float | None = None
-    whole_training = True
+    training_seconds: list[float | None] = []
+    trained_here = True
     for member in members:
         task = member.task
+        trained_here &= not (task.folder / FINAL).is_file()
         if member.number is None and not len(task.validation) and best_epochs:
             epochs = tuple(max(1, round(median(column))) for column in zip(*best_epochs, strict=True))
             task = dataclasses.replace(task, epochs=epochs)
@@ -204,6 +231,7 @@ def _carry_out(
         )
         progressed = tuner.fit()
         histories += progressed.history
+        training_seconds.append(progressed.seconds)
         if fabric.is_global_zero:
             run_folder.write_log(folder, histories)
         if member.number is not None:
@@ -212,10 +240,7 @@ def _carry_out(
             scored = _score_member(tuner, member, folder)
         tables.append(scored.table)
         embeddings.append(scored.embeddings)
-        # Kept activations make scoring, and kept embeddings training, look cheaper than they are.
         seconds_per_image = scored.seconds_per_image
-        of_run = tuner.feeders.of_run
-        whole_training &= not (isinstance(of_run, ActivationFeeder) and of_run.recalled)
         if fabric.is_global_zero:
             _tidy(task, folder, progressed, member)
         provenance = {
@@ -224,11 +249,14 @@ def _carry_out(
         }
     if fabric.is_global_zero:
         scores = pd.concat(tables, ignore_index=True)
+        # Kept embeddings make training look cheaper than it is.
+        known = [seconds for seconds in training_seconds if seconds is not None]
+        whole = len(known) == len(members)
         measured = {
-            "training_seconds": sum(record["seconds"] for record in histories) if whole_training else None,
+            "training_seconds": sum(known) if whole else None,
             "run_seconds": time.perf_counter() - started,
             "milliseconds_per_image": None if seconds_per_image is None else 1000.0 * seconds_per_image,
-            "peak_memory_mb": run_folder.peak_memory_mb(),
+            "peak_memory_mb": run_folder.peak_memory_mb() if whole and trained_here else None,
             "device": str(fabric.device),
             "processes": fabric.world_size,
             "threads": torch.get_num_threads(),

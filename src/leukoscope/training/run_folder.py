@@ -17,8 +17,8 @@ import pandas as pd
 from safetensors.numpy import save_file
 
 from leukoscope.config import to_mapping
-from leukoscope.data.split_plan import SplitPlan, make_plan, select_rows, write_splits
-from leukoscope.data.table import table_sha256, write_atomically, write_cells
+from leukoscope.data.split_plan import SplitPlan, make_plan, read_splits, select_rows, write_splits
+from leukoscope.data.table import read_cells, table_sha256, write_atomically, write_cells
 from leukoscope.errors import TrainingError, UsageError
 from leukoscope.training.listening import EpochRecord
 from leukoscope.training.settings import TrainSettings
@@ -81,19 +81,17 @@ def create_run_folder(
     UsageError
         The folder exists: the same run was started today.
     """
-    config = to_toml(to_mapping(settings))
-    identity = hashlib.sha256(f"{config}{plan.splits[0].name}{plan.cells_sha256}".encode()).hexdigest()[:8]
-    folder = out / f"{datetime.now(UTC):%Y%m%d}-{config_name}-{identity}"
+    split = plan.splits[0]
+    used = select_rows(cells, (*split.train, *split.validation, *split.test))
+    folder = out / f"{datetime.now(UTC):%Y%m%d}-{config_name}-{_identify(settings, split.name, used)}"
     if folder.exists():
         raise UsageError(
             f"{folder} exists: the same run was started before; go on with 'leukoscope train --resume {folder}', "
             "or delete it, or set another seed"
         )
-    split = plan.splits[0]
-    used = select_rows(cells, (*split.train, *split.validation, *split.test))
     part = folder.with_name(folder.name + ".part")
     part.mkdir(parents=True, exist_ok=True)
-    write_atomically(part / "config.toml", config)
+    write_config(part, settings)
     write_cells(used, part / "cells.csv")
     write_splits(
         make_plan(used, plan.protocol, plan.seed, plan.leaks, plan.splits), used, part / "splits.json"
@@ -101,6 +99,35 @@ def create_run_folder(
     write_json(part / "inputs.json", inputs._asdict())
     part.replace(folder)
     return folder
+
+
+def write_config(folder: Path, settings: TrainSettings) -> None:
+    """Write ``config.toml``: every setting, those left at their default too."""
+    write_atomically(folder / "config.toml", to_toml(to_mapping(settings)))
+
+
+def check_identity(folder: Path, settings: TrainSettings) -> None:
+    """Refuse to go on with a run whose settings, split or cells are no longer those that its name was made of.
+
+    Raises
+    ------
+    UsageError
+        Something was edited, or the folder renamed.
+    """
+    cells = read_cells(folder / "cells.csv")
+    found = _identify(settings, read_splits(folder / "splits.json", cells).splits[0].name, cells)
+    named = folder.resolve().name.rpartition("-")[2]
+    if found != named:
+        raise UsageError(
+            f"{folder}: its name ends in {named}, but its config.toml, cells.csv and splits.json give {found}: they "
+            "were edited, or the folder renamed, since the run was started; put them back, or start a new run"
+        )
+
+
+def _identify(settings: TrainSettings, split_name: str, cells: pd.DataFrame) -> str:
+    """Return 8 digits for what the models of a run depend on; the score settings do not belong to it."""
+    learned = {name: value for name, value in to_mapping(settings).items() if name != "score"}
+    return hashlib.sha256(f"{to_toml(learned)}{split_name}{table_sha256(cells)}".encode()).hexdigest()[:8]
 
 
 def read_inputs(folder: Path) -> Inputs:

@@ -1,7 +1,21 @@
 """What a training run can be told: frozen dataclasses with the defaults, filled by ``leukoscope.config.build``."""
 
+import sys
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+STAGE_NAMES = ("stage1", "stage2")
+"""Sections of the configuration, in the order in which they are run."""
+_ANY = sys.float_info.max
+
+
+def _check_bounds(settings: Any, **bounds: tuple[float, float]) -> None:
+    """Raise ``ValueError`` for a number outside its bounds, both included; one that is no number is outside."""
+    for name, (low, high) in bounds.items():
+        value = getattr(settings, name)
+        if not low <= value <= high:
+            expected = f"{low:g} or more" if high == _ANY else f"{low:g} to {high:g}"
+            raise ValueError(f"{name} = {value}: expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -55,8 +69,7 @@ class NetworkSettings:
     weights: str = "imagenet"
 
     def __post_init__(self) -> None:
-        if not 32 <= self.input_px <= 1024:
-            raise ValueError(f"input_px = {self.input_px}: expected 32 to 1024")
+        _check_bounds(self, input_px=(32, 1024))
         for name in ("drop_rate", "drop_path_rate"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 0 <= rate < 1")
@@ -106,8 +119,7 @@ class DataSettings:
     inner_folds: int = 0
 
     def __post_init__(self) -> None:
-        if self.epoch_cells < 0:
-            raise ValueError(f"epoch_cells = {self.epoch_cells}: expected 0 or more")
+        _check_bounds(self, epoch_cells=(0, _ANY))
         if self.inner_folds < 0 or self.inner_folds == 1:
             raise ValueError(f"inner_folds = {self.inner_folds}: expected 0, or 2 and more")
 
@@ -150,21 +162,20 @@ class AugmentSettings:
     stain_mix: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.views < 0:
-            raise ValueError(f"views = {self.views}: expected 0 or more")
-        if not 0.0 < self.zoom_low <= self.zoom_high:
+        if not 0.0 < self.zoom_low <= self.zoom_high <= _ANY:
             raise ValueError(
                 f"zoom_low = {self.zoom_low}, zoom_high = {self.zoom_high}: expected 0 < low <= high"
             )
-        for name, high in (
-            ("shift", 0.5),
-            ("brightness", 0.9),
-            ("contrast", 0.9),
-            ("stain", 0.5),
-            ("stain_mix", 1.0),
-        ):
-            if not 0.0 <= getattr(self, name) <= high:
-                raise ValueError(f"{name} = {getattr(self, name)}: expected 0 to {high}")
+        _check_bounds(
+            self,
+            views=(0, _ANY),
+            rotation_degrees=(0.0, 180.0),
+            shift=(0.0, 0.5),
+            brightness=(0.0, 0.9),
+            contrast=(0.0, 0.9),
+            stain=(0.0, 0.5),
+            stain_mix=(0.0, 1.0),
+        )
 
     @property
     def changes_anything(self) -> bool:
@@ -197,8 +208,7 @@ class HeadFitSettings:
     penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.penalty < 0:
-            raise ValueError(f"penalty = {self.penalty}: expected 0 or more")
+        _check_bounds(self, penalty=(0.0, _ANY))
 
 
 @dataclass(frozen=True)
@@ -215,7 +225,8 @@ class StageSettings:
         The last so many layers of the backbone are trained: 0 none, -1 all. A layer is a module that has parameters of
         its own or no children (convolution, norm, activation, gate; not Identity), in the order of execution.
     patience
-        Epochs without a lower validation loss before the stage ends; 0 never. The best weights are restored.
+        Epochs without a lower validation loss before the stage ends; 0 never. Whatever it is, the weights of the epoch
+        with the lowest validation loss are restored.
     """
 
     epochs: int
@@ -224,9 +235,8 @@ class StageSettings:
     patience: int = 3
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or self.patience < 0 or self.unfreeze_layers < -1:
-            raise ValueError("epochs and patience are 0 or more, unfreeze_layers is -1 or more")
-        if self.learning_rate <= 0:
+        _check_bounds(self, epochs=(0, _ANY), patience=(0, _ANY), unfreeze_layers=(-1, _ANY))
+        if not 0.0 < self.learning_rate <= _ANY:
             raise ValueError(f"learning_rate = {self.learning_rate}: expected more than 0")
 
 
@@ -261,6 +271,7 @@ class OptimiserSettings:
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_bounds(self, weight_decay=(0.0, _ANY), warmup_epochs=(0.0, _ANY), clip_norm=(0.0, _ANY))
         if not 0.0 <= self.ema_decay < 1.0:
             raise ValueError(f"ema_decay = {self.ema_decay}: expected 0 <= decay < 1")
         if not 0.0 < self.layer_decay <= 1.0:
@@ -276,7 +287,7 @@ class LossSettings:
     label_smoothing
         Share of the target that is moved to one half, 0 to 0.5.
     class_weights
-        Weigh both classes equally, whatever their counts.
+        Weigh both classes equally, whatever their counts; only with ``data.sampling = "shuffle"``, which does not.
     group_robust_rate
         Step of the exponentiated weights over groups (Sagawa et al. 2020, arXiv:1911.08731); 0 for the plain mean.
     """
@@ -286,8 +297,7 @@ class LossSettings:
     group_robust_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.label_smoothing <= 0.5 or self.group_robust_rate < 0:
-            raise ValueError("label_smoothing is 0 to 0.5, group_robust_rate is 0 or more")
+        _check_bounds(self, label_smoothing=(0.0, 0.5), group_robust_rate=(0.0, _ANY))
 
 
 @dataclass(frozen=True)
@@ -306,10 +316,16 @@ class BatchNormSettings:
     unfrozen: Literal["train", "frozen"] = "frozen"
     reestimate_cells: int = 0
 
+    def __post_init__(self) -> None:
+        if self.reestimate_cells < 0 or self.reestimate_cells == 1:  # one cell has no variance over cells
+            raise ValueError(f"reestimate_cells = {self.reestimate_cells}: expected 0, or 2 and more")
+
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """Machine and speed; nothing here changes what is learned beyond rounding.
+    """Machine and speed. ``batch_size`` is part of the recipe; on one device the rest changes rounding only.
+
+    With several devices dropout draws other numbers, and batch norms that train see the cells of one device at a time.
 
     Parameters
     ----------
@@ -341,8 +357,7 @@ class EngineSettings:
     cache_dtype: Literal["float16", "float32"] = "float16"
 
     def __post_init__(self) -> None:
-        if self.batch_size < 2 or self.devices < 1 or self.nodes < 1 or self.threads < 0:
-            raise ValueError("batch_size is 2 or more, devices and nodes are 1 or more, threads is 0 or more")
+        _check_bounds(self, batch_size=(2, _ANY), devices=(1, _ANY), nodes=(1, _ANY), threads=(0, _ANY))
 
 
 @dataclass(frozen=True)
@@ -352,13 +367,17 @@ class ScoreSettings:
     Parameters
     ----------
     tta
-        Views averaged for a score: 1, 4 (quarter turns) or 8 (and their mirror images).
+        Views averaged for a score: 1, 4 (quarter turns) or 8 (and their mirror images). Only a run with 1 is exported,
+        since a bundle's rules are those of one view.
     batch_size
         Of a forward pass.
     """
 
     tta: Literal[1, 4, 8] = 1
     batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        _check_bounds(self, batch_size=(1, _ANY))
 
 
 @dataclass(frozen=True)
@@ -383,6 +402,11 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed = {self.seed}: expected 0 to 2**31 - 1")
+        if self.loss.class_weights and self.data.sampling != "shuffle":
+            raise ValueError(
+                f"loss.class_weights = true with data.sampling = {self.data.sampling!r} corrects the classes' shares "
+                "twice: leave one of them out"
+            )
         if self.stage1.epochs + self.stage2.epochs + self.head_fit.penalty == 0:
             raise ValueError(
                 "stage1.epochs, stage2.epochs and head_fit.penalty are all 0: nothing would be trained"
@@ -393,6 +417,11 @@ class TrainSettings:
             )
 
     @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The names of the stages that are run."""
+        return tuple(name for name in STAGE_NAMES if getattr(self, name).epochs)
+
+    @property
     def stages(self) -> tuple[StageSettings, ...]:
         """The stages that are run."""
-        return tuple(stage for stage in (self.stage1, self.stage2) if stage.epochs)
+        return tuple(getattr(self, name) for name in self.stage_names)

@@ -37,7 +37,10 @@ class Task:
 
 @dataclass
 class Progressed:
-    """How far a model has come; what a checkpoint records beside the tensors."""
+    """How far a model has come; what a checkpoint records beside the tensors.
+
+    ``seconds`` is what training took so far, over all calls; None where kept embeddings spared it a part.
+    """
 
     stage: int = 0
     epoch: int = 0
@@ -48,6 +51,7 @@ class Progressed:
     stale: int = 0
     best_epochs: list[int] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float | None = None
 
 
 @dataclass

@@ -16,12 +16,16 @@ from leukoscope.data.split_plan import read_splits, select_rows
 from leukoscope.data.splits import InnerFold, inner_folds
 from leukoscope.data.table import read_cells
 from leukoscope.errors import ConfigError, DivergedError, TrainingError, UsageError
+from leukoscope.stats.discrimination import roc_auc
 from leukoscope.training.dataset import CellSet, load_cells
 from leukoscope.training.finetune import Finetuner
 from leukoscope.training.frozen import GraphEngine
+from leukoscope.training.keeping import ActivationFeeder
 from leukoscope.training.listening import Listener
+from leukoscope.training.prediction import explain_failures
 from leukoscope.training.run import launch, make_network, one_split
-from leukoscope.training.settings import TrainSettings
+from leukoscope.training.score import score_rows
+from leukoscope.training.settings import STAGE_NAMES, TrainSettings
 from leukoscope.training.task import Task
 
 Range = Mapping[str, Any]
@@ -34,19 +38,34 @@ DEFAULT_SPACE: dict[str, Range] = {
     "optimiser.weight_decay": {"low": 1e-4, "high": 0.1, "log": True},
     "augment.stain": {"low": 0.0, "high": 0.2},
     "loss.label_smoothing": {"low": 0.0, "high": 0.15},
+    "head_fit.penalty": {"low": 1e-3, "high": 1.0, "log": True},
 }
+_OF_STEPS = (
+    "network.drop_rate",
+    "network.drop_path_rate",
+    "data.epoch_cells",
+    "loss.group_robust_rate",
+    "batch_norm.unfrozen",
+    "engine.batch_size",
+)
 
 
-def read_space(path: Path | None) -> dict[str, Range]:
-    """Return a search space: ``"section.key" = {low, high, log}`` or ``{choices}``, from TOML; None for the default.
+def default_space(settings: TrainSettings) -> dict[str, Range]:
+    """Return what is searched where nobody says it: of ``DEFAULT_SPACE`` what the recipe uses."""
+    space = {key: entry for key, entry in DEFAULT_SPACE.items() if not _why_idle(key, settings, {})}
+    if not settings.head_fit.penalty:
+        del space["head_fit.penalty"]
+    return space
+
+
+def read_space(path: Path) -> dict[str, Range]:
+    """Return a search space: ``"section.key" = {low, high, log}`` or ``{choices}``, from TOML.
 
     Raises
     ------
     ConfigError
         An entry is neither a range nor a choice.
     """
-    if path is None:
-        return dict(DEFAULT_SPACE)
     space = read_toml(path)
     for key, entry in space.items():
         if not isinstance(entry, Mapping) or not ("choices" in entry or {"low", "high"} <= entry.keys()):
@@ -69,7 +88,7 @@ def search(
     listener: Listener | None = None,
     engine: GraphEngine | None = None,
 ) -> dict[str, Any]:
-    """Run trials until the study holds ``trials`` of them.
+    """Run trials until the study holds ``trials`` of them, in this process alone.
 
     Parameters
     ----------
@@ -82,8 +101,8 @@ def search(
     study_path
         SQLite file; a study that is there goes on. A trial that was cut off is run again.
     folds
-        Inner folds, by group; a trial's value is the mean AUC by cell over them, pruned below the median or where the
-        loss is no longer a number.
+        Inner folds, by group; a trial's value is the mean over them of the AUC by cell of the model that training
+        would keep, pruned below the median or where the loss is no longer a number.
     listener, engine
         As in ``run.start_run``.
 
@@ -95,8 +114,10 @@ def search(
     Raises
     ------
     UsageError
-        The study was made with another configuration, split or space.
+        The study was made with another configuration, split or space; the space holds a setting that changes nothing;
+        the settings ask for several processes.
     """
+    _check_search(settings, space)
     listener = listener or Listener()
     cells = read_cells(table)
     plan = one_split(read_splits(splits, cells), split_name, cells)
@@ -105,8 +126,7 @@ def search(
     fabric = launch(settings.engine)
     folder = study_path.with_suffix("")
     paths = [table.parent / cell for cell in side["cell"]]
-    images = load_cells(side, paths, settings.network.input_px, folder / "cache")
-    inner = inner_folds(images.table, tuple(side["cell"]), folds, settings.seed)
+    inner = inner_folds(side, tuple(side["cell"]), folds, settings.seed)
     study = _open_study(study_path, settings, space, plan.cells_sha256, folds)
 
     def objective(trial: Trial) -> float:
@@ -115,10 +135,10 @@ def search(
         tried = build(TrainSettings, apply_overrides(to_mapping(settings), overrides))
         return _judge(
             fabric,
-            images,
+            load_cells(side, paths, tried.network.input_px, folder / "cache"),
             inner,
             settings=tried,
-            folder=folder / f"trial-{trial.number}",
+            folder=folder,
             trial=trial,
             listener=listener,
             engine=engine,
@@ -131,6 +151,32 @@ def search(
         "trials": len(_finished(study)),
         "study": str(study_path),
     }
+
+
+def _check_search(settings: TrainSettings, space: Mapping[str, Range]) -> None:
+    processes = settings.engine.devices * settings.engine.nodes
+    if processes > 1:
+        raise UsageError(
+            f"engine.devices x engine.nodes = {processes}: a search runs in one process; leave both at 1"
+        )
+    for key in space:
+        if reason := _why_idle(key, settings, space):
+            raise UsageError(f"searching {key} would change nothing: {reason}; leave it out of the space")
+
+
+def _why_idle(key: str, settings: TrainSettings, space: Mapping[str, Range]) -> str | None:
+    """Say why a setting does not change a trial's model; None where it does."""
+    section, _, name = key.partition(".")
+    stages = {stage: getattr(settings, stage).epochs or f"{stage}.epochs" in space for stage in STAGE_NAMES}
+    if key == "data.inner_folds":
+        return "the search makes its own inner folds (--folds)"
+    if key == "score.batch_size" or (section == "engine" and name != "batch_size"):
+        return "it is about the machine, not about the model"
+    if section in stages and name != "epochs" and not stages[section]:
+        return f"{section}.epochs is 0"
+    if not any(stages.values()) and (section in ("augment", "optimiser") or key in _OF_STEPS):
+        return "the recipe has no epochs"
+    return None
 
 
 def _open_study(
@@ -200,27 +246,47 @@ def _judge(
     listener: Listener,
     engine: GraphEngine | None,
 ) -> float:
-    """Return the mean over inner folds of the AUC of the epoch with the least validation loss."""
+    """Return the mean over inner folds of the kept model's AUC on the held-out fold."""
     values = []
     for number, fold in enumerate(inner):
         task = Task(
             f"trial {trial.number}, fold {number}",
             cells.rows(fold.train),
             cells.rows(fold.validation),
-            folder / str(number),
+            folder / f"trial-{trial.number}" / str(number),
         )
         network, _ = make_network(settings)
-        tuner = Finetuner(fabric, network, cells, task, settings=settings, listener=listener, engine=engine)
+        tuner = Finetuner(
+            fabric,
+            network,
+            cells,
+            task,
+            settings=settings,
+            listener=listener,
+            shared=folder / "cache",
+            engine=engine,
+        )
         try:
-            progressed = tuner.fit()
+            tuner.fit()
+            values.append(_score_fold(tuner))
         except DivergedError as error:
             raise optuna.TrialPruned(str(error)) from None
         finally:
-            if fabric.is_global_zero:
-                shutil.rmtree(task.folder, ignore_errors=True)
-        best = min(progressed.history, key=lambda record: record["validation_loss"])
-        values.append(float(best["validation_auc"]))
+            shutil.rmtree(task.folder, ignore_errors=True)
         trial.report(float(np.mean(values)), number)
         if number + 1 < len(inner) and trial.should_prune():
             raise optuna.TrialPruned
     return float(np.mean(values))
+
+
+def _score_fold(tuner: Finetuner) -> float:
+    """Return the AUC by cell of a trained model on the cells that were held out."""
+    rows, views = tuner.task.validation, tuner.feeders.of_scores()
+    batch_size = tuner.settings.score.batch_size
+    with explain_failures(batch_size):
+        logits, _ = score_rows(
+            tuner.fabric, tuner.network, rows, views=views, batch_size=batch_size, listener=tuner.listener
+        )
+    if isinstance(views[0], ActivationFeeder):
+        views[0].keep()
+    return float(roc_auc(tuner.cells.labels[rows].astype(np.int64), logits))

@@ -16,6 +16,7 @@ from leukoscope.imaging.preprocess import CANVAS_PX, prepare_cell
 from leukoscope.training.augment import StainStatistics, augment, choose_partners, draw_view, measure_stain
 from leukoscope.training.dataset import CellSet, check_classes, epoch_order, load_cells
 from leukoscope.training.descriptor_graph import describe_pixels
+from leukoscope.training.replacing import replacing
 from leukoscope.training.settings import AugmentSettings
 
 STILL = AugmentSettings(
@@ -58,6 +59,47 @@ def test_an_unreadable_cell_is_named_and_leaves_no_cache(tmp_path):
     with pytest.raises(CohortError, match=paths[5].name):
         load_cells(cells, paths, 64, tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*.npy"))
+
+
+def test_a_second_training_beside_the_first_may_decode_at_the_same_time(tmp_path):
+    table, _ = write_cohort(tmp_path, subjects=6, cells_each=12)  # more than are decoded between two reports
+    cells = read_cells(table)
+    paths = [tmp_path / cell for cell in cells["cell"]]
+    others = []
+
+    def start_another(done: int, total: int) -> None:
+        if not others:
+            others.append(load_cells(cells, paths, 64, tmp_path / "cache"))
+
+    loaded = load_cells(cells, paths, 64, tmp_path / "cache", start_another)
+    expected = np.stack([prepare_cell(decode_image(path), 64) for path in paths])
+    np.testing.assert_array_equal(loaded.images, expected)
+    np.testing.assert_array_equal(others[0].images, expected)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_files_that_two_processes_write_at_once_do_not_meet(tmp_path):
+    path = tmp_path / "kept"
+    with replacing(path) as first:
+        first.write_text("first")
+        with replacing(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    with pytest.raises(KeyboardInterrupt), replacing(path) as part:
+        part.write_text("half")
+        raise KeyboardInterrupt
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("kept", "first")]
+
+
+def test_a_file_that_changed_after_the_import_is_named_and_not_trained_on(tmp_path):
+    table, _ = write_cohort(tmp_path, subjects=6, cells_each=2)
+    cells = read_cells(table)
+    paths = [tmp_path / cell for cell in cells["cell"]]
+    paths[3].write_bytes(paths[4].read_bytes())
+    with pytest.raises(CohortError, match=rf"{paths[3].name}: SHA-256 is .* import the cohort again"):
+        load_cells(cells, paths, 64, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_an_empty_class_is_named():

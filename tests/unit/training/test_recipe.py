@@ -1,13 +1,14 @@
 """Freezing, optimiser, loss, weights, settings, configurations."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from leukoscope.config import build, read_toml
+from leukoscope.config import apply_overrides, build, read_toml
 from leukoscope.errors import ConfigError, TrainingError, WeightsError
 from leukoscope.training import weights
 from leukoscope.training.freezing import freeze_boundary, list_layers, set_modes, set_trainable
@@ -226,6 +227,37 @@ def test_networks_that_cannot_be_are_refused():
         NetworkSettings(pooled_stages=())
     with pytest.raises(ConfigError, match="outside the"):
         small(pooled_stages=(-40, -1))
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optimiser.clip_norm=-1", "clip_norm = -1.0: expected 0 or more"),
+        ("optimiser.warmup_epochs=-1", "warmup_epochs = -1.0: expected 0 or more"),
+        ("optimiser.weight_decay=-0.1", "weight_decay = -0.1: expected 0 or more"),
+        ("augment.rotation_degrees=-15", "rotation_degrees = -15.0: expected 0 to 180"),
+        ("augment.rotation_degrees=270", "rotation_degrees = 270.0: expected 0 to 180"),
+        ("augment.stain=nan", "stain = nan: expected 0 to 0.5"),
+        ("batch_norm.reestimate_cells=-5", "reestimate_cells = -5: expected 0, or 2 and more"),
+        ("batch_norm.reestimate_cells=1", "reestimate_cells = 1: expected 0, or 2 and more"),
+        ("score.batch_size=0", "batch_size = 0: expected 1 or more"),
+        ("engine.devices=0", "devices = 0: expected 1 or more"),
+        ("stage1.patience=-1", "patience = -1: expected 0 or more"),
+        ("stage1.learning_rate=nan", "learning_rate = nan: expected more than 0"),
+        ("head_fit.penalty=inf", "penalty = inf: expected 0 or more"),
+        ("loss.label_smoothing=0.6", "label_smoothing = 0.6: expected 0 to 0.5"),
+    ],
+)
+def test_impossible_settings_are_refused_with_value_and_limit(override, expected):
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        build(TrainSettings, apply_overrides({}, [override]))
+
+
+@pytest.mark.parametrize("sampling", ["class", "subject"])
+def test_the_classes_are_not_corrected_for_twice(sampling):
+    build(TrainSettings, {"loss": {"class_weights": True}})
+    with pytest.raises(ConfigError, match=r"class_weights.*twice: leave one of them out"):
+        build(TrainSettings, {"loss": {"class_weights": True}, "data": {"sampling": sampling}})
 
 
 def test_lack_of_memory_is_explained():

@@ -1,0 +1,182 @@
+"""What a bundle's manifest says in words: of the cells a model learned from, and of its network."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from leukoscope.bundle.manifest import LicenceRecord
+    from leukoscope.training.network import CellNetwork
+
+CNMC = "C-NMC 2019, The Cancer Imaging Archive, doi 10.7937/tcia.2019.dc64i46r, AIIMS New Delhi"
+CNMC_LICENCE = "CC-BY-3.0"
+NO_DIAGNOSIS = "Not for diagnosis, screening or treatment decisions."
+ONE_LABEL = (
+    "Every training subject carries one label only, so that stain, session and person are confounded with the class; "
+    "the effective sample is the number of subjects, not of cells."
+)
+HEAT_MAP = "A heat map shows what moved the logit, not what a hematologist would look at."
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a bundle says of its model because of the cells it learned from."""
+
+    name: str
+    title: str
+    intended_use: str
+    limitations: tuple[str, ...]
+
+
+CNMC_WORDS = Words(
+    "leukoscope-cnmc",
+    "B-ALL lymphoblasts against normal precursors",
+    "Research and teaching on single cell images: telling B-ALL lymphoblasts from normal B-lymphoid precursors in "
+    "images prepared as C-NMC 2019 (one cell, cut out on a black 450 x 450 canvas, Jenner-Giemsa stain). "
+    f"{NO_DIAGNOSIS}",
+    (
+        "All training cells come from one centre. Other microscopes, stains and ways of cutting cells out are "
+        "untested.",
+        "Cell size alone separates the classes to a large part; read every result beside the area-alone baseline.",
+        "Normal cells here are B-lymphoid precursors. Mature cells and other lineages were not trained on and are "
+        "meant to be refused as novel, which is not certain.",
+    ),
+)
+OTHER_WORDS = Words(
+    "leukoscope-model",
+    "Blasts against normal cells",
+    "Research and teaching on single cell images: telling the blasts from the normal cells of the training table, in "
+    f"images prepared alike (one cell, cut out on a black 450 x 450 canvas). {NO_DIAGNOSIS}",
+    (
+        "Microscopes, stains and ways of cutting cells out that the training cells do not show are untested.",
+        "Cell size alone may separate the classes; read every result beside the area-alone baseline.",
+        "Kinds of cells that were not trained on are meant to be refused as novel, which is not certain.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What is known of the cells that a model learned from.
+
+    Parameters
+    ----------
+    official
+        Every one of them is a file of C-NMC 2019, by its digest.
+    subjects, both_labels
+        People, and how many of them have cells of both classes.
+    licence
+        Text of the data's licence; None for that of C-NMC, or for none stated.
+    attribution
+        Whom to credit; empty for C-NMC's own, or for nobody stated.
+    """
+
+    official: bool
+    subjects: int
+    both_labels: int
+    licence: str | None = None
+    attribution: str = ""
+
+    @property
+    def words(self) -> Words:
+        """Return what the bundle says of such a model."""
+        return CNMC_WORDS if self.official else OTHER_WORDS
+
+    @property
+    def limitations(self) -> tuple[str, ...]:
+        """Return what a reader must know."""
+        labels = ONE_LABEL
+        if self.both_labels:
+            labels = (
+                f"{self.both_labels} of {self.subjects} training subjects have cells of both classes; "
+                "the effective sample is the number of subjects, not of cells."
+            )
+        return (labels, *self.words.limitations, HEAT_MAP)
+
+
+def read_training_data(run: Path, licence: Path | None, attribution: str) -> TrainingData:
+    """Return what the table and the options say of the cells of part train."""
+    import pandas as pd
+
+    from leukoscope.data.official import official_by_sha256
+    from leukoscope.errors import UsageError
+
+    if licence is not None and not licence.is_file():
+        raise UsageError(f"--data-licence {licence}: no such file; name the licence's text")
+    scores = pd.read_csv(run / "scores.csv", dtype={"subject": str, "group": str}, keep_default_na=False)
+    trained = scores[scores["part"] == "train"]
+    people = trained["subject"].where(trained["subject"] != "", trained["group"])
+    labels = trained.groupby(people)["label"].nunique()
+    return TrainingData(
+        official=set(trained["sha256"]) <= official_by_sha256().keys(),
+        subjects=len(labels),
+        both_labels=int((labels > 1).sum()),
+        licence=None if licence is None else licence.read_text(encoding="utf-8"),
+        attribution=attribution,
+    )
+
+
+def licence_text(data: TrainingData) -> str:
+    """Return the licences of the training data and of the sample cells, which are C-NMC's whatever was trained on."""
+    from leukoscope import assets
+
+    sample = (assets.sample_cells_directory() / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    if data.official:
+        return data.licence or sample
+    return f"{data.licence or 'The licence of the training data was not stated.'}\n\n{sample}"
+
+
+def licence_records(data: TrainingData, initial_weights: str) -> "tuple[LicenceRecord, ...]":
+    """Return under what terms weights, training data and sample cells may be used."""
+    from leukoscope.bundle.manifest import LicenceRecord
+
+    weights = LicenceRecord(part="weights", licence="Apache-2.0", attribution=initial_weights)
+    if data.official:
+        both = LicenceRecord(
+            part="training data and sample cells", licence=CNMC_LICENCE, attribution=data.attribution or CNMC
+        )
+        return (weights, both)
+    # SPDX' words for a licence that stands in the text beside, and for nothing said.
+    licence = "NOASSERTION" if data.licence is None else "LicenseRef-training-data"
+    return (
+        weights,
+        LicenceRecord(part="training data", licence=licence, attribution=data.attribution),
+        LicenceRecord(part="sample cells", licence=CNMC_LICENCE, attribution=CNMC),
+    )
+
+
+def head_words(network: "CellNetwork") -> str:
+    """Return what the head is and what it sees."""
+    settings = network.settings
+    stages = len(settings.pooled_stages)
+    values = "mean and mean square over the cell" if settings.pooling == "moments" else "global averages"
+    words = f"{settings.head}, on the {values} of {stages} stage{'s' if stages > 1 else ''}"
+    return words + (" and nine size and colour scalars" if settings.descriptor_head else "")
+
+
+def explained_words(network: "CellNetwork") -> str:
+    """Return which map Grad-CAM explains."""
+    settings = network.settings
+    if settings.pooling == "moments":
+        return f"the standardised maps of all {len(settings.pooled_stages)} stages and their squares"
+    return "the last features" if settings.pooled_stages == (-1,) else "the deepest pooled stage"
+
+
+def tensor_words(network: "CellNetwork") -> dict[str, tuple[str, str]]:
+    """Return meaning and range of every tensor of the graph by its name."""
+    settings = network.settings
+    last = settings.pooled_stages == (-1,)
+    if settings.pooling == "moments":
+        embedding = "mean and mean square, over the cell, of every channel of the pooled stages"
+        explained = "pooled stages together"
+    else:
+        embedding = "globally averaged " + (
+            "convolutional features" if last else "features of the pooled stages"
+        )
+        explained = "last convolutional features" if last else "deepest pooled stage"
+    return {
+        "cells": ("RGB on the canonical black canvas, resized as a whole", "0 to 255"),
+        "logits": ("log-odds of blast before calibration", "unbounded"),
+        "embedding": (embedding, "unbounded"),
+        "activation_map": (f"Grad-CAM of the logit after ReLU, {explained}, not normalised", ">= 0"),
+    }

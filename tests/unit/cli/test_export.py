@@ -1,0 +1,135 @@
+"""What an export says of the cells and the network, and what it refuses before it starts."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from leukoscope.assets import default_bundle_path
+from leukoscope.cli.export import Identity, export_run
+from leukoscope.cli.export_words import (
+    explained_words,
+    licence_records,
+    licence_text,
+    read_training_data,
+    tensor_words,
+)
+from leukoscope.data.official import official_files
+from leukoscope.errors import UsageError
+from leukoscope.training.network import CellNetwork
+from leukoscope.training.settings import NetworkSettings
+from synthetic_runs import write_run
+
+IDENTITY = Identity("a-model", "1.0.0", None)
+
+
+def change_scores(run: Path, **columns: object) -> None:
+    scores = pd.read_csv(run / "scores.csv", keep_default_na=False)
+    scores.assign(**columns).to_csv(run / "scores.csv", index=False)
+
+
+def test_a_model_of_official_cells_is_described_as_the_shipped_one(tmp_path):
+    run = write_run(tmp_path / "run")
+    digests = [file.sha256 for file in official_files()]
+    count = len(pd.read_csv(run / "scores.csv"))
+    change_scores(run, sha256=[digests[row] for row in range(count)])
+    data = read_training_data(run, None, "")
+    shipped = json.loads((default_bundle_path() / "manifest.json").read_text())
+    assert data.words.name == shipped["name"]
+    assert data.words.title == shipped["title"]
+    assert data.words.intended_use == shipped["intended_use"]
+    said = shipped["limitations"][: len(data.limitations)]  # what the fit has to say follows
+    assert list(data.limitations) == said
+    weights = shipped["licences"][0]["attribution"]
+    assert [record.model_dump() for record in licence_records(data, weights)] == shipped["licences"]
+    assert licence_text(data) == (default_bundle_path() / "DATA_LICENSE").read_text()
+
+
+def test_of_other_cells_only_what_is_known_is_said(tmp_path):
+    run = write_run(tmp_path / "run")
+    data = read_training_data(run, None, "")
+    said = " ".join((data.words.name, data.words.title, data.words.intended_use, *data.limitations)).lower()
+    for fact in ("cnmc", "c-nmc", "b-all", "precursor", "one centre", "giemsa"):
+        assert fact not in said
+    assert "Every training subject carries one label only" in data.limitations[0]
+    records = {record.part: record for record in licence_records(data, "random")}
+    assert (records["training data"].licence, records["training data"].attribution) == ("NOASSERTION", "")
+    assert records["sample cells"].licence == "CC-BY-3.0"
+
+    (tmp_path / "licence.txt").write_text("Ask us.")
+    data = read_training_data(run, tmp_path / "licence.txt", "Our clinic")
+    records = {record.part: record for record in licence_records(data, "random")}
+    assert records["training data"].licence == "LicenseRef-training-data"
+    assert records["training data"].attribution == "Our clinic"
+    text = licence_text(data)
+    assert text.startswith("Ask us.")
+    assert "C-NMC 2019" in text  # the sample cells' own
+
+
+def test_subjects_with_both_labels_are_counted(tmp_path):
+    run = write_run(tmp_path / "run")
+    scores = pd.read_csv(run / "scores.csv", keep_default_na=False)
+    first = scores.index[(scores["part"] == "train") & (scores["subject"].astype(str) == "1")][0]
+    scores.loc[first, "label"] = 1 - scores.loc[first, "label"]
+    change_scores(run, label=scores["label"])
+    data = read_training_data(run, None, "")
+    assert data.limitations[0].startswith("1 of 16 training subjects have cells of both classes")
+
+
+@pytest.mark.parametrize(
+    ("options", "embedding", "explained"),
+    [
+        ({}, "globally averaged convolutional features", "last convolutional features"),
+        ({"pooled_stages": (-3, -2)}, "features of the pooled stages", "deepest pooled stage"),
+        (
+            {
+                "pooling": "moments",
+                "pooled_stages": (-3, -2),
+                "pixel_mean": (69.1, 29.8, 79.8),
+                "pixel_std": (13.0, 10.0, 12.0),
+            },
+            "mean and mean square, over the cell",
+            "pooled stages together",
+        ),
+    ],
+)
+def test_tensors_are_described_as_the_network_pools(options, embedding, explained):
+    network = CellNetwork(NetworkSettings(arch="resnet10t", input_px=64, weights="none", **options))
+    words = tensor_words(network)
+    assert embedding in words["embedding"][0]
+    assert explained in words["activation_map"][0]
+    assert ("last" in explained_words(network)) == (not options)
+
+
+@pytest.mark.parametrize(
+    ("identity", "said"),
+    [
+        (Identity("My Model", "1.0.0", None), r"--name 'My Model': expected a-z"),
+        (Identity("model", "v1", None), r"--version 'v1': expected a digit"),
+    ],
+)
+def test_a_name_or_version_of_another_form_is_one_line_and_said_first(tmp_path, identity, said):
+    with pytest.raises(UsageError, match=said) as caught:
+        export_run(tmp_path / "no run", tmp_path / "bundle", identity)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unfinished_run_is_named_as_one(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "scores.csv").unlink()
+    with pytest.raises(UsageError, match=r"not a finished run: scores\.csv missing.*train --resume"):
+        export_run(run, tmp_path / "bundle", IDENTITY)
+
+
+def test_scores_averaged_over_turns_are_not_exported(tmp_path):
+    run = write_run(tmp_path / "run")
+    with (run / "config.toml").open("a") as file:
+        file.write("[score]\ntta = 4\n")
+    with pytest.raises(UsageError, match=r"score\.tta = 4.*train --resume .* --set score\.tta=1"):
+        export_run(run, tmp_path / "bundle", IDENTITY)
+
+
+def test_a_licence_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UsageError, match="no such file"):
+        read_training_data(write_run(tmp_path / "run"), tmp_path / "none.txt", "")
