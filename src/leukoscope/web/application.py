@@ -11,6 +11,7 @@ from leukoscope.web import problems, security, words
 from leukoscope.web.batching import Batcher
 from leukoscope.web.context import EXTENSION, Services
 from leukoscope.web.jobs import JobBoard
+from leukoscope.web.memory import Memory
 from leukoscope.web.metrics import Metrics
 from leukoscope.web.model import KnownModel
 from leukoscope.web.prediction import Judge, judge_with
@@ -60,7 +61,8 @@ def create_app(settings: WebSettings, model: KnownModel, judge: Judge) -> Flask:
         SEND_FILE_MAX_AGE_DEFAULT=0,
         PROPAGATE_EXCEPTIONS=False,
     )
-    gate = security.register(app, settings)
+    memory = Memory(limits.pending_mb * MEBIBYTE)
+    gate = security.register(app, settings, memory)
     database = Database(settings.database_url, settings.lock_wait_s)
     database.migrate()
     history = History(database)
@@ -75,7 +77,7 @@ def create_app(settings: WebSettings, model: KnownModel, judge: Judge) -> Flask:
     )
     service = Service(settings, batcher, history, metrics)
     app.extensions[EXTENSION] = Services(
-        settings, model, database, history, metrics, batcher, service, JobBoard(service), gate
+        settings, model, database, history, metrics, batcher, service, JobBoard(service), gate, memory
     )
     problems.register(app)
     words.register(app)

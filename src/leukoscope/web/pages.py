@@ -46,11 +46,10 @@ def index() -> str:
 def create_job() -> BaseResponse:
     """Take the upload form of a browser without JavaScript."""
     board, limits = services().jobs, services().settings.limits
-    board.check_room(request.content_length or 0)
     files = [file for file in uploaded_files() if file.filename]
     form = parse_form(JobForm, request)
-    received = receive(files, limits, limits.job_files)
-    job = board.create(received, clean_subject(form.subject), more=False, heat_map=True)
+    uploads = receive(files, limits, limits.job_files)
+    job = board.create(uploads, clean_subject(form.subject), more=False, heat_map=True)
     return redirect(url_for("pages.job_page", job=job.job), 303)
 
 

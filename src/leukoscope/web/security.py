@@ -17,6 +17,7 @@ from flask import Flask, Response, current_app, redirect, request, session, url_
 from werkzeug.wrappers import Response as BaseResponse
 
 from leukoscope.errors import UsageError
+from leukoscope.web.memory import Memory, admit_body, release_body
 from leukoscope.web.problems import Problem
 from leukoscope.web.settings import WebSettings
 
@@ -194,7 +195,7 @@ def secret_key(folder: Path) -> bytes:
     return key
 
 
-def register(app: Flask, settings: WebSettings) -> Gate:
+def register(app: Flask, settings: WebSettings, memory: Memory) -> Gate:
     """Put the checks before and the headers behind every route."""
     gate = Gate(settings)
     app.config.update(
@@ -210,8 +211,13 @@ def register(app: Flask, settings: WebSettings) -> Gate:
         gate.check_host()
         refused = gate.check_token()
         if refused is None:
+            admit_body(memory)  # the next check may read the form
             gate.check_change()
         return refused
+
+    @app.teardown_request
+    def end(_error: BaseException | None) -> None:
+        release_body()
 
     @app.after_request
     def harden(response: Response) -> Response:

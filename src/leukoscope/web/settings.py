@@ -47,7 +47,7 @@ class Limits:
     queue_images: int = 256
     """Images of requests that wait for the engine; beyond it likewise."""
     pending_mb: int = 256
-    """Bytes of all images that jobs hold in memory before they are judged."""
+    """Uploads held in memory until they are judged, over all requests and jobs; beyond it the answer is 503."""
     open_jobs: int = 64
     """Jobs that are not finished."""
     artefact_mb: int = 192

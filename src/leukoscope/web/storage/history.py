@@ -74,7 +74,7 @@ class NewCase:
     """What is stored of one judged image. ``pictures`` is empty unless keeping them is switched on."""
 
     result: CellResult
-    content: bytes
+    file_sha256: str
     origin: str
     job: str | None = None
     name: str | None = None
@@ -251,7 +251,7 @@ def _row(new: NewCase, now: datetime) -> Case:
         job=new.job,
         subject=result.subject,
         name=new.name,
-        file_sha256=hashlib.sha256(new.content).hexdigest(),
+        file_sha256=new.file_sha256,
         decision=result.decision.value,
         probability=result.probability,
         model_sha256=result.model.sha256,
