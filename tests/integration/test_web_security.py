@@ -6,6 +6,9 @@ import re
 import pytest
 
 from leukoscope.terms import RESEARCH_USE
+from leukoscope.web.context import services
+from leukoscope.web.storage.database import Database
+from leukoscope.web.storage.history import History
 from web_fixtures import TOKEN, cells, form, wait_for_job
 
 PAGES = ("/", "/history", "/review", "/about", "/api", "/nowhere", "/cases/LK-00000-00000")
@@ -151,6 +154,8 @@ def test_guessing_is_stopped(guarded):
     answers = [client.get("/api/v1/history", headers={"Authorization": f"Bearer {n}"}) for n in range(12)]
     assert [answer.status_code for answer in answers] == [401] * 10 + [429] * 2
     assert 0 < int(answers[-1].headers["Retry-After"]) <= 61
+    right = client.get("/api/v1/history", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert right.status_code == 200  # others behind the same address go on
 
 
 def test_uploads_and_names_are_not_kept(make_app, tmp_path, caplog):
@@ -178,9 +183,27 @@ def test_keeping_is_a_choice(make_app, tmp_path):
     assert cells(1)[0][0] in again.get(f"/cases/{case}").get_data(as_text=True)
 
 
-def test_failures_tell_nothing_of_the_inside(app, monkeypatch, caplog):
-    from leukoscope.web.storage.history import History
+def test_pictures_of_a_case_that_another_process_deleted_are_gone(make_app, tmp_path):
+    app = make_app()
+    client = app.test_client(use_cookies=False)
+    case = client.post("/api/v1/predict", data=form(cells(1), heat_map="true")).get_json()[0]["case"]
+    addresses = [
+        address
+        for kind in ("cell", "heat")
+        for address in (f"/cases/{case}/{kind}.png", f"/api/v1/history/{case}/pictures/{kind}")
+    ]
+    for address in addresses:
+        shown = client.get(address)
+        assert (shown.mimetype, shown.headers["Cache-Control"]) == ("image/png", "no-store")
+    other = Database(f"sqlite:///{tmp_path / 'data' / 'records.sqlite3'}")
+    History(other).delete([case], "cli")
+    other.close()
+    for address in addresses:
+        assert client.get(address).status_code == 404
+    assert services(app).service.artefacts.size == 0
 
+
+def test_failures_tell_nothing_of_the_inside(app, monkeypatch, caplog):
     def burst(*_: object) -> None:
         raise RuntimeError("secret /srv/path/database.sqlite3")
 
@@ -198,7 +221,13 @@ def test_failures_tell_nothing_of_the_inside(app, monkeypatch, caplog):
 def test_a_redirect_after_a_review_stays_here(app):
     client = app.test_client(use_cookies=False)
     case = client.post("/api/v1/predict", data=form(cells(1))).get_json()[0]["case"]
-    for target in ("https://evil.example", "//evil.example", "/\\evil.example", "javascript:1"):
+    for target in (
+        "https://evil.example",
+        "//evil.example",
+        "/\\evil.example",
+        "/\t/evil.example",
+        "javascript:1",
+    ):
         answer = client.post(f"/cases/{case}/review", data={"verdict": "agree", "then": target})
         assert answer.headers["Location"] == f"/cases/{case}"
 

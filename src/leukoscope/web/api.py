@@ -190,7 +190,6 @@ def delete_case(case: str) -> Response:
     """Delete one case and return what it was."""
     record = services().history.get(case_id(case))
     services().history.delete([record.case], actor="api")
-    services().service.artefacts.forget(record.case)
     return _json(case_entry(record))
 
 

@@ -8,6 +8,7 @@ from flask import Flask, Response, g, request
 from leukoscope.imaging.decode import DecodeLimits
 from leukoscope.runtime.predictor import Predictor
 from leukoscope.web import problems, security, words
+from leukoscope.web.artefacts import Artefacts
 from leukoscope.web.batching import Batcher
 from leukoscope.web.context import EXTENSION, Services
 from leukoscope.web.jobs import JobBoard
@@ -65,7 +66,8 @@ def create_app(settings: WebSettings, model: KnownModel, judge: Judge) -> Flask:
     gate = security.register(app, settings, memory)
     database = Database(settings.database_url, settings.lock_wait_s)
     database.migrate()
-    history = History(database)
+    artefacts = Artefacts(limits.artefact_mb * MEBIBYTE, limits.artefact_minutes * 60.0)
+    history = History(database, on_delete=artefacts.forget)
     history.note("started", "system", model=model.reference.sha256[:16], version=model.reference.version)
     metrics = Metrics()
     batcher = Batcher(
@@ -75,7 +77,7 @@ def create_app(settings: WebSettings, model: KnownModel, judge: Judge) -> Flask:
         wait_ms=settings.batch_wait_ms,
         queue_images=limits.queue_images,
     )
-    service = Service(settings, batcher, history, metrics)
+    service = Service(settings, batcher, history, metrics, artefacts)
     app.extensions[EXTENSION] = Services(
         settings, model, database, history, metrics, batcher, service, JobBoard(service), gate, memory
     )

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ REPORT_CELLS = 30
 """Cells listed on the printed page; the counts and the summary are over all of them."""
 REPORT_SUBJECTS = 3
 """Subjects summed up on it."""
+
+_FORMULA_BEGINS = re.compile(r"^(?=[\t\r])|(?:^|(?<=[;\t\r\n]))(?= *[=+\-@])")
 
 COLUMNS = (
     "case",
@@ -141,10 +144,11 @@ def _row(record: CaseRecord) -> tuple[Any, ...]:
 
 
 def _harmless(value: Any) -> Any:
-    """Keep a spreadsheet from reading a text as a formula."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value
-    return value
+    """Keep a spreadsheet from reading a text, or what it takes for a cell of its own, as a formula.
+
+    Where a comma is the decimal sign, spreadsheets divide cells at semicolons.
+    """
+    return _FORMULA_BEGINS.sub("'", value) if isinstance(value, str) else value
 
 
 def _trace(kind: str, count: int) -> None:

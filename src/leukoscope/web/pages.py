@@ -111,9 +111,7 @@ def case_picture(case: str, kind: str) -> Response:
     png = services().service.picture(case_id(case), kind)
     if png is None:
         raise Problem(404, "not-found", "Not found", "This picture is not kept.")
-    response = current_app.response_class(png, mimetype="image/png")
-    response.headers["Cache-Control"] = "private, max-age=600"
-    return response
+    return current_app.response_class(png, mimetype="image/png")
 
 
 @blueprint.post("/cases/<case>/delete")
@@ -121,7 +119,6 @@ def delete_case(case: str) -> BaseResponse:
     """Delete a case and go to the history."""
     record = services().history.get(case_id(case))
     services().history.delete([record.case], actor="page")
-    services().service.artefacts.forget(record.case)
     flash(f"Case {record.case} was deleted with its reviews and pictures.")
     return redirect(url_for("pages.history_page"), 303)
 

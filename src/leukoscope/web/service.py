@@ -18,8 +18,8 @@ from leukoscope.web.metrics import Metrics
 from leukoscope.web.pictures import draw
 from leukoscope.web.prediction import ToJudge
 from leukoscope.web.problems import busy
-from leukoscope.web.settings import MEBIBYTE, WebSettings
-from leukoscope.web.storage.history import CaseRecord, History, NewCase
+from leukoscope.web.settings import WebSettings
+from leukoscope.web.storage.history import CaseRecord, History, NewCase, UnknownCaseError
 from leukoscope.web.uploads import Upload, chunks
 
 Submit = Callable[[Sequence[ToJudge]], "list[Future[Prediction]]"]
@@ -68,12 +68,12 @@ class Service:
         batcher: Batcher,
         history: History,
         metrics: Metrics,
+        artefacts: Artefacts,
     ) -> None:
         self.settings = settings
         self.batcher, self.history, self.metrics = batcher, history, metrics
-        limits = settings.limits
-        self._places = BoundedSemaphore(limits.open_requests)
-        self.artefacts = Artefacts(limits.artefact_mb * MEBIBYTE, limits.artefact_minutes * 60.0)
+        self._places = BoundedSemaphore(settings.limits.open_requests)
+        self.artefacts = artefacts
 
     def judge_request(
         self, uploads: Sequence[Upload], subject: str | None, heat_map: bool, memory: Reservation
@@ -128,7 +128,18 @@ class Service:
         return artefact.name if artefact is not None else record.case
 
     def picture(self, case: str, kind: str) -> bytes | None:
-        """Return a picture of a case from memory or, where kept, from the records."""
+        """Return a picture of a stored case from memory or, where kept, from the records.
+
+        Raises
+        ------
+        UnknownCaseError
+            The case is not stored; another process may have deleted it.
+        """
+        try:
+            self.history.get(case)
+        except UnknownCaseError:
+            self.artefacts.forget(case)
+            raise
         artefact = self.artefacts.get(case)
         if artefact is not None and kind in artefact.pictures:
             return artefact.pictures[kind]

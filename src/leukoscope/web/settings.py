@@ -83,6 +83,8 @@ class WebSettings:
     """Further names under which the service may be addressed, beside loopback names and ``host``."""
     https: bool = False
     """True behind a proxy that ends TLS: cookies are marked Secure and HSTS is sent."""
+    trusted_proxy: str | None = None
+    """Address of the proxy in front, whose ``X-Forwarded-For`` names the client; wrong tokens are counted by it."""
     keep_images: bool = False
     """Store cells and heat maps with results."""
     keep_names: bool = False

@@ -1,5 +1,6 @@
 """Names, limits, memory of recent pictures, words, and who may listen where."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from leukoscope.terms import RESEARCH_USE, Decision, Reason
 from leukoscope.web.artefacts import Artefacts
 from leukoscope.web.downloads import _harmless
 from leukoscope.web.model import KnownModel
+from leukoscope.web.parsing import own_address
 from leukoscope.web.problems import Problem
 from leukoscope.web.security import FailureLimiter, secret_key
 from leukoscope.web.settings import Limits, WebSettings, check_exposure, is_loopback
@@ -192,6 +194,30 @@ def test_no_cell_of_an_export_is_a_formula(text):
     assert _harmless(text) == "'" + text
     assert _harmless(0.5) == 0.5
     assert _harmless("LK-1") == "LK-1"
+
+
+@pytest.mark.parametrize("before", ["seen;", "seen; ", "seen\t", "seen\n", "seen\r\n", "\t"])
+def test_no_part_that_a_spreadsheet_takes_for_a_cell_is_a_formula(before):
+    for part in re.split("[;\t\r\n]", _harmless(f"{before}=HYPERLINK(1)")):
+        assert not part.lstrip().startswith("=")
+    assert _harmless("large; round\nsmudged-border = no") == "large; round\nsmudged-border = no"
+
+
+@pytest.mark.parametrize(
+    ("given", "ours"),
+    [
+        ("/review?after=3&subject=S-1", True),
+        ("//evil.example", False),
+        ("/\\evil.example", False),
+        ("/\t/evil.example", False),
+        ("/\n/evil.example", False),
+        ("/\x00", False),
+        ("https://evil.example/", False),
+        ("", False),
+    ],
+)
+def test_only_addresses_of_our_own_are_gone_to(given, ours):
+    assert own_address(given) == (given if ours else None)
 
 
 def test_the_data_folder_can_be_named(monkeypatch, tmp_path):
