@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -87,6 +88,7 @@ def report() -> str:
     _trace("report", len(records))
     search = _query().search()
     name_of = services().service.name_of
+    sha256 = services().model.reference.sha256
     subjects = by_subject([record.result for record in records], services().model)
     return render_template(
         "report.html",
@@ -97,7 +99,10 @@ def report() -> str:
         subjects=subjects[:REPORT_SUBJECTS],
         subjects_left_out=max(0, len(subjects) - REPORT_SUBJECTS),
         only=panel_context(records[0]) if len(records) == 1 else None,
-        model=services().model,
+        models=Counter(record.result.model for record in records),
+        not_pooled=sum(
+            record.result.subject is not None and record.result.model.sha256 != sha256 for record in records
+        ),
         made_at=datetime.now(UTC),
     )
 

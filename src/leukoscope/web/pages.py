@@ -212,15 +212,18 @@ def sign_out() -> BaseResponse:
 
 def panel_context(record: CaseRecord) -> dict[str, Any]:
     """Return what the panel of one case needs."""
-    service = services().service
+    service, model = services().service, services().model
+    # What was measured belongs to the model at work, and tells nothing of a case that an earlier one judged.
+    judged_by_it = record.result.model.sha256 == model.reference.sha256
     return {
         "record": record,
         "result": record.result,
         "name": service.name_of(record),
         "pictures": service.pictures_of(record.case),
-        "method": services().model.details.attribution,
-        "faithfulness": services().model.faithfulness,
-        "alpha": services().model.decision.conformal.alpha,
+        "judged_by_it": judged_by_it,
+        "method": model.details.attribution if judged_by_it else "as the earlier model drew it",
+        "faithfulness": model.faithfulness if judged_by_it else None,
+        "alpha": model.decision.conformal.alpha if judged_by_it else None,
         "opacity": pictures.DEFAULT_OPACITY_PERCENT,
     }
 

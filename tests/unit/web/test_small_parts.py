@@ -14,7 +14,7 @@ from leukoscope.runtime.results import CellResult, ModelReference
 from leukoscope.terms import RESEARCH_USE, Decision, Reason
 from leukoscope.web.artefacts import Artefacts
 from leukoscope.web.downloads import _harmless
-from leukoscope.web.model import KnownModel
+from leukoscope.web.model import Faithfulness, KnownModel
 from leukoscope.web.parsing import own_address
 from leukoscope.web.problems import Problem
 from leukoscope.web.security import FailureLimiter, secret_key
@@ -286,6 +286,31 @@ def test_what_was_measured_about_heat_maps_is_told(value, low, high, holds, word
     assert (measured.faithfulness.holds, measured.faithfulness.words) == (holds, words)
     assert replace(model, report=model.report.model_copy(update={"supplements": ()})).faithfulness is None
     assert replace(model, report=None).faithfulness is None
+
+
+@pytest.mark.parametrize(
+    ("most", "least", "words"),
+    [
+        ((-1.6, -1.0), (-3.8, -3.3), "; for this model both removals raise it"),
+        ((2.0, 3.0), (0.1, 0.4), "; for this model both removals lower it"),
+        ((0.5, 1.0), (-2.0, -1.0), "; for this model the first removal lowers it, the second raises it"),
+        ((-0.5, 1.0), (-2.0, -1.0), ""),
+    ],
+)
+def test_what_removals_do_is_told_by_their_signs(most, least, words):
+    def measured(low: float, high: float) -> Measurement:
+        fields = {
+            "n_cells": 60,
+            "n_subjects": 42,
+            "split": "given cells",
+            "unit": "cell",
+            "method": "bootstrap",
+        }
+        return Measurement(value=(low + high) / 2, low=low, high=high, **fields)
+
+    check = Faithfulness(measured(0.1, 2), measured(*most), measured(*least))
+    assert check.removals == words
+    assert Faithfulness(measured(0.1, 2)).removals == ""
 
 
 def test_the_notice_stands_at_the_foot_of_every_printed_page():
