@@ -1,5 +1,6 @@
 """What the pages say of the model, of people and of cases that an earlier model judged."""
 
+import io
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from leukoscope.bundle.folder import Bundle
 from leukoscope.web.application import close_app, create_app
 from leukoscope.web.model import KnownModel
 from leukoscope.web.prediction import judge_with
-from leukoscope.web.settings import WebSettings
+from leukoscope.web.settings import MEBIBYTE, Limits, WebSettings
 from web_fixtures import cells, form
 
 
@@ -50,6 +51,19 @@ def test_a_person_is_worded_by_the_threshold_and_its_measured_errors(make_client
         assert "and specificity 58.3 % (32.0 to 80.7) over 42 people" in page
     page = read(client, f"/cases/{results[0]['case']}")
     assert "both removals raise it" in page
+
+
+def test_a_form_without_a_file_opens_no_job(client):
+    answer = client.post("/jobs", data={"files": (io.BytesIO(b""), "")}, headers={"Accept": "text/html"})
+    assert answer.status_code == 422
+    assert "No file was chosen" in answer.get_data(as_text=True)
+
+
+def test_what_is_too_large_is_told_with_the_limit(make_app):
+    client = make_app(limits=Limits(request_mb=1)).test_client(use_cookies=False)
+    answer = client.post("/jobs", data=b"x" * (3 * MEBIBYTE), content_type="multipart/form-data; boundary=x")
+    assert answer.status_code == 413
+    assert "has 3 MB; at most 1 MB" in answer.get_json()["detail"]
 
 
 def test_a_report_names_the_models_that_judged(make_client, web_predictor):

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from urllib.parse import unquote
 
 import pytest
 
@@ -105,7 +106,7 @@ def test_with_a_token_nothing_is_open_but_health(guarded):
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
     assert client.post("/api/v1/predict", data=form(cells(1))).status_code == 401
     for path in ("/", "/history", "/about", "/legend.png", "/export.csv"):
-        assert client.get(path).headers["Location"] == "/sign-in"
+        assert unquote(client.get(path).headers["Location"]) == f"/sign-in?next={path}"
     assert client.get("/healthz").status_code == 200
     assert client.get("/readyz").status_code == 200
 
@@ -135,6 +136,37 @@ def test_signing_in_and_out(guarded):
     token = re.search(r'name="csrf_token" value="([^"]+)"', page)[1]
     browser.post("/sign-out", data={"csrf_token": token})
     assert browser.get("/history").status_code == 302
+
+
+@pytest.mark.parametrize(
+    ("following", "target"),
+    [
+        ("/history?q=a&review=none", "/history?q=a&review=none"),
+        ("/\t/evil.example", "/"),
+        ("//evil.example", "/"),
+    ],
+)
+def test_signing_in_leads_to_where_one_was_sent_away_from(guarded, following, target):
+    browser = guarded.test_client()
+    sent_away = browser.get("/history?q=a&review=none")
+    assert unquote(sent_away.headers["Location"]) == "/sign-in?next=/history?q=a&review=none"
+    page = browser.get("/sign-in", query_string={"next": following}).get_data(as_text=True)
+    assert ('name="next"' in page) == (target != "/")
+    token = re.search(r'name="csrf_token" value="([^"]+)"', page)[1]
+    given = {"token": TOKEN, "csrf_token": token, "next": following}
+    assert browser.post("/sign-in", data=given).headers["Location"] == target
+
+
+def test_a_person_without_session_is_not_told_of_headers(guarded):
+    html = {"Accept": "text/html"}
+    answer = guarded.test_client().post(
+        "/cases/LK-00000-00000/review", data={"verdict": "agree"}, headers=html
+    )
+    page = answer.get_data(as_text=True)
+    assert answer.status_code == 401
+    assert "Your session has ended" in page
+    assert "Bearer" not in page
+    assert 'href="/sign-in"' in page
 
 
 def test_a_new_token_ends_old_sessions(make_app):

@@ -24,8 +24,8 @@ from leukoscope.web import pictures
 from leukoscope.web.api import case_id, uploaded_files
 from leukoscope.web.context import services
 from leukoscope.web.openapi import build_document
-from leukoscope.web.parsing import parse_form, parse_query
-from leukoscope.web.problems import Problem
+from leukoscope.web.parsing import own_address, parse_form, parse_query
+from leukoscope.web.problems import Problem, invalid
 from leukoscope.web.schemas import HistoryQuery, JobForm, ResultsQuery
 from leukoscope.web.storage.history import CaseRecord, Search
 from leukoscope.web.subjects import by_subject, subject_result
@@ -47,6 +47,8 @@ def create_job() -> BaseResponse:
     """Take the upload form of a browser without JavaScript."""
     board, limits = services().jobs, services().settings.limits
     files = [file for file in uploaded_files() if file.filename]
+    if not files:
+        raise invalid("No file was chosen. Go back and choose one or more images, or a ZIP archive.")
     form = parse_form(JobForm, request)
     uploads = receive(files, limits, limits.job_files)
     job = board.create(uploads, clean_subject(form.subject), more=False, heat_map=True)
@@ -85,6 +87,13 @@ def job_rows(job: str) -> Response:
     response.headers["X-Done"] = str(state["done"] if state else 0)
     response.headers["X-Total"] = str(state["total"] if state else 0)
     return response
+
+
+@blueprint.post("/jobs/<job>/cancel")
+def cancel_job(job: str) -> BaseResponse:
+    """Stop a job; what was read stays."""
+    services().jobs.cancel(job)
+    return redirect(url_for("pages.job_page", job=job), 303)
 
 
 @blueprint.get("/jobs/<job>/subjects")
@@ -186,21 +195,23 @@ def sign_in() -> str | BaseResponse:
     """Ask for the token."""
     if services().gate.digest is None or services().gate.is_signed_in():
         return redirect(url_for("pages.index"))
-    return render_template("sign_in.html", failure=None)
+    return render_template("sign_in.html", failure=None, following=own_address(request.args.get("next", "")))
 
 
 @blueprint.post("/sign-in")
 def sign_in_send() -> BaseResponse:
-    """Check the token."""
+    """Check the token and go to where the visitor was sent away from."""
+    following = own_address(request.form.get("next", ""))
     try:
         services().gate.verify(request.form.get("token", "").strip())
     except Problem as problem:
-        response = make_response(render_template("sign_in.html", failure=problem.detail), problem.status)
+        page = render_template("sign_in.html", failure=problem.detail, following=following)
+        response = make_response(page, problem.status)
         response.headers.extend({k: v for k, v in problem.headers.items() if k == "Retry-After"})
         return response
     services().gate.sign_in()
     services().history.note("signed in", "page")
-    return redirect(url_for("pages.index"), 303)
+    return redirect(following or url_for("pages.index"), 303)
 
 
 @blueprint.post("/sign-out")

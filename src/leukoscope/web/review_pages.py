@@ -80,7 +80,8 @@ def _next_case(query: ReviewQuery) -> CaseRecord | None:
     queue = query.queue()
     history = services().history
     if query.back is not None:
-        found = history.find(replace(queue, before=query.back, oldest_first=False), 1)
+        # Whatever its review: the case before is most often one that was reviewed a moment ago.
+        found = history.find(replace(queue, review=None, before=query.back, oldest_first=False), 1)
     else:
         found = history.find(replace(queue, after=query.after), 1)
     return found[0] if found else None

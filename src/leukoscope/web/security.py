@@ -108,13 +108,11 @@ class Gate:
         if given:
             self.verify(given.removeprefix("Bearer ").strip())
             return None
-        if (
-            request.path.startswith("/api/")
-            or request.path == "/metrics"
-            or request.method not in SAFE_METHODS
-        ):
+        if request.path.startswith("/api/") or request.path == "/metrics":
             raise _unauthorised("Send the header 'Authorization: Bearer TOKEN'.")
-        return redirect(url_for("pages.sign_in"))
+        if request.method not in SAFE_METHODS:
+            raise _unauthorised("Your session has ended; nothing was stored. Sign in and try again.")
+        return redirect(url_for("pages.sign_in", next=request.full_path.rstrip("?")))
 
     def verify(self, token: str) -> None:
         """Check a token given by a client; of wrong ones, too many are refused for a while.
