@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import math
 import re
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -14,9 +16,13 @@ from playwright.sync_api import Page, expect
 
 from leukoscope.assets import other_images_directory
 from leukoscope.terms import RESEARCH_USE
+from leukoscope.web.application import close_app, create_app
 from leukoscope.web.context import services
+from leukoscope.web.model import KnownModel
+from leukoscope.web.prediction import judge_with
+from leukoscope.web.settings import WebSettings
 from small_bundle import sample_paths
-from web_fixtures import Running
+from web_fixtures import TOKEN, Running, run_server
 
 WIDTHS = (360, 768, 1440, 1920)
 
@@ -32,7 +38,7 @@ def upload(page: Page, served: Running, files: list[Path], subject: str = "") ->
     if subject:
         page.fill("#subject", subject)
     page.get_by_role("button", name="Read", exact=True).click()
-    expect(page.locator("[data-progress]")).to_have_text(re.compile(rf"^{len(files)} images read"))
+    expect(page.locator("[data-progress]")).to_have_text(re.compile(rf"^{len(files)} images? read$"))
     expect(page.locator(".row")).to_have_count(len(files))
 
 
@@ -115,6 +121,14 @@ def test_a_zip_with_things_that_are_no_cells(served, open_page, tmp_path):
     expect(page.locator(".nothing--picture")).to_be_visible()
 
 
+def doubt(row: dict[str, str]) -> tuple[int, float]:
+    """How uncertain a row is, least certain first."""
+    if "probability" not in row:
+        return (2, 0.0)
+    logits = [math.log(value / (1 - value)) for value in (float(row["probability"]), float(row["threshold"]))]
+    return (int(row["decision"] != "uncertain"), abs(logits[0] - logits[1]))
+
+
 def test_sorting_and_filtering(served, open_page):
     page = open_page()
     upload(page, served, [*some_cells(8), next(other_images_directory().rglob("BloodImage_*"))])
@@ -124,6 +138,11 @@ def test_sorting_and_filtering(served, open_page):
     )
     assert values == sorted(values, reverse=True)
     assert values[-1] == -1
+    page.get_by_label("Sort").select_option("unsure")
+    shown = page.locator(".row").evaluate_all("rows => rows.map(row => row.dataset)")
+    order = [doubt(row) for row in shown]
+    assert order == sorted(order)
+    assert {row["decision"] for row in shown} >= {"uncertain", "rejected"}
     page.get_by_label("Sort").select_option("name")
     names = page.locator(".row").evaluate_all("rows => rows.map(row => row.dataset.name)")
     assert names == page.evaluate(
@@ -179,6 +198,24 @@ def test_everything_by_keyboard(served, open_page):
     second = page.locator(".panel__name").inner_text()
     press(page, "j")
     expect(page.locator(".panel__name")).not_to_have_text(second)
+    press(page, "n")
+    page.keyboard.type("half a note")
+    page.keyboard.press("Escape")
+    press(page, "k")
+    expect(page.locator(".panel__name")).to_have_text(second)
+    press(page, "k")  # the case that was just reviewed
+    expect(page.locator(".panel__name")).to_have_text(first)
+    expect(page.get_by_label("Note")).to_have_value("a note with d and u")
+    press(page, "h")
+    assert opacity(page) == 0
+    press(page, "j")
+    expect(page.locator(".panel__name")).to_have_text(second)
+    assert opacity(page) == 0  # the next case keeps it
+    press(page, "j")
+    expect(page.locator(".panel__name")).not_to_have_text(second)
+    expect(page.get_by_label("Note")).to_have_value("half a note")  # typed and not sent
+    page.get_by_label("Note").fill("")
+    page.locator("h1").click()
     press(page, "k")
     expect(page.locator(".panel__name")).to_have_text(second)
     page.get_by_label("Keyboard shortcuts").uncheck()
@@ -234,6 +271,60 @@ def test_a_failure_is_said_where_it_happens(served, open_page):
     expect(page.get_by_role("button", name="Read", exact=True)).to_be_enabled()
     assert len(open_page.complaints) == 1  # the browser's own line about the aborted request
     open_page.complaints.clear()
+
+
+def test_what_is_too_large_is_told_before_it_is_sent(served, open_page, tmp_path):
+    page = open_page()
+    page.goto(served.address)
+    page.route("**/api/v1/jobs", lambda route: route.abort())
+    (tmp_path / "large.bmp").write_bytes(bytes(21 * 2**20))
+    page.set_input_files("#files", tmp_path / "large.bmp")
+    page.get_by_role("button", name="Read", exact=True).click()
+    expect(page.locator("[data-error]")).to_have_text(
+        "large.bmp has 21.0 MB; at most 20 MB are taken: leave it out or save it smaller."
+    )
+
+
+def test_an_ended_session_is_told_with_the_way_back(chromium, open_page, make_app):
+    app = make_app(token=TOKEN)
+    with run_server(app) as running:
+        page = open_page()
+        page.goto(f"{running.address}/?from=here")
+        page.get_by_label("Token").fill(TOKEN)
+        page.get_by_role("button", name="Sign in").click()
+        expect(page).to_have_url(f"{running.address}/?from=here")
+        page.context.clear_cookies()
+        page.set_input_files("#files", some_cells(1))
+        page.get_by_role("button", name="Read", exact=True).click()
+        expect(page.locator("[data-error]")).to_have_text("Your session has ended. Sign in again.")
+        page.get_by_role("link", name="Sign in again").click()
+        expect(page).to_have_url(re.compile(r"/sign-in\?next="))
+    assert len(open_page.complaints) == 1  # the browser's own line about the refusal
+    open_page.complaints.clear()
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_a_batch_is_cancelled_from_its_page(open_page, tmp_path, web_predictor, scripts):
+    gate = threading.Event()
+
+    def judge(images):
+        assert gate.wait(60)
+        return judge_with(web_predictor)(images)
+
+    app = create_app(WebSettings(data=tmp_path), KnownModel.from_bundle(web_predictor.bundle), judge)
+    with run_server(app) as running:
+        page = open_page(java_script_enabled=scripts)
+        page.goto(running.address)
+        page.set_input_files("#files", some_cells(12))
+        page.get_by_role("button", name="Read", exact=True).click()
+        page.get_by_role("button", name="Cancel").click()
+        if not scripts:
+            page.wait_for_url("**/jobs/*")
+        expect(page.locator("[data-progress]")).to_have_text(re.compile(r"^Cancelled after \d+ of 12$"))
+        expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+        gate.set()
+        page.goto("about:blank")
+    close_app(app)
 
 
 def test_dark_and_light(served, open_page):

@@ -1,7 +1,9 @@
 """Uploads made to harm: bombs, lies, floods. The answer is a refusal; memory and service stay as they were."""
 
 import io
+import random
 import struct
+import threading
 import tracemalloc
 import zipfile
 
@@ -9,10 +11,14 @@ import pytest
 from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.test import encode_multipart
 
+from leukoscope.web.application import close_app, create_app
+from leukoscope.web.context import services
+from leukoscope.web.model import KnownModel
+from leukoscope.web.prediction import judge_with
 from leukoscope.web.problems import Problem
-from leukoscope.web.settings import MEBIBYTE, Limits
+from leukoscope.web.settings import MEBIBYTE, Limits, WebSettings
 from leukoscope.web.uploads import receive
-from web_fixtures import cells, form
+from web_fixtures import TOKEN, cells, form
 
 
 def packed(members: list[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -62,6 +68,161 @@ def test_a_lying_directory_is_not_believed(client):
     assert answer.status_code == 200
     assert answer.get_json()[0]["decision"] == "rejected"
     assert peak < 60 * MEBIBYTE
+
+
+@pytest.fixture
+def gate() -> threading.Event:
+    """Closed while the engine is held up."""
+    return threading.Event()
+
+
+@pytest.fixture
+def make_slow_app(tmp_path, web_predictor, gate):
+    """Build an application whose engine waits for the gate, with 4 MB for uploads."""
+    opened = []
+
+    def make(**changes):
+        def judge(images):
+            assert gate.wait(30)
+            return judge_with(web_predictor)(images)
+
+        settings = WebSettings(data=tmp_path / "slow", limits=Limits(pending_mb=4), **changes)
+        opened.append(create_app(settings, KnownModel.from_bundle(web_predictor.bundle), judge))
+        return opened[-1]
+
+    yield make
+    gate.set()
+    for app in opened:
+        close_app(app)
+
+
+def sparse(megabytes: float) -> bytes:
+    """Bytes that pack 180 times: more would be refused as a bomb."""
+    noise = random.Random(3).randbytes(5_600)
+    return (noise + bytes(994_400)) * round(megabytes)
+
+
+def in_background(answers: list, ask) -> threading.Thread:
+    thread = threading.Thread(target=lambda: answers.append(ask()))
+    thread.start()
+    return thread
+
+
+def wait_until(condition) -> None:
+    pause = threading.Event()
+    for _ in range(600):
+        if condition():
+            return
+        pause.wait(0.02)
+    raise AssertionError("it did not happen")
+
+
+def test_archives_of_several_requests_share_one_budget(make_slow_app, gate):
+    app = make_slow_app()
+    ask = lambda: send(app.test_client(use_cookies=False), packed([("a.bmp", sparse(3))]))  # noqa: E731
+    answers: list = []
+    first = in_background(answers, ask)
+    wait_until(lambda: services(app).memory.held_bytes > 3 * 10**6)
+    refused = ask()
+    assert (refused.status_code, refused.mimetype) == (503, "application/problem+json")
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert "at most 4 MB" in refused.get_json()["detail"]
+    gate.set()
+    first.join(30)
+    assert [answer.status_code for answer in answers] == [200]
+    assert services(app).memory.held_bytes == 0
+    assert ask().status_code == 200
+
+
+def test_an_archive_is_unpacked_a_few_images_at_a_time(client):
+    """Eight images of 8 MB: at most two of them are held at once."""
+    archive = packed([(f"{number}.bmp", sparse(8)) for number in range(8)])
+    tracemalloc.start()
+    answer = send(client, archive)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(answer.get_json()) == 8
+    assert peak < 45 * MEBIBYTE, peak
+
+
+class Body(io.BytesIO):
+    """A request's body that tells when it is read, and waits until it may go on."""
+
+    def __init__(self, content: bytes, go_on: threading.Event | None = None) -> None:
+        super().__init__(content)
+        self.go_on, self.touched = go_on, threading.Event()
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.touched.set()
+        assert self.go_on is None or self.go_on.wait(30)
+        return super().read(size)
+
+    def readinto(self, buffer) -> int:
+        content = self.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+
+def post_body(app, path: str, body: Body, **headers: str):
+    return app.test_client(use_cookies=False).post(
+        path,
+        input_stream=body,
+        headers={"Content-Type": "multipart/form-data; boundary=x", **headers},
+    )
+
+
+def multipart(content: bytes) -> bytes:
+    return (
+        b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+        + content
+        + b"\r\n--x--\r\n"
+    )
+
+
+@pytest.mark.parametrize("path", ["/api/v1/jobs", "/api/v1/predict", "/jobs"])
+def test_memory_is_set_aside_before_a_body_is_read(make_slow_app, gate, path):
+    app, content = make_slow_app(), multipart(bytes(3 * MEBIBYTE))
+    slow, answers = Body(content, gate), []
+    first = in_background(answers, lambda: post_body(app, path, slow))
+    assert slow.touched.wait(30)
+    second = Body(content)
+    assert post_body(app, path, second).status_code == 503
+    assert not second.touched.is_set()
+    gate.set()
+    first.join(30)
+    assert answers[0].status_code in (200, 202, 303)
+    wait_until(lambda: services(app).memory.held_bytes == 0)
+
+
+def test_images_of_a_cancelled_job_are_let_go(make_slow_app):
+    app = make_slow_app()
+    client = app.test_client(use_cookies=False)
+    job = client.post("/api/v1/jobs", data=form(cells(4))).get_json()["job"]
+    assert services(app).memory.held_bytes > 0
+    client.delete(f"/api/v1/jobs/{job}")
+    assert services(app).memory.held_bytes == 0
+
+
+def test_only_uploads_may_be_large_and_only_with_the_token(make_slow_app):
+    app, content = make_slow_app(token=TOKEN), multipart(bytes(MEBIBYTE))
+    for path, status in (("/sign-in", 413), ("/api/v1/jobs", 401), ("/api/v1/predict", 401), ("/jobs", 401)):
+        body = Body(content)
+        assert post_body(app, path, body).status_code == status
+        assert not body.touched.is_set()
+    token = {"Authorization": f"Bearer {TOKEN}"}
+    for path in ("/cases/LK-00000-00000/review", "/api/v1/history/LK-00000-00000/reviews", "/sign-out"):
+        body = Body(content)
+        assert post_body(app, path, body, **token).status_code in (303, 413, 415)
+        assert not body.touched.is_set()
+
+
+def test_the_longest_note_is_taken_in_every_writing(client):
+    case = client.post("/api/v1/predict", data=form(cells(1))).get_json()[0]["case"]
+    note = "\N{MICROSCOPE}" * 2000
+    answer = client.post(f"/api/v1/history/{case}/reviews", json={"verdict": "agree", "note": note})
+    assert answer.status_code == 201
+    sent = client.post(f"/cases/{case}/review", data={"verdict": "agree", "note": note, "then": "/review"})
+    assert sent.status_code == 303
 
 
 def test_an_archive_within_an_archive_is_not_opened(client):
@@ -132,8 +293,6 @@ def test_limits_hold_for_files_and_archives_together():
 
 
 def test_an_image_above_the_limit_is_refused_before_decoding(make_app):
-    from leukoscope.web.context import services
-
     app = make_app(limits=Limits(request_mb=1))
     client = app.test_client(use_cookies=False)
     status, _ = status_and_words(send_large(client, form([("a.bmp", bytes(2 * MEBIBYTE))])))

@@ -38,6 +38,8 @@ def test_an_image_that_is_no_cell_is_refused_with_its_reason(client):
     given = [(field.name, field.read_bytes()), ("text.bmp", b"hello"), ("empty.png", b"")]
     answer = predict(client, given).get_json()
     assert [item["decision"] for item in answer] == ["rejected"] * 3
+    assert "b'" not in answer[1]["reasons"][0]["message"]  # nothing of the content is told or stored
+    assert "hello" not in answer[1]["reasons"][0]["message"]
     codes = [item["reasons"][0]["code"] for item in answer]
     assert codes == ["not_segmented", "unknown_format", "empty_file"]
     assert all(item["probability"] is None and item["reasons"][0]["message"] for item in answer)

@@ -126,11 +126,13 @@ def test_retention_is_applied_by_the_service(make_app):
 
     app = make_app(retention_days=7)
     client = app.test_client(use_cookies=False)
-    client.post("/api/v1/predict", data=form(cells(2)))
+    client.post("/api/v1/predict", data=form(cells(2), heat_map="true"))
     assert purge(app) == 0
+    assert services(app).service.artefacts.size > 0
     with services(app).database.write() as session:
         session.execute(update(Case).values(created_at=datetime.now(UTC) - timedelta(days=8)))
     assert purge(app) == 2
+    assert services(app).service.artefacts.size == 0
     assert purge(make_app()) == 0
 
 

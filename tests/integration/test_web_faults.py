@@ -261,6 +261,46 @@ def test_a_full_queue_answers_503(make_app: MakeApp, limits: Limits):
     )
 
 
+def test_a_deletion_holds_while_another_reads(make_app: MakeApp, tmp_path):
+    """A reader keeps the file from being tidied; the case is deleted all the same, and the answer says so."""
+    client = make_app(lock_wait_s=0.1).test_client(use_cookies=False)
+    cases = [item["case"] for item in client.post("/api/v1/predict", data=form(cells(2))).get_json()]
+    other = sqlite3.connect(tmp_path / "data" / "records.sqlite3")
+    other.execute("BEGIN")
+    other.execute("SELECT count(*) FROM cases").fetchone()
+    try:
+        assert client.delete(f"/api/v1/history/{cases[0]}").status_code == 200
+        page = client.post(f"/cases/{cases[1]}/delete")
+        assert (page.status_code, page.headers["Location"]) == (303, "/history")
+    finally:
+        other.close()
+    assert [client.get(f"/api/v1/history/{case}").status_code for case in cases] == [404, 404]
+
+
+def test_a_deleted_note_is_not_left_in_the_files(make_app: MakeApp, tmp_path):
+    client = make_app().test_client(use_cookies=False)
+    case = client.post("/api/v1/predict", data=form(cells(1))).get_json()[0]["case"]
+    client.post(f"/api/v1/history/{case}/reviews", json={"verdict": "agree", "note": "very private words"})
+    stored = lambda: b"".join(path.read_bytes() for path in (tmp_path / "data").iterdir())  # noqa: E731
+    assert b"very private words" in stored()
+    client.delete(f"/api/v1/history/{case}")
+    assert b"very private words" not in stored()
+
+
+def test_wrong_tokens_are_counted_by_the_client_behind_the_proxy(small_bundle_path, tmp_path):
+    config = tmp_path / "serve.toml"
+    config.write_text('trusted_proxy = "127.0.0.1"\n')
+    process, address = start(small_bundle_path, tmp_path, "--config", str(config), LEUKOSCOPE_TOKEN="t" * 20)
+
+    def guess(client: str) -> int:
+        headers = {"Authorization": "Bearer wrong", "X-Forwarded-For": client}
+        return requests.get(f"{address}/api/v1/history", headers=headers, timeout=10).status_code
+
+    assert [guess("10.0.0.66") for _ in range(11)] == [401] * 10 + [429]
+    assert guess("10.0.0.2") == 401
+    assert end(process, signal.SIGTERM) == 0
+
+
 def test_deleting_what_another_just_deleted(make_app: MakeApp):
     client = make_app().test_client(use_cookies=False)
     case = client.post("/api/v1/predict", data=form(cells(1))).get_json()[0]["case"]

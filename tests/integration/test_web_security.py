@@ -2,10 +2,14 @@
 
 import logging
 import re
+from urllib.parse import unquote
 
 import pytest
 
 from leukoscope.terms import RESEARCH_USE
+from leukoscope.web.context import services
+from leukoscope.web.storage.database import Database
+from leukoscope.web.storage.history import History
 from web_fixtures import TOKEN, cells, form, wait_for_job
 
 PAGES = ("/", "/history", "/review", "/about", "/api", "/nowhere", "/cases/LK-00000-00000")
@@ -102,7 +106,7 @@ def test_with_a_token_nothing_is_open_but_health(guarded):
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
     assert client.post("/api/v1/predict", data=form(cells(1))).status_code == 401
     for path in ("/", "/history", "/about", "/legend.png", "/export.csv"):
-        assert client.get(path).headers["Location"] == "/sign-in"
+        assert unquote(client.get(path).headers["Location"]) == f"/sign-in?next={path}"
     assert client.get("/healthz").status_code == 200
     assert client.get("/readyz").status_code == 200
 
@@ -134,6 +138,37 @@ def test_signing_in_and_out(guarded):
     assert browser.get("/history").status_code == 302
 
 
+@pytest.mark.parametrize(
+    ("following", "target"),
+    [
+        ("/history?q=a&review=none", "/history?q=a&review=none"),
+        ("/\t/evil.example", "/"),
+        ("//evil.example", "/"),
+    ],
+)
+def test_signing_in_leads_to_where_one_was_sent_away_from(guarded, following, target):
+    browser = guarded.test_client()
+    sent_away = browser.get("/history?q=a&review=none")
+    assert unquote(sent_away.headers["Location"]) == "/sign-in?next=/history?q=a&review=none"
+    page = browser.get("/sign-in", query_string={"next": following}).get_data(as_text=True)
+    assert ('name="next"' in page) == (target != "/")
+    token = re.search(r'name="csrf_token" value="([^"]+)"', page)[1]
+    given = {"token": TOKEN, "csrf_token": token, "next": following}
+    assert browser.post("/sign-in", data=given).headers["Location"] == target
+
+
+def test_a_person_without_session_is_not_told_of_headers(guarded):
+    html = {"Accept": "text/html"}
+    answer = guarded.test_client().post(
+        "/cases/LK-00000-00000/review", data={"verdict": "agree"}, headers=html
+    )
+    page = answer.get_data(as_text=True)
+    assert answer.status_code == 401
+    assert "Your session has ended" in page
+    assert "Bearer" not in page
+    assert 'href="/sign-in"' in page
+
+
 def test_a_new_token_ends_old_sessions(make_app):
     first = make_app(token=TOKEN)
     browser = first.test_client()
@@ -151,6 +186,8 @@ def test_guessing_is_stopped(guarded):
     answers = [client.get("/api/v1/history", headers={"Authorization": f"Bearer {n}"}) for n in range(12)]
     assert [answer.status_code for answer in answers] == [401] * 10 + [429] * 2
     assert 0 < int(answers[-1].headers["Retry-After"]) <= 61
+    right = client.get("/api/v1/history", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert right.status_code == 200  # others behind the same address go on
 
 
 def test_uploads_and_names_are_not_kept(make_app, tmp_path, caplog):
@@ -178,9 +215,27 @@ def test_keeping_is_a_choice(make_app, tmp_path):
     assert cells(1)[0][0] in again.get(f"/cases/{case}").get_data(as_text=True)
 
 
-def test_failures_tell_nothing_of_the_inside(app, monkeypatch, caplog):
-    from leukoscope.web.storage.history import History
+def test_pictures_of_a_case_that_another_process_deleted_are_gone(make_app, tmp_path):
+    app = make_app()
+    client = app.test_client(use_cookies=False)
+    case = client.post("/api/v1/predict", data=form(cells(1), heat_map="true")).get_json()[0]["case"]
+    addresses = [
+        address
+        for kind in ("cell", "heat")
+        for address in (f"/cases/{case}/{kind}.png", f"/api/v1/history/{case}/pictures/{kind}")
+    ]
+    for address in addresses:
+        shown = client.get(address)
+        assert (shown.mimetype, shown.headers["Cache-Control"]) == ("image/png", "no-store")
+    other = Database(f"sqlite:///{tmp_path / 'data' / 'records.sqlite3'}")
+    History(other).delete([case], "cli")
+    other.close()
+    for address in addresses:
+        assert client.get(address).status_code == 404
+    assert services(app).service.artefacts.size == 0
 
+
+def test_failures_tell_nothing_of_the_inside(app, monkeypatch, caplog):
     def burst(*_: object) -> None:
         raise RuntimeError("secret /srv/path/database.sqlite3")
 
@@ -198,7 +253,13 @@ def test_failures_tell_nothing_of_the_inside(app, monkeypatch, caplog):
 def test_a_redirect_after_a_review_stays_here(app):
     client = app.test_client(use_cookies=False)
     case = client.post("/api/v1/predict", data=form(cells(1))).get_json()[0]["case"]
-    for target in ("https://evil.example", "//evil.example", "/\\evil.example", "javascript:1"):
+    for target in (
+        "https://evil.example",
+        "//evil.example",
+        "/\\evil.example",
+        "/\t/evil.example",
+        "javascript:1",
+    ):
         answer = client.post(f"/cases/{case}/review", data={"verdict": "agree", "then": target})
         assert answer.headers["Location"] == f"/cases/{case}"
 

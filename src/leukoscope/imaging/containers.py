@@ -71,8 +71,8 @@ def read_container(content: bytes) -> Container:
                 raise _damaged("the header is cut short") from None
     raise ImageError(
         Reason.UNKNOWN_FORMAT,
-        f"the content starts with {content[:8]!r}, which is no BMP, PNG, JPEG, TIFF or WebP image "
-        "(the name's ending does not matter); give one of these formats",
+        "this is not an image file of a known kind (the name's ending does not matter); "
+        "give a BMP, PNG, JPEG, TIFF or WebP image",
     )
 
 

@@ -9,6 +9,7 @@ from leukoscope.runtime.results import SubjectResult
 from leukoscope.terms import RESEARCH_USE
 from leukoscope.web import metrics as metrics_module
 from leukoscope.web.context import services
+from leukoscope.web.memory import reservation
 from leukoscope.web.openapi import Operation, build_document, operation
 from leukoscope.web.parsing import parse_form, parse_json, parse_query
 from leukoscope.web.problems import invalid, not_found
@@ -64,8 +65,10 @@ def predict() -> Response:
     limits = services().settings.limits
     files = uploaded_files()
     form = parse_form(UploadForm, request)
-    received = receive(files, limits, limits.request_files)
-    judged = services().service.judge_request(received.uploads, clean_subject(form.subject), form.heat_map)
+    uploads = receive(files, limits, limits.request_files)
+    judged = services().service.judge_request(
+        uploads, clean_subject(form.subject), form.heat_map, reservation()
+    )
     results = [item.result for item in judged]
     if form.heat_map:
         results = [
@@ -92,11 +95,10 @@ def predict() -> Response:
 def create_job() -> Response:
     """Take images and answer at once."""
     board, limits = services().jobs, services().settings.limits
-    board.check_room(request.content_length or 0)
     files = uploaded_files()
     form = parse_form(JobForm, request)
-    received = receive(files, limits, limits.job_files)
-    job = board.create(received, clean_subject(form.subject), form.more, form.heat_map)
+    uploads = receive(files, limits, limits.job_files)
+    job = board.create(uploads, clean_subject(form.subject), form.more, form.heat_map)
     response = _json(job_status(job), 202)
     response.headers["Location"] = f"/api/v1/jobs/{job.job}"
     return response
@@ -118,7 +120,6 @@ def extend_job(job: str) -> Response:
     """Take further images of a job."""
     board, limits = services().jobs, services().settings.limits
     board.get(job)
-    board.check_room(request.content_length or 0)
     files = uploaded_files()
     form = parse_form(JobForm, request)
     return _json(job_status(board.add(job, receive(files, limits, limits.job_files), form.more)), 202)
@@ -189,7 +190,6 @@ def delete_case(case: str) -> Response:
     """Delete one case and return what it was."""
     record = services().history.get(case_id(case))
     services().history.delete([record.case], actor="api")
-    services().service.artefacts.forget(record.case)
     return _json(case_entry(record))
 
 

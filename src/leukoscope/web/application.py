@@ -8,9 +8,11 @@ from flask import Flask, Response, g, request
 from leukoscope.imaging.decode import DecodeLimits
 from leukoscope.runtime.predictor import Predictor
 from leukoscope.web import problems, security, words
+from leukoscope.web.artefacts import Artefacts
 from leukoscope.web.batching import Batcher
 from leukoscope.web.context import EXTENSION, Services
 from leukoscope.web.jobs import JobBoard
+from leukoscope.web.memory import Memory
 from leukoscope.web.metrics import Metrics
 from leukoscope.web.model import KnownModel
 from leukoscope.web.prediction import Judge, judge_with
@@ -60,10 +62,12 @@ def create_app(settings: WebSettings, model: KnownModel, judge: Judge) -> Flask:
         SEND_FILE_MAX_AGE_DEFAULT=0,
         PROPAGATE_EXCEPTIONS=False,
     )
-    gate = security.register(app, settings)
+    memory = Memory(limits.pending_mb * MEBIBYTE)
+    gate = security.register(app, settings, memory)
     database = Database(settings.database_url, settings.lock_wait_s)
     database.migrate()
-    history = History(database)
+    artefacts = Artefacts(limits.artefact_mb * MEBIBYTE, limits.artefact_minutes * 60.0)
+    history = History(database, on_delete=artefacts.forget)
     history.note("started", "system", model=model.reference.sha256[:16], version=model.reference.version)
     metrics = Metrics()
     batcher = Batcher(
@@ -73,9 +77,9 @@ def create_app(settings: WebSettings, model: KnownModel, judge: Judge) -> Flask:
         wait_ms=settings.batch_wait_ms,
         queue_images=limits.queue_images,
     )
-    service = Service(settings, batcher, history, metrics)
+    service = Service(settings, batcher, history, metrics, artefacts)
     app.extensions[EXTENSION] = Services(
-        settings, model, database, history, metrics, batcher, service, JobBoard(service), gate
+        settings, model, database, history, metrics, batcher, service, JobBoard(service), gate, memory
     )
     problems.register(app)
     words.register(app)

@@ -82,7 +82,7 @@ class Batcher:
         return not self._closed and all(thread.is_alive() for thread in self._threads)
 
     def submit(self, images: Sequence[ToJudge]) -> list["Future[Prediction]"]:
-        """Queue the images of one request, all or none.
+        """Queue the first images of one request, all or none.
 
         Raises
         ------
@@ -99,19 +99,19 @@ class Batcher:
                     "try again after the given seconds, with fewer images or as a job.",
                     self.wait_s,
                 )
-            entries: list[Waiting] = [(image, Future()) for image in images]
-            self._requests.extend(entries)
-            self._changed.notify_all()
-        return [future for _, future in entries]
+            return self._append(self._requests, images)
+
+    def submit_more(self, images: Sequence[ToJudge]) -> list["Future[Prediction]"]:
+        """Queue further images of a request whose first were taken; the caller waits for these before it sends more."""
+        with self._changed:
+            self._check_open()
+            return self._append(self._requests, images)
 
     def submit_job(self, images: Sequence[ToJudge]) -> list["Future[Prediction]"]:
         """Queue images of a job; the caller holds back by waiting for them before it sends more."""
         with self._changed:
             self._check_open()
-            entries: list[Waiting] = [(image, Future()) for image in images]
-            self._jobs.extend(entries)
-            self._changed.notify_all()
-        return [future for _, future in entries]
+            return self._append(self._jobs, images)
 
     def close(self) -> None:
         """Stop taking images; those that wait get an ``EngineError``."""
@@ -127,6 +127,12 @@ class Batcher:
         for thread in self._threads:
             thread.join(timeout=30)
 
+    def _append(self, lane: "deque[Waiting]", images: Sequence[ToJudge]) -> list["Future[Prediction]"]:
+        entries: list[Waiting] = [(image, Future()) for image in images]
+        lane.extend(entries)
+        self._changed.notify_all()
+        return [future for _, future in entries]
+
     def _check_open(self) -> None:
         if self._closed:
             raise EngineError("the service is shutting down")
@@ -140,6 +146,7 @@ class Batcher:
             self._answer(entries)
             spent = (time.perf_counter() - started) / (len(entries) * len(self._threads))
             self._seconds_per_image += 0.2 * (spent - self._seconds_per_image)
+            del entries  # or the images would be held until others come
 
     def _collect(self) -> list[Waiting]:
         """Wait for a first image and briefly for more; an empty list means the end."""

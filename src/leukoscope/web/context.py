@@ -7,6 +7,7 @@ from flask import Flask, current_app
 
 from leukoscope.web.batching import Batcher
 from leukoscope.web.jobs import JobBoard
+from leukoscope.web.memory import Memory
 from leukoscope.web.metrics import Metrics
 from leukoscope.web.model import KnownModel
 from leukoscope.web.security import Gate
@@ -31,6 +32,7 @@ class Services:
     service: Service
     jobs: JobBoard
     gate: Gate
+    memory: Memory
 
     def close(self) -> None:
         """Stop the threads and close the records; what was acknowledged is stored already."""

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,6 +27,8 @@ REPORT_CELLS = 30
 """Cells listed on the printed page; the counts and the summary are over all of them."""
 REPORT_SUBJECTS = 3
 """Subjects summed up on it."""
+
+_FORMULA_BEGINS = re.compile(r"^(?=[\t\r])|(?:^|(?<=[;\t\r\n]))(?= *[=+\-@])")
 
 COLUMNS = (
     "case",
@@ -84,6 +88,7 @@ def report() -> str:
     _trace("report", len(records))
     search = _query().search()
     name_of = services().service.name_of
+    sha256 = services().model.reference.sha256
     subjects = by_subject([record.result for record in records], services().model)
     return render_template(
         "report.html",
@@ -94,7 +99,10 @@ def report() -> str:
         subjects=subjects[:REPORT_SUBJECTS],
         subjects_left_out=max(0, len(subjects) - REPORT_SUBJECTS),
         only=panel_context(records[0]) if len(records) == 1 else None,
-        model=services().model,
+        models=Counter(record.result.model for record in records),
+        not_pooled=sum(
+            record.result.subject is not None and record.result.model.sha256 != sha256 for record in records
+        ),
         made_at=datetime.now(UTC),
     )
 
@@ -141,10 +149,11 @@ def _row(record: CaseRecord) -> tuple[Any, ...]:
 
 
 def _harmless(value: Any) -> Any:
-    """Keep a spreadsheet from reading a text as a formula."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value
-    return value
+    """Keep a spreadsheet from reading a text, or what it takes for a cell of its own, as a formula.
+
+    Where a comma is the decimal sign, spreadsheets divide cells at semicolons.
+    """
+    return _FORMULA_BEGINS.sub("'", value) if isinstance(value, str) else value
 
 
 def _trace(kind: str, count: int) -> None:

@@ -8,6 +8,7 @@ import logging
 import secrets
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -16,11 +17,11 @@ from threading import Condition, Thread
 
 from leukoscope.errors import LeukoscopeError
 from leukoscope.terms import Decision
+from leukoscope.web.memory import Reservation, hand_over
 from leukoscope.web.problems import Problem, busy, not_found, too_large
 from leukoscope.web.service import JOB_CHUNK, Service
-from leukoscope.web.settings import MEBIBYTE
 from leukoscope.web.storage.database import StorageError
-from leukoscope.web.uploads import Received, Upload
+from leukoscope.web.uploads import Upload, chunks
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +42,10 @@ class JobState(StrEnum):
 
 @dataclass(slots=True)
 class _Parcel:
-    """The images of one request, and the memory they hold until the last of them is judged."""
+    """The images of one request, and the memory set aside for them until the last of them is judged."""
 
     uploads: deque[Upload]
-    held_bytes: int
+    memory: Reservation
 
 
 @dataclass(slots=True)
@@ -80,10 +81,10 @@ class Job:
         """True while the job may still give results."""
         return self.state in (JobState.RECEIVING, JobState.RUNNING)
 
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of images that wait in memory."""
-        return sum(parcel.held_bytes for parcel in self.parcels)
+    def drop_parcels(self) -> None:
+        """Forget the images that wait, and release their memory."""
+        while self.parcels:
+            self.parcels.popleft().memory.release()
 
 
 class JobBoard:
@@ -97,26 +98,26 @@ class JobBoard:
         self._thread = Thread(target=self._run, name="leukoscope-jobs", daemon=True)
         self._thread.start()
 
-    def create(self, received: Received, subject: str | None, more: bool, heat_map: bool) -> Job:
-        """Open a job with its first images; ``more`` keeps it open for further ones."""
+    def create(self, uploads: Sequence[Upload], subject: str | None, more: bool, heat_map: bool) -> Job:
+        """Open a job with the images of this request; ``more`` keeps it open for further ones."""
         with self._changed:
             self._forget_old()
             open_jobs = sum(job.is_open for job in self._jobs.values())
             if open_jobs >= self._limits.open_jobs:
                 raise busy(f"{open_jobs} jobs are open, at most {self._limits.open_jobs} are taken.", 10)
             job = Job(secrets.token_urlsafe(16), subject, heat_map, datetime.now(UTC), receiving=True)
-            self._take(job, received, more)
+            self._take(job, uploads, more)
             self._jobs[job.job] = job
             self._changed.notify_all()
         return job
 
-    def add(self, name: str, received: Received, more: bool) -> Job:
-        """Add images to a job that is still receiving; ``more=False`` closes it."""
+    def add(self, name: str, uploads: Sequence[Upload], more: bool) -> Job:
+        """Add the images of this request to a job that is still receiving; ``more=False`` closes it."""
         with self._changed:
             job = self._get(name)
             if not job.receiving or not job.is_open:
                 raise Problem(409, "job-closed", "Job closed", f"The job is {job.state}; open a new one.")
-            self._take(job, received, more)
+            self._take(job, uploads, more)
             self._changed.notify_all()
         return job
 
@@ -132,17 +133,8 @@ class JobBoard:
             job = self._get(name)
             if job.is_open:
                 job.cancelled = True
-            job.parcels.clear()
+            job.drop_parcels()
             return job
-
-    def check_room(self, request_bytes: int) -> None:
-        """Refuse a request before its body is read where there is no memory for it."""
-        with self._changed:
-            held = sum(job.held_bytes for job in self._jobs.values())
-        if held and held + request_bytes > self._limits.pending_mb * MEBIBYTE:
-            raise busy(
-                f"{held // MEBIBYTE} MB of images wait to be judged; try again after the given seconds.", 3
-            )
 
     def close(self) -> None:
         """Stop working."""
@@ -157,14 +149,14 @@ class JobBoard:
             raise not_found("There is no such job in memory; stored results of it are in the history.")
         return job
 
-    def _take(self, job: Job, received: Received, more: bool) -> None:
-        if job.total + len(received.uploads) > self._limits.job_files:
+    def _take(self, job: Job, uploads: Sequence[Upload], more: bool) -> None:
+        if job.total + len(uploads) > self._limits.job_files:
             raise too_large(
                 f"A job takes at most {self._limits.job_files} images; open another for the rest."
             )
-        if received.uploads:
-            job.parcels.append(_Parcel(deque(received.uploads), received.held_bytes))
-        job.total += len(received.uploads)
+        if uploads:
+            job.parcels.append(_Parcel(deque(uploads), hand_over()))
+        job.total += len(uploads)
         job.receiving, job.touched = more, time.monotonic()
 
     def _forget_old(self) -> None:
@@ -192,19 +184,19 @@ class JobBoard:
             if self._closed or not job.parcels:
                 return
             parcel = job.parcels[0]
-            uploads = list(islice(parcel.uploads, JOB_CHUNK))
+            uploads = next(chunks(list(islice(parcel.uploads, JOB_CHUNK)), JOB_CHUNK))
         failure = self._judge(job, uploads)
         with self._changed:
             job.touched = time.monotonic()
             if failure is not None:
                 job.failure = failure
-                job.parcels.clear()
+                job.drop_parcels()
                 return
             job.done += len(uploads)
             for _ in uploads:
                 parcel.uploads.popleft()
             if not parcel.uploads and job.parcels and job.parcels[0] is parcel:
-                job.parcels.popleft()
+                job.parcels.popleft().memory.release()
 
     def _judge(self, job: Job, uploads: list[Upload]) -> str | None:
         """Judge and store; return what to tell people where it cannot be done."""

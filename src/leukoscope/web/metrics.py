@@ -57,7 +57,7 @@ class Metrics:
             buckets=(1, 2, 4, 8, 16, 32),
         )
         self.refused = Counter(
-            "leukoscope_busy", "Requests refused because the queue was full.", registry=self.registry
+            "leukoscope_busy", "Requests refused because queue or memory was full.", registry=self.registry
         )
         self.reviews = Counter("leukoscope_reviews", "Stored reviews.", ["verdict"], registry=self.registry)
 

@@ -1,5 +1,6 @@
 """What the pages and the API know of the model behind them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from leukoscope.bundle.files import CARD
 from leukoscope.bundle.folder import Bundle
 from leukoscope.bundle.manifest import Manifest
-from leukoscope.bundle.report import Measurement, Report
+from leukoscope.bundle.report import Measurement, Report, format_measurement
 from leukoscope.decision.parameters import DecisionParameters
 from leukoscope.runtime.results import ModelReference
 
@@ -20,9 +21,20 @@ class Faithfulness:
     ----------
     gap
         Fall of the logit without the most relevant pixels, minus that without the least relevant ones.
+    most_relevant_drop, least_relevant_drop
+        The two falls themselves, where they were measured; below zero the logit rises.
     """
 
     gap: Measurement
+    most_relevant_drop: Measurement | None = None
+    least_relevant_drop: Measurement | None = None
+
+    @classmethod
+    def from_measures(cls, measures: Mapping[str, Measurement]) -> "Faithfulness":
+        """Take the measures of ``report.json``."""
+        return cls(
+            measures["relevance_gap"], measures.get("most_relevant_drop"), measures.get("least_relevant_drop")
+        )
 
     @property
     def holds(self) -> bool:
@@ -36,6 +48,16 @@ class Faithfulness:
         if self.gap.low is None or self.gap.high is None:
             return value
         return f"{value}, {_signed(self.gap.low)} to {_signed(self.gap.high)}"
+
+    @property
+    def removals(self) -> str:
+        """What the two removals do to the logit, where their signs are certain; empty where not."""
+        effects = [_effect(self.most_relevant_drop), _effect(self.least_relevant_drop)]
+        if None in effects:
+            return ""
+        if effects[0] == effects[1]:
+            return f"; for this model both removals {effects[0]} it"
+        return f"; for this model the first removal {effects[0]}s it, the second {effects[1]}s it"
 
 
 @dataclass(frozen=True)
@@ -59,8 +81,24 @@ class KnownModel:
     def faithfulness(self) -> Faithfulness | None:
         """What was measured about the heat maps; None where nothing was."""
         supplements = self.report.supplements if self.report is not None else ()
-        gaps = [part.measures["relevance_gap"] for part in supplements if "relevance_gap" in part.measures]
-        return Faithfulness(gaps[0]) if gaps else None
+        measured = [part.measures for part in supplements if "relevance_gap" in part.measures]
+        return Faithfulness.from_measures(measured[0]) if measured else None
+
+    @cached_property
+    def subject_accuracy(self) -> str | None:
+        """How often the pooled call of a subject was right, in words; None where it was not measured."""
+        split = self.report.headline if self.report is not None else None
+        if split is None or split.leaks:
+            return None
+        measures = split.subject_mean.measures
+        if not {"sensitivity", "specificity"} <= measures.keys():
+            return None
+        found = [
+            f"{name} {format_measurement(measures[name], percent=True)}"
+            for name in ("sensitivity", "specificity")
+        ]
+        people = measures["sensitivity"].n_subjects
+        return f"{' and '.join(found)} over {people} people not trained on"
 
     @cached_property
     def published_report(self) -> Report | None:
@@ -74,6 +112,13 @@ class KnownModel:
     def manifest(self) -> dict[str, Any]:
         """The manifest as plain data. Library versions are of use to developers, who have the bundle itself."""
         return self.details.model_dump(mode="json", exclude={"libraries"})
+
+
+def _effect(drop: Measurement | None) -> str | None:
+    """Say what a removal does to the logit; None where the interval holds zero."""
+    if drop is None or drop.low is None or drop.high is None:
+        return None
+    return "lower" if drop.low > 0 else "raise" if drop.high < 0 else None
 
 
 def _signed(value: float) -> str:

@@ -24,8 +24,8 @@ from leukoscope.web import pictures
 from leukoscope.web.api import case_id, uploaded_files
 from leukoscope.web.context import services
 from leukoscope.web.openapi import build_document
-from leukoscope.web.parsing import parse_form, parse_query
-from leukoscope.web.problems import Problem
+from leukoscope.web.parsing import own_address, parse_form, parse_query
+from leukoscope.web.problems import Problem, invalid
 from leukoscope.web.schemas import HistoryQuery, JobForm, ResultsQuery
 from leukoscope.web.storage.history import CaseRecord, Search
 from leukoscope.web.subjects import by_subject, subject_result
@@ -46,11 +46,12 @@ def index() -> str:
 def create_job() -> BaseResponse:
     """Take the upload form of a browser without JavaScript."""
     board, limits = services().jobs, services().settings.limits
-    board.check_room(request.content_length or 0)
     files = [file for file in uploaded_files() if file.filename]
+    if not files:
+        raise invalid("No file was chosen. Go back and choose one or more images, or a ZIP archive.")
     form = parse_form(JobForm, request)
-    received = receive(files, limits, limits.job_files)
-    job = board.create(received, clean_subject(form.subject), more=False, heat_map=True)
+    uploads = receive(files, limits, limits.job_files)
+    job = board.create(uploads, clean_subject(form.subject), more=False, heat_map=True)
     return redirect(url_for("pages.job_page", job=job.job), 303)
 
 
@@ -88,6 +89,13 @@ def job_rows(job: str) -> Response:
     return response
 
 
+@blueprint.post("/jobs/<job>/cancel")
+def cancel_job(job: str) -> BaseResponse:
+    """Stop a job; what was read stays."""
+    services().jobs.cancel(job)
+    return redirect(url_for("pages.job_page", job=job), 303)
+
+
 @blueprint.get("/jobs/<job>/subjects")
 def job_subjects(job: str) -> str:
     """Return the subject summaries of a job."""
@@ -112,9 +120,7 @@ def case_picture(case: str, kind: str) -> Response:
     png = services().service.picture(case_id(case), kind)
     if png is None:
         raise Problem(404, "not-found", "Not found", "This picture is not kept.")
-    response = current_app.response_class(png, mimetype="image/png")
-    response.headers["Cache-Control"] = "private, max-age=600"
-    return response
+    return current_app.response_class(png, mimetype="image/png")
 
 
 @blueprint.post("/cases/<case>/delete")
@@ -122,7 +128,6 @@ def delete_case(case: str) -> BaseResponse:
     """Delete a case and go to the history."""
     record = services().history.get(case_id(case))
     services().history.delete([record.case], actor="page")
-    services().service.artefacts.forget(record.case)
     flash(f"Case {record.case} was deleted with its reviews and pictures.")
     return redirect(url_for("pages.history_page"), 303)
 
@@ -190,21 +195,23 @@ def sign_in() -> str | BaseResponse:
     """Ask for the token."""
     if services().gate.digest is None or services().gate.is_signed_in():
         return redirect(url_for("pages.index"))
-    return render_template("sign_in.html", failure=None)
+    return render_template("sign_in.html", failure=None, following=own_address(request.args.get("next", "")))
 
 
 @blueprint.post("/sign-in")
 def sign_in_send() -> BaseResponse:
-    """Check the token."""
+    """Check the token and go to where the visitor was sent away from."""
+    following = own_address(request.form.get("next", ""))
     try:
         services().gate.verify(request.form.get("token", "").strip())
     except Problem as problem:
-        response = make_response(render_template("sign_in.html", failure=problem.detail), problem.status)
+        page = render_template("sign_in.html", failure=problem.detail, following=following)
+        response = make_response(page, problem.status)
         response.headers.extend({k: v for k, v in problem.headers.items() if k == "Retry-After"})
         return response
     services().gate.sign_in()
     services().history.note("signed in", "page")
-    return redirect(url_for("pages.index"), 303)
+    return redirect(following or url_for("pages.index"), 303)
 
 
 @blueprint.post("/sign-out")
@@ -216,15 +223,18 @@ def sign_out() -> BaseResponse:
 
 def panel_context(record: CaseRecord) -> dict[str, Any]:
     """Return what the panel of one case needs."""
-    service = services().service
+    service, model = services().service, services().model
+    # What was measured belongs to the model at work, and tells nothing of a case that an earlier one judged.
+    judged_by_it = record.result.model.sha256 == model.reference.sha256
     return {
         "record": record,
         "result": record.result,
         "name": service.name_of(record),
         "pictures": service.pictures_of(record.case),
-        "method": services().model.details.attribution,
-        "faithfulness": services().model.faithfulness,
-        "alpha": services().model.decision.conformal.alpha,
+        "judged_by_it": judged_by_it,
+        "method": model.details.attribution if judged_by_it else "as the earlier model drew it",
+        "faithfulness": model.faithfulness if judged_by_it else None,
+        "alpha": model.decision.conformal.alpha if judged_by_it else None,
         "opacity": pictures.DEFAULT_OPACITY_PERCENT,
     }
 

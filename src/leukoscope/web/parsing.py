@@ -12,6 +12,15 @@ from leukoscope.web.problems import Problem, invalid
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
+def own_address(text: str) -> str | None:
+    """Return an address to go on to if it is one of ours, else None.
+
+    Browsers drop tabs and line breaks from an address and read a backslash as a slash: any of them is refused.
+    """
+    ours = text.startswith("/") and not text.startswith("//")
+    return text if ours and "\\" not in text and text.isprintable() else None
+
+
 def parse_query(schema: type[ModelT], request: Request, lenient: bool = False) -> ModelT:
     """Read the query string. ``lenient`` drops empty fields, as a page's search form sends them."""
     return _validate(schema, _single(request.args, lenient), "query")

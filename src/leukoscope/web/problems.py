@@ -6,9 +6,10 @@ from typing import Any
 
 from flask import Flask, Response, current_app, render_template, request
 from pydantic import BaseModel, ConfigDict, Field
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from leukoscope.errors import EngineError
+from leukoscope.web.settings import MEBIBYTE
 from leukoscope.web.storage.database import StorageBusyError, StorageError, StorageFullError
 from leukoscope.web.storage.history import UnknownCaseError
 
@@ -74,7 +75,6 @@ _HTTP_DETAILS = {
     404: ("not-found", "Not found", "There is nothing at this address."),
     405: ("method-not-allowed", "Method not allowed", "This address does not take this kind of request."),
     408: ("timeout", "Timeout", "The request took too long to arrive."),
-    413: ("too-large", "Too large", "The request is larger than the limit, or has too many parts."),
     415: (
         "unsupported-media-type",
         "Unsupported media type",
@@ -101,6 +101,8 @@ def from_exception(error: Exception) -> Problem:
     if isinstance(error, EngineError):
         logger.error("the engine failed: %s", error)
         return Problem(503, "engine-failed", "Engine not available", "The engine gave no usable answer.")
+    if isinstance(error, RequestEntityTooLarge):
+        return too_large(_what_is_too_large())
     if isinstance(error, HTTPException) and error.code is not None:
         code, title, detail = _HTTP_DETAILS.get(
             error.code, ("refused", error.name, "The request was refused.")
@@ -109,6 +111,20 @@ def from_exception(error: Exception) -> Problem:
         return Problem(error.code, code, title, detail, headers)
     logger.error("unexpected failure in %s", request.endpoint, exc_info=error)
     return Problem(500, "internal", "Internal error", "Something failed that should not; it has been logged.")
+
+
+def _what_is_too_large() -> str:
+    sent, most = request.content_length or 0, request.max_content_length or 0
+    if sent > most:
+        return f"The request has {_in_words(sent)}; at most {_in_words(most)} are taken. Send fewer or smaller files."
+    parts, field = request.max_form_parts, request.max_form_memory_size or 0
+    return f"The form has more than {parts} parts or a field above {_in_words(field)}; send fewer at a time."
+
+
+def _in_words(size_bytes: int) -> str:
+    if size_bytes < MEBIBYTE:
+        return f"{size_bytes / 1024:.0f} KB"
+    return f"{size_bytes / MEBIBYTE:.1f}".removesuffix(".0") + " MB"
 
 
 def answer(problem: Problem) -> Response:

@@ -10,7 +10,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from leukoscope.web.api import case_id
 from leukoscope.web.context import services
 from leukoscope.web.pages import panel_context
-from leukoscope.web.parsing import parse_form, parse_query
+from leukoscope.web.parsing import own_address, parse_form, parse_query
 from leukoscope.web.schemas import Cursor, HistoryQuery, ReviewInput
 from leukoscope.web.storage.history import CaseRecord, Search
 
@@ -63,8 +63,7 @@ def review_case(case: str) -> BaseResponse:
     note = given.note.replace("\r\n", "\n").strip()
     record = services().history.review(case_id(case), given.verdict, note, given.reviewer.strip(), "page")
     services().metrics.reviews.labels(given.verdict.value).inc()
-    inside = given.then.startswith("/") and not given.then.startswith(("//", "/\\"))
-    target = given.then if inside else url_for("pages.case_page", case=record.case)
+    target = own_address(given.then) or url_for("pages.case_page", case=record.case)
     response = make_response(redirect(target, 303))
     response.set_cookie(
         REVIEWER_COOKIE,
@@ -81,7 +80,8 @@ def _next_case(query: ReviewQuery) -> CaseRecord | None:
     queue = query.queue()
     history = services().history
     if query.back is not None:
-        found = history.find(replace(queue, before=query.back, oldest_first=False), 1)
+        # Whatever its review: the case before is most often one that was reviewed a moment ago.
+        found = history.find(replace(queue, review=None, before=query.back, oldest_first=False), 1)
     else:
         found = history.find(replace(queue, after=query.after), 1)
     return found[0] if found else None

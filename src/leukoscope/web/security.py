@@ -17,6 +17,7 @@ from flask import Flask, Response, current_app, redirect, request, session, url_
 from werkzeug.wrappers import Response as BaseResponse
 
 from leukoscope.errors import UsageError
+from leukoscope.web.memory import Memory, admit_body, release_body
 from leukoscope.web.problems import Problem
 from leukoscope.web.settings import WebSettings
 
@@ -107,25 +108,27 @@ class Gate:
         if given:
             self.verify(given.removeprefix("Bearer ").strip())
             return None
-        if (
-            request.path.startswith("/api/")
-            or request.path == "/metrics"
-            or request.method not in SAFE_METHODS
-        ):
+        if request.path.startswith("/api/") or request.path == "/metrics":
             raise _unauthorised("Send the header 'Authorization: Bearer TOKEN'.")
-        return redirect(url_for("pages.sign_in"))
+        if request.method not in SAFE_METHODS:
+            raise _unauthorised("Your session has ended; nothing was stored. Sign in and try again.")
+        return redirect(url_for("pages.sign_in", next=request.full_path.rstrip("?")))
 
     def verify(self, token: str) -> None:
-        """Check a token given by a client; too many wrong ones are refused for a while."""
+        """Check a token given by a client; of wrong ones, too many are refused for a while.
+
+        A right one is let through at any time: people behind one address do not shut each other out.
+        """
+        if self.digest is not None and hmac.compare_digest(_digest(token), self.digest):
+            return
         wait_s = self.limiter.wait_s(request.remote_addr)
         if wait_s:
             detail = "Too many failed sign-ins; wait before the next try."
             raise Problem(429, "too-many-failures", "Too many failures", detail, {"Retry-After": str(wait_s)})
-        if self.digest is None or not hmac.compare_digest(_digest(token), self.digest):
-            self.limiter.failed(request.remote_addr)
-            services = current_app.extensions["leukoscope"]
-            services.history.note("sign-in failed", "unknown")
-            raise _unauthorised("The token is wrong.")
+        self.limiter.failed(request.remote_addr)
+        services = current_app.extensions["leukoscope"]
+        services.history.note("sign-in failed", "unknown")
+        raise _unauthorised("The token is wrong.")
 
     def sign_in(self) -> None:
         """Remember in the session that the token was given; a new token on the server ends such sessions."""
@@ -194,7 +197,7 @@ def secret_key(folder: Path) -> bytes:
     return key
 
 
-def register(app: Flask, settings: WebSettings) -> Gate:
+def register(app: Flask, settings: WebSettings, memory: Memory) -> Gate:
     """Put the checks before and the headers behind every route."""
     gate = Gate(settings)
     app.config.update(
@@ -210,8 +213,13 @@ def register(app: Flask, settings: WebSettings) -> Gate:
         gate.check_host()
         refused = gate.check_token()
         if refused is None:
+            admit_body(memory)  # the next check may read the form
             gate.check_change()
         return refused
+
+    @app.teardown_request
+    def end(_error: BaseException | None) -> None:
+        release_body()
 
     @app.after_request
     def harden(response: Response) -> Response:

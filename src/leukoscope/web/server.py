@@ -53,6 +53,7 @@ def serve(app: Flask, on_ready: Callable[[str], None]) -> None:
             ident=None,
             expose_tracebacks=False,
             clear_untrusted_proxy_headers=True,
+            **_proxy(settings),
         )
     except (OSError, ValueError) as error:
         close_app(app)
@@ -98,6 +99,17 @@ def _purge_regularly(app: Flask, stop: threading.Event) -> None:
                 logger.info("removed %d cases after their retention time", removed)
         if stop.wait(_PURGE_EVERY_S):
             return
+
+
+def _proxy(settings: WebSettings) -> dict[str, object]:
+    """Return what waitress is told of the proxy in front: its word counts for the client's address only."""
+    if settings.trusted_proxy is None:
+        return {}
+    return {
+        "trusted_proxy": settings.trusted_proxy,
+        "trusted_proxy_count": 1,
+        "trusted_proxy_headers": {"x-forwarded-for"},
+    }
 
 
 def _interrupt(_number: int, _frame: object) -> None:

@@ -1,7 +1,8 @@
 """The core behind pages and API: images in, judged and stored cases out."""
 
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
@@ -12,16 +13,22 @@ from leukoscope.runtime.predictor import Prediction
 from leukoscope.runtime.results import CellResult
 from leukoscope.web.artefacts import Artefacts
 from leukoscope.web.batching import Batcher
+from leukoscope.web.memory import Reservation
 from leukoscope.web.metrics import Metrics
 from leukoscope.web.pictures import draw
 from leukoscope.web.prediction import ToJudge
-from leukoscope.web.problems import busy, too_large
-from leukoscope.web.settings import MEBIBYTE, WebSettings
-from leukoscope.web.storage.history import CaseRecord, History, NewCase
-from leukoscope.web.uploads import Upload
+from leukoscope.web.problems import busy
+from leukoscope.web.settings import WebSettings
+from leukoscope.web.storage.history import CaseRecord, History, NewCase, UnknownCaseError
+from leukoscope.web.uploads import Upload, chunks
 
 Submit = Callable[[Sequence[ToJudge]], "list[Future[Prediction]]"]
 
+_Drawn = tuple[NewCase, Mapping[str, bytes]]
+"""What is to be stored of one image, and its pictures by kind."""
+
+_REQUEST_CHUNK = 32
+"""Images of a request that are unpacked and judged together: two full batches, one for each thread of the engine."""
 JOB_CHUNK = 8
 """Images of a job that are judged and stored together: small, so that results appear as they are ready."""
 
@@ -39,6 +46,19 @@ class JudgedUpload:
         return self.record.result.model_copy(update={"source": self.name})
 
 
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What a caller wants of its images; ``job`` is None for a request that waits."""
+
+    subject: str | None
+    job: str | None
+    heat_map: bool
+
+    @property
+    def origin(self) -> str:
+        return "api" if self.job is None else "job"
+
+
 class Service:
     """Judges, records and remembers; shared by all requests."""
 
@@ -48,25 +68,35 @@ class Service:
         batcher: Batcher,
         history: History,
         metrics: Metrics,
+        artefacts: Artefacts,
     ) -> None:
         self.settings = settings
         self.batcher, self.history, self.metrics = batcher, history, metrics
-        limits = settings.limits
-        self._places = BoundedSemaphore(limits.open_requests)
-        self.artefacts = Artefacts(limits.artefact_mb * MEBIBYTE, limits.artefact_minutes * 60.0)
+        self._places = BoundedSemaphore(settings.limits.open_requests)
+        self.artefacts = artefacts
 
     def judge_request(
-        self, uploads: Sequence[Upload], subject: str | None, heat_map: bool
+        self, uploads: Sequence[Upload], subject: str | None, heat_map: bool, memory: Reservation
     ) -> list[JudgedUpload]:
         """Judge the images of one request and store them; all of them or, on failure, none.
+
+        An archive is unpacked a few images at a time, for which ``memory`` is grown before.
 
         Raises
         ------
         Problem
-            503 with Retry-After where too many requests or images wait; 413 where the images are too large.
+            503 with Retry-After where too many requests or images wait, or their memory is spent.
         """
         with self._place():
-            return self._judge_request(uploads, subject, heat_map)
+            parts = list(chunks(uploads, _REQUEST_CHUNK))
+            memory.grow(max((sum(upload.unpacked_bytes for upload in part) for part in parts), default=0))
+            end = time.monotonic() + self.settings.limits.wait_s
+            order = _Order(subject, None, heat_map)
+            judged: list[_Drawn] = []
+            for part in parts:
+                submit = self.batcher.submit_more if judged else self.batcher.submit
+                judged += self._judge(part, order, submit, end)
+            return self._store(uploads, judged, order)
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -82,26 +112,13 @@ class Service:
         finally:
             self._places.release()
 
-    def _judge_request(
-        self, uploads: Sequence[Upload], subject: str | None, heat_map: bool
-    ) -> list[JudgedUpload]:
-        contents: list[bytes] = []
-        held, most = 0, self.settings.limits.pending_mb * MEBIBYTE
-        for upload in uploads:
-            contents.append(upload.read())
-            held += len(contents[-1])
-            if held > most:
-                raise too_large(f"The images unpack to more than {most // MEBIBYTE} MB; send them as a job.")
-        predictions = self._judge(contents, subject, self.batcher.submit)
-        return self._store(uploads, contents, predictions, None, heat_map)
-
     def judge_job(
         self, uploads: Sequence[Upload], subject: str | None, job: str, heat_map: bool
     ) -> list[JudgedUpload]:
         """Judge and store some images of a job."""
-        contents = [upload.read() for upload in uploads]
-        predictions = self._judge(contents, subject, self.batcher.submit_job)
-        return self._store(uploads, contents, predictions, job, heat_map)
+        end = time.monotonic() + self.settings.limits.wait_s
+        order = _Order(subject, job, heat_map)
+        return self._store(uploads, self._judge(uploads, order, self.batcher.submit_job, end), order)
 
     def name_of(self, record: CaseRecord) -> str:
         """Return what a page calls a case: the kept or still remembered file name, else its id."""
@@ -111,7 +128,18 @@ class Service:
         return artefact.name if artefact is not None else record.case
 
     def picture(self, case: str, kind: str) -> bytes | None:
-        """Return a picture of a case from memory or, where kept, from the records."""
+        """Return a picture of a stored case from memory or, where kept, from the records.
+
+        Raises
+        ------
+        UnknownCaseError
+            The case is not stored; another process may have deleted it.
+        """
+        try:
+            self.history.get(case)
+        except UnknownCaseError:
+            self.artefacts.forget(case)
+            raise
         artefact = self.artefacts.get(case)
         if artefact is not None and kind in artefact.pictures:
             return artefact.pictures[kind]
@@ -133,50 +161,42 @@ class Service:
             [case for case in cases if case not in remembered], "cell"
         )
 
-    def _judge(self, contents: Sequence[bytes], subject: str | None, submit: Submit) -> list[Prediction]:
-        waiting = submit([ToJudge(content, subject) for content in contents])
-        return _wait(waiting, self.settings.limits.wait_s)
-
-    def _store(
-        self,
-        uploads: Sequence[Upload],
-        contents: Sequence[bytes],
-        predictions: Sequence[Prediction],
-        job: str | None,
-        heat_map: bool,
-    ) -> list[JudgedUpload]:
+    def _judge(self, uploads: Sequence[Upload], order: _Order, submit: Submit, end: float) -> list[_Drawn]:
+        """Return what is to be stored of each image; the images themselves are let go."""
+        contents = [upload.read() for upload in uploads]
+        predictions = self._wait(submit([ToJudge(content, order.subject) for content in contents]), end)
         keep_images, keep_names = self.settings.keep_images, self.settings.keep_names
-        origin = "api" if job is None else "job"
-        wanted = heat_map or keep_images
-        drawn = [draw(prediction) if wanted else {} for prediction in predictions]
-        new = [
-            NewCase(
+        judged: list[_Drawn] = []
+        for upload, content, prediction in zip(uploads, contents, predictions, strict=True):
+            pictures = draw(prediction) if order.heat_map or keep_images else {}
+            new = NewCase(
                 result=prediction.result,
-                content=content,
-                origin=origin,
-                job=job,
+                file_sha256=hashlib.sha256(content).hexdigest(),
+                origin=order.origin,
+                job=order.job,
                 name=upload.name if keep_names else None,
                 pictures=tuple(pictures.items()) if keep_images else (),
             )
-            for upload, content, prediction, pictures in zip(
-                uploads, contents, predictions, drawn, strict=True
-            )
-        ]
-        records = self.history.record(new, actor=origin)
-        judged = []
-        for record, upload, pictures in zip(records, uploads, drawn, strict=True):
-            self.metrics.count(record.result, origin)
-            if job is not None or pictures:
-                self.artefacts.put(record.case, upload.name, {} if keep_images else pictures)
-            judged.append(JudgedUpload(record, upload.name))
+            judged.append((new, pictures))
         return judged
 
+    def _store(
+        self, uploads: Sequence[Upload], judged: Sequence[_Drawn], order: _Order
+    ) -> list[JudgedUpload]:
+        records = self.history.record([new for new, _ in judged], actor=order.origin)
+        stored = []
+        for record, upload, (_, pictures) in zip(records, uploads, judged, strict=True):
+            self.metrics.count(record.result, record.origin)
+            if order.job is not None or pictures:
+                self.artefacts.put(record.case, upload.name, {} if self.settings.keep_images else pictures)
+            stored.append(JudgedUpload(record, upload.name))
+        return stored
 
-def _wait(waiting: "Sequence[Future[Prediction]]", wait_s: float) -> list[Prediction]:
-    end = time.monotonic() + wait_s
-    try:
-        return [future.result(max(0.0, end - time.monotonic())) for future in waiting]
-    except FutureTimeoutError:
-        for future in waiting:
-            future.cancel()
-        raise busy(f"The images were not judged within {wait_s:g} s; nothing was stored.", 5) from None
+    def _wait(self, waiting: "Sequence[Future[Prediction]]", end: float) -> list[Prediction]:
+        try:
+            return [future.result(max(0.0, end - time.monotonic())) for future in waiting]
+        except FutureTimeoutError:
+            for future in waiting:
+                future.cancel()
+            limit_s = self.settings.limits.wait_s
+            raise busy(f"The images were not judged within {limit_s:g} s; nothing was stored.", 5) from None

@@ -47,7 +47,7 @@ class Limits:
     queue_images: int = 256
     """Images of requests that wait for the engine; beyond it likewise."""
     pending_mb: int = 256
-    """Bytes of all images that jobs hold in memory before they are judged."""
+    """Uploads held in memory until they are judged, over all requests and jobs; beyond it the answer is 503."""
     open_jobs: int = 64
     """Jobs that are not finished."""
     artefact_mb: int = 192
@@ -83,6 +83,8 @@ class WebSettings:
     """Further names under which the service may be addressed, beside loopback names and ``host``."""
     https: bool = False
     """True behind a proxy that ends TLS: cookies are marked Secure and HSTS is sent."""
+    trusted_proxy: str | None = None
+    """Address of the proxy in front, whose ``X-Forwarded-For`` names the client; wrong tokens are counted by it."""
     keep_images: bool = False
     """Store cells and heat maps with results."""
     keep_names: bool = False

@@ -4,7 +4,7 @@ import stat
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from threading import Lock
@@ -19,6 +19,8 @@ from leukoscope.web.settings import MEBIBYTE, Limits
 _ZIP_SIGNS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _LONGEST_NAME = 255
+_UNPACKED_AT_ONCE = 16 * MEBIBYTE
+"""Images of an archive are unpacked so much at a time, or one by one where they are larger."""
 LONGEST_SUBJECT = 120
 
 
@@ -37,21 +39,37 @@ class MemoryRequest(FlaskRequest):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One image to judge. ``read`` gives its bytes, cut one byte above the limit; ``name`` is for display only."""
+    """One image to judge.
+
+    Attributes
+    ----------
+    name
+        For display only.
+    read
+        Gives the image's bytes, at most one above the limit.
+    unpacked_bytes
+        Memory that ``read`` takes beside the request itself: nothing for a file that was sent as it is.
+    """
 
     name: str
     read: Callable[[], bytes]
+    unpacked_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
-    """All images of one request, and how many bytes they hold in memory until they are judged."""
+def chunks(uploads: Sequence[Upload], most: int) -> Iterator[list[Upload]]:
+    """Divide images into parts of at most ``most``, each small in memory when unpacked."""
+    part: list[Upload] = []
+    for upload in uploads:
+        size = upload.unpacked_bytes + sum(other.unpacked_bytes for other in part)
+        if part and (len(part) == most or size > _UNPACKED_AT_ONCE):
+            yield part
+            part = []
+        part.append(upload)
+    if part:
+        yield part
 
-    uploads: tuple[Upload, ...]
-    held_bytes: int
 
-
-def receive(files: list[FileStorage], limits: Limits, most: int) -> Received:
+def receive(files: list[FileStorage], limits: Limits, most: int) -> tuple[Upload, ...]:
     """Take the files of a request; a ZIP archive (told by its content) becomes its members.
 
     Raises
@@ -60,17 +78,16 @@ def receive(files: list[FileStorage], limits: Limits, most: int) -> Received:
         413 beyond a limit, 422 for an archive that cannot be opened.
     """
     uploads: list[Upload] = []
-    held = 0
     for file in files:
         content = file.stream.read()
-        held += len(content)
+        file.close()  # the request would hold a second copy until its end
         if content.startswith(_ZIP_SIGNS):
             uploads += _members(content, limits)
         else:
             uploads.append(Upload(clean_name(file.filename), _constant(content)))
         if len(uploads) > most:
             raise too_large(f"More than {most} images; send fewer at a time.")
-    return Received(tuple(uploads), held)
+    return tuple(uploads)
 
 
 def clean_name(name: str | None) -> str:
@@ -122,21 +139,23 @@ def _members(content: bytes, limits: Limits) -> list[Upload]:
     if any(entry.compress_type not in _METHODS for entry in entries):
         raise invalid("The archive uses a compression other than deflate; pack it as a plain ZIP.")
     lock = Lock()
-    most = limits.file_mb * MEBIBYTE
+    most = limits.file_mb * MEBIBYTE + 1
 
     def reader(entry: zipfile.ZipInfo) -> Callable[[], bytes]:
         def read() -> bytes:
-            # What the directory says about sizes is not believed: reading stops one byte above the limit.
+            # What the directory says about sizes is not believed: reading stops where its word or the limit does.
             with lock:
                 try:
                     with archive.open(entry) as member:
-                        return member.read(most + 1)
+                        return member.read(min(entry.file_size, most))
                 except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError):
                     return b""
 
         return read
 
-    return [Upload(clean_name(entry.filename), reader(entry)) for entry in entries]
+    return [
+        Upload(clean_name(entry.filename), reader(entry), min(entry.file_size, most)) for entry in entries
+    ]
 
 
 def _is_candidate(entry: zipfile.ZipInfo) -> bool:

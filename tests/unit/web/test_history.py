@@ -1,5 +1,6 @@
 """Recording, searching, reviewing and deleting cases in a real SQLite file."""
 
+import hashlib
 import json
 import re
 import threading
@@ -47,7 +48,8 @@ def result(decision: Decision = Decision.BLAST, probability: float | None = 0.9,
 
 
 def record(history: History, *results: CellResult, **changes):
-    return history.record([NewCase(item, b"content", "api", **changes) for item in results], "api")
+    sha256 = hashlib.sha256(b"content").hexdigest()
+    return history.record([NewCase(item, sha256, "api", **changes) for item in results], "api")
 
 
 def test_case_ids_are_random_and_speakable():
@@ -130,8 +132,6 @@ def test_search(history, mixed, search, found):
 
 
 def test_search_by_case_and_by_the_files_hash(history, mixed):
-    import hashlib
-
     assert [item.case for item in history.find(Search(text=mixed[2].case[3:8].lower()))] == [mixed[2].case]
     prefix = hashlib.sha256(b"content").hexdigest()[:12]
     assert len(history.find(Search(text=prefix))) == 4

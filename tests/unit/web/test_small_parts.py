@@ -1,5 +1,6 @@
 """Names, limits, memory of recent pictures, words, and who may listen where."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from leukoscope.runtime.results import CellResult, ModelReference
 from leukoscope.terms import RESEARCH_USE, Decision, Reason
 from leukoscope.web.artefacts import Artefacts
 from leukoscope.web.downloads import _harmless
-from leukoscope.web.model import KnownModel
+from leukoscope.web.model import Faithfulness, KnownModel
+from leukoscope.web.parsing import own_address
 from leukoscope.web.problems import Problem
 from leukoscope.web.security import FailureLimiter, secret_key
 from leukoscope.web.settings import Limits, WebSettings, check_exposure, is_loopback
@@ -194,6 +196,30 @@ def test_no_cell_of_an_export_is_a_formula(text):
     assert _harmless("LK-1") == "LK-1"
 
 
+@pytest.mark.parametrize("before", ["seen;", "seen; ", "seen\t", "seen\n", "seen\r\n", "\t"])
+def test_no_part_that_a_spreadsheet_takes_for_a_cell_is_a_formula(before):
+    for part in re.split("[;\t\r\n]", _harmless(f"{before}=HYPERLINK(1)")):
+        assert not part.lstrip().startswith("=")
+    assert _harmless("large; round\nsmudged-border = no") == "large; round\nsmudged-border = no"
+
+
+@pytest.mark.parametrize(
+    ("given", "ours"),
+    [
+        ("/review?after=3&subject=S-1", True),
+        ("//evil.example", False),
+        ("/\\evil.example", False),
+        ("/\t/evil.example", False),
+        ("/\n/evil.example", False),
+        ("/\x00", False),
+        ("https://evil.example/", False),
+        ("", False),
+    ],
+)
+def test_only_addresses_of_our_own_are_gone_to(given, ours):
+    assert own_address(given) == (given if ours else None)
+
+
 def test_the_data_folder_can_be_named(monkeypatch, tmp_path):
     from leukoscope.web.settings import default_data_folder
 
@@ -260,6 +286,31 @@ def test_what_was_measured_about_heat_maps_is_told(value, low, high, holds, word
     assert (measured.faithfulness.holds, measured.faithfulness.words) == (holds, words)
     assert replace(model, report=model.report.model_copy(update={"supplements": ()})).faithfulness is None
     assert replace(model, report=None).faithfulness is None
+
+
+@pytest.mark.parametrize(
+    ("most", "least", "words"),
+    [
+        ((-1.6, -1.0), (-3.8, -3.3), "; for this model both removals raise it"),
+        ((2.0, 3.0), (0.1, 0.4), "; for this model both removals lower it"),
+        ((0.5, 1.0), (-2.0, -1.0), "; for this model the first removal lowers it, the second raises it"),
+        ((-0.5, 1.0), (-2.0, -1.0), ""),
+    ],
+)
+def test_what_removals_do_is_told_by_their_signs(most, least, words):
+    def measured(low: float, high: float) -> Measurement:
+        fields = {
+            "n_cells": 60,
+            "n_subjects": 42,
+            "split": "given cells",
+            "unit": "cell",
+            "method": "bootstrap",
+        }
+        return Measurement(value=(low + high) / 2, low=low, high=high, **fields)
+
+    check = Faithfulness(measured(0.1, 2), measured(*most), measured(*least))
+    assert check.removals == words
+    assert Faithfulness(measured(0.1, 2)).removals == ""
 
 
 def test_the_notice_stands_at_the_foot_of_every_printed_page():

@@ -1,6 +1,6 @@
 // Results as they come: new rows, counts, filter, sorting, and the chosen case in the panel beside the list.
 import { restoreOpacity } from "./overlay.js";
-import { pause, send } from "./requests.js";
+import { pause, send, tell } from "./requests.js";
 
 const POLL_MS = 600;
 const WIDE = window.matchMedia("(min-width: 62.01rem)");
@@ -8,8 +8,20 @@ const ORDERS = {
   number: (row) => Number(row.dataset.number),
   high: (row) => -(row.dataset.probability ?? -1),
   low: (row) => Number(row.dataset.probability ?? 2),
-  unsure: (row) => Math.abs((row.dataset.probability ?? 9) - 0.5),
+  unsure: doubt,
 };
+
+const logOdds = (probability) => {
+  const inside = Math.min(Math.max(Number(probability), 1e-6), 1 - 1e-6);
+  return Math.log(inside / (1 - inside));
+};
+
+// Uncertain cells first, then by the distance in log-odds from the row's own threshold; what was not judged comes last.
+function doubt(row) {
+  const { probability, threshold, decision } = row.dataset;
+  if (probability === undefined) return 2000;
+  return Math.abs(logOdds(probability) - logOdds(threshold)) + (decision === "uncertain" ? 0 : 1000);
+}
 
 export function startResults() {
   const root = document.querySelector("[data-job]");
@@ -21,6 +33,7 @@ export function startResults() {
   list.addEventListener("click", (event) => openBeside(view, event));
   list.addEventListener("keydown", (event) => moveByArrow(view, event));
   list.addEventListener("focusin", (event) => { if (event.target.matches(":focus-visible")) preview(view, event.target.closest(".row")); });
+  root.querySelector("[data-cancel]")?.addEventListener("submit", (event) => cancel(view, event));
   document.addEventListener("leukoscope:reviewed", (event) => markReviewed(list, event.detail));
   markFirst(view);
   if (root.dataset.open === "yes") follow(view);
@@ -46,7 +59,7 @@ async function follow(view) {
       if (!count) await pause(POLL_MS);
     } catch (error) {
       failures += 1;
-      if (failures > 5) return fail(view, error.message);
+      if (failures > 5 || error.status === 401) return fail(view, error.message, error.status);
       await pause(1000 * failures);
     }
   }
@@ -93,21 +106,33 @@ function showProgress(view, state, headers) {
   const bar = view.root.querySelector("[data-bar]");
   bar.max = total;
   bar.value = done;
-  view.root.querySelector("[data-progress]").textContent = `${done} of ${total} images read`;
+  view.root.querySelector("[data-progress]").textContent =
+    state === "cancelled" ? `Cancelled after ${done} of ${total}` : `${done} of ${total} images read`;
 }
 
 function finish(view, state) {
   view.root.querySelector("[data-bar]").hidden = true;
+  view.root.querySelector("[data-cancel]")?.remove();
   const count = view.list.children.length;
-  view.root.querySelector("[data-progress]").textContent = `${count} images read`;
+  if (state !== "cancelled") {
+    view.root.querySelector("[data-progress]").textContent = count === 1 ? "1 image read" : `${count} images read`;
+  }
   if (state === "failed") fail(view, "Reading stopped before the end; what is listed here is stored. Read the others again.");
-  if (!count) view.root.querySelector("[data-empty]").textContent = "No image was found in what was sent.";
+  if (!count && state === "done") view.root.querySelector("[data-empty]").textContent = "No image was found in what was sent.";
 }
 
-function fail(view, text) {
-  const place = view.root.querySelector("[data-error]");
-  place.textContent = text;
-  place.hidden = false;
+// Without leaving the page, which may still be sending; what follows the job tells the end.
+async function cancel(view, event) {
+  event.preventDefault();
+  try {
+    await send(`/api/v1/jobs/${view.root.dataset.job}`, { method: "DELETE" });
+  } catch (error) {
+    fail(view, error.message, error.status);
+  }
+}
+
+function fail(view, text, status) {
+  tell(view.root.querySelector("[data-error]"), text, status);
 }
 
 async function showSubjects(view) {
@@ -156,7 +181,7 @@ async function preview(view, row) {
     view.viewer.replaceChildren(...fresh.body.children);
     restoreOpacity(view.viewer);
   } catch (error) {
-    fail(view, error.message);
+    fail(view, error.message, error.status);
   }
 }
 

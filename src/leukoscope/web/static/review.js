@@ -1,6 +1,6 @@
 // Reviewing: in a panel beside a list without leaving the page; in the review mode by single keys.
 import { toggleHeatMap } from "./overlay.js";
-import { send } from "./requests.js";
+import { send, tell } from "./requests.js";
 
 // Beside a list: store in place. In the review mode the form is sent as usual and the next case comes back.
 export function startReviewForms() {
@@ -18,7 +18,7 @@ export function startReviewForms() {
         body: JSON.stringify(content),
       });
     } catch (error) {
-      state.textContent = `Not stored: ${error.message}`;
+      tell(state, `Not stored: ${error.message}`, error.status);
       state.classList.add("review__state--bad");
       return;
     }
@@ -33,6 +33,16 @@ export function startReviewForms() {
   });
 }
 
+// A note that was typed and not sent is there again when the case comes back.
+function keepDraft(form) {
+  const key = `note-${form.dataset.review}`;
+  try {
+    form.note.value = sessionStorage.getItem(key) ?? form.note.value;
+  } catch { return; /* private mode: nothing is kept */ }
+  form.note.addEventListener("input", () => sessionStorage.setItem(key, form.note.value));
+  form.addEventListener("submit", () => sessionStorage.removeItem(key));
+}
+
 export function startReview() {
   const form = document.querySelector("[data-keys]");
   if (!form) return;
@@ -41,6 +51,7 @@ export function startReview() {
   shortcuts.addEventListener("change", () => {
     try { localStorage.setItem("shortcuts", shortcuts.checked ? "on" : "off"); } catch { /* for this page only */ }
   });
+  keepDraft(form);
   const verdict = (name) => () => form.querySelector(`[value="${name}"]`).click();
   const follow = (selector) => () => document.querySelector(selector)?.click();
   const keys = {

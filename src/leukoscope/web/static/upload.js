@@ -1,5 +1,5 @@
 // Choosing and dropping files, and sending them in parts, so that the first results appear while the rest is on its way.
-import { ServiceError, pause, send } from "./requests.js";
+import { ServiceError, pause, send, tell } from "./requests.js";
 import { startResults } from "./results.js";
 
 const MEBIBYTE = 1024 * 1024;
@@ -34,11 +34,26 @@ export function startUpload() {
     input.required = false;
     if (files.length) form.querySelector("[data-submit]").focus();
   });
-  form.addEventListener("submit", (event) => {
+  form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    if (files.length) submit(form, files);
-    else fail(form, "Choose or drop at least one file.");
+    const refusal = await whatIsTooMuch(form.dataset, files);
+    if (refusal) fail(form, refusal);
+    else submit(form, files);
   });
+}
+
+// What the service would refuse is told before it is sent.
+async function whatIsTooMuch(limits, files) {
+  if (!files.length) return "Choose or drop at least one file.";
+  if (files.length > limits.jobFiles) return `${words(files.length)} chosen; at most ${limits.jobFiles} are taken in a batch.`;
+  for (const file of files.filter((item) => item.size > limits.fileMb * MEBIBYTE)) {
+    const isArchive = (await file.slice(0, 2).text()) === "PK";
+    const mostMb = isArchive ? limits.requestMb : limits.fileMb;
+    if (file.size <= mostMb * MEBIBYTE) continue;
+    const remedy = isArchive ? "divide it" : "leave it out or save it smaller";
+    return `${file.name} has ${(file.size / MEBIBYTE).toFixed(1)} MB; at most ${mostMb} MB are taken: ${remedy}.`;
+  }
+  return "";
 }
 
 async function droppedFiles(transfer) {
@@ -63,11 +78,11 @@ async function walk(entry, files) {
   }
 }
 
-function* parts(files, limitBytes) {
+function* parts(files, limitBytes, limitFiles) {
   let part = [];
   let size = 0;
   for (const file of files) {
-    if (part.length && (size + file.size > limitBytes || part.length >= FILES_A_PART)) {
+    if (part.length && (size + file.size > limitBytes || part.length >= limitFiles)) {
       yield part;
       part = [];
       size = 0;
@@ -82,7 +97,7 @@ async function submit(form, files) {
   const button = form.querySelector("[data-submit]");
   const subject = form.querySelector("#subject").value.trim();
   const limitBytes = Math.min(16, Number(form.dataset.requestMb) / 2) * MEBIBYTE;
-  const all = [...parts(files, limitBytes)];
+  const all = [...parts(files, limitBytes, Math.min(FILES_A_PART, form.dataset.requestFiles))];
   button.disabled = true;
   button.textContent = "Sending …";
   const warn = (event) => event.preventDefault();
@@ -104,8 +119,8 @@ async function submit(form, files) {
       tellSending(sent < files.length ? `${sent} of ${words(files.length)} sent; keep this page open` : "");
     }
   } catch (error) {
-    if (job) showFailure(`After ${sent} of ${words(files.length)}: ${error.message}`);
-    else fail(form, error.message);
+    if (job) showFailure(`After ${sent} of ${words(files.length)}: ${error.message}`, error.status);
+    else fail(form, error.message, error.status);
   } finally {
     window.removeEventListener("beforeunload", warn);
     button.disabled = false;
@@ -143,15 +158,11 @@ function tellSending(text) {
   if (place) place.textContent = text;
 }
 
-function showFailure(text) {
+function showFailure(text, status) {
   const place = document.querySelector("[data-error]");
-  if (!place) return;
-  place.textContent = text;
-  place.hidden = false;
+  if (place) tell(place, text, status);
 }
 
-function fail(form, text) {
-  const place = form.querySelector("[data-error]");
-  place.textContent = text;
-  place.hidden = !text;
+function fail(form, text, status) {
+  tell(form.querySelector("[data-error]"), text, status);
 }

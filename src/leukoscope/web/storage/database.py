@@ -1,7 +1,9 @@
 """The connection: SQLite set up for durability, migrations, transactions, and failures in plain words."""
 
+import logging
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -16,6 +18,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from leukoscope.errors import LeukoscopeError, UsageError
+
+logger = logging.getLogger(__name__)
 
 LOCK_WAIT_S = 5.0
 """How long a writer waits for another before the answer is 'busy'."""
@@ -125,18 +129,30 @@ class Database:
         with translated_errors(), self.engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision() == script.get_current_head()
 
-    def compact(self) -> None:
-        """Give space back after a deletion, so that removed rows do not stay readable in the file."""
+    def wipe_log(self) -> None:
+        """After a deletion: empty the write-ahead log, where removed rows stay readable; in the file they are zeroed.
+
+        Best effort: the deletion itself has succeeded, and the next one or the end of the process wipes as well.
+        """
+        self._tidy("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def shrink(self) -> None:
+        """Give the space of removed rows back to the disk; best effort, and slow in a large file."""
+        self._tidy("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _tidy(self, *statements: str) -> None:
         if not self.is_sqlite:
             return
-        connection = self.engine.raw_connection()
         try:
-            cursor = connection.cursor()
-            for statement in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
-                cursor.execute(statement)
-            cursor.close()
-        finally:
-            connection.close()
+            with (
+                translated_errors(),
+                closing(self.engine.raw_connection()) as connection,
+                closing(connection.cursor()) as cursor,
+            ):
+                for statement in statements:
+                    cursor.execute(statement)
+        except (sqlite3.Error, StorageError) as error:
+            logger.warning("the records could not be tidied after a deletion: %s", error)
 
     def close(self) -> None:
         """Close all connections."""

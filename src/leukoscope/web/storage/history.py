@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -74,7 +74,7 @@ class NewCase:
     """What is stored of one judged image. ``pictures`` is empty unless keeping them is switched on."""
 
     result: CellResult
-    content: bytes
+    file_sha256: str
     origin: str
     job: str | None = None
     name: str | None = None
@@ -105,10 +105,17 @@ def new_case_id() -> str:
 
 
 class History:
-    """Everything that is kept, behind one ``Database``."""
+    """Everything that is kept, behind one ``Database``.
 
-    def __init__(self, database: Database) -> None:
+    Parameters
+    ----------
+    on_delete
+        Called with the id of each case that is about to be deleted, so that nothing of it stays elsewhere.
+    """
+
+    def __init__(self, database: Database, on_delete: Callable[[str], None] | None = None) -> None:
         self.database = database
+        self._on_delete = on_delete
 
     def record(self, cases: Sequence[NewCase], actor: str) -> list[CaseRecord]:
         """Store judged images in one transaction, with one line in the audit log.
@@ -220,11 +227,17 @@ class History:
     def purge(self, older_than_days: int, actor: str) -> int:
         """Remove cases older than the given number of days; returns how many."""
         limit = datetime.now(UTC) - timedelta(days=older_than_days)
-        return self._delete(Case.created_at < limit, actor, f"retention {older_than_days} days")
+        removed = self._delete(Case.created_at < limit, actor, f"retention {older_than_days} days")
+        if removed:
+            self.database.shrink()
+        return removed
 
     def _delete(self, condition: ColumnElement[bool], actor: str, reason: str) -> int:
         with self.database.write() as session:
             found = session.execute(select(Case.number, Case.case).where(condition)).all()
+            if self._on_delete is not None:
+                for _, case in found:
+                    self._on_delete(case)
             for start in range(0, len(found), 500):
                 part = found[start : start + 500]
                 session.execute(delete(Case).where(Case.number.in_([number for number, _ in part])))
@@ -232,7 +245,7 @@ class History:
                     session, "deleted", actor, {"cases": [case for _, case in part], "reason": reason}
                 )
         if found:
-            self.database.compact()
+            self.database.wipe_log()
         return len(found)
 
     def note(self, event: str, actor: str, **detail: Any) -> None:
@@ -251,7 +264,7 @@ def _row(new: NewCase, now: datetime) -> Case:
         job=new.job,
         subject=result.subject,
         name=new.name,
-        file_sha256=hashlib.sha256(new.content).hexdigest(),
+        file_sha256=new.file_sha256,
         decision=result.decision.value,
         probability=result.probability,
         model_sha256=result.model.sha256,
