@@ -1,6 +1,7 @@
 """The first thing a new user runs."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,21 @@ def test_a_second_run_replaces_the_first_and_foreign_folders_are_left_alone(
     refused = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)])
     assert refused.exit_code == 2
     assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_an_interrupted_demo_is_done_again_and_results_of_others_are_left_alone(
+    folder: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(folder, tmp_path / "demo"))
+    (out / "contact_sheet.html").unlink()
+    journal = out / "results.jsonl"
+    journal.write_bytes(journal.read_bytes()[:40_000])  # killed within a row
+    result = CliRunner().invoke(app, ["demo", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert len(journal.read_text().splitlines()) == 74
+    (out / "contact_sheet.html").unlink()
+    row = json.loads(journal.read_text().splitlines()[0])
+    own = json.dumps({**row, "source": "my/own.bmp"}) + "\n"
+    journal.write_text(own)
+    assert CliRunner().invoke(app, ["demo", "--out", str(out)]).exit_code == 2
+    assert journal.read_text() == own

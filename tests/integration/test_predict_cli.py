@@ -300,6 +300,126 @@ def test_engines_agree_on_the_command_line(run) -> None:
         assert first["logit"] == pytest.approx(second["logit"], abs=1e-5)
 
 
+def test_results_of_another_subject_table_are_not_continued(run, tmp_path: Path) -> None:
+    tables = [tmp_path / "one.csv", tmp_path / "two.csv"]
+    for table, subject in zip(tables, ("Anna", "Bert"), strict=True):
+        table.write_text(f"source,subject\n{PATHS[0].name},{subject}\n")
+    out = tmp_path / "out"
+    assert run("predict", PATHS[0], "--out", out, "-q", "--subjects", tables[0]).exit_code == 0
+    for other in (("--subjects", tables[1]), ()):
+        refused = run("predict", *PATHS[:2], "--out", out, "--resume", "-q", *other)
+        assert refused.exit_code == 2
+        assert "subjects_sha256" in refused.stderr
+    again = run("predict", *PATHS[:2], "--out", out, "--resume", "-q", "--subjects", tables[0])
+    assert again.exit_code == 0
+
+
+def test_the_sheet_of_a_continued_run_says_what_it_does_not_show(run, tmp_path: Path) -> None:
+    out, page, picture = tmp_path / "out", tmp_path / "s.html", tmp_path / "s.png"
+    run("predict", *PATHS[:2], "--out", out, "-q")
+    run("predict", *PATHS[:3], "--out", out, "--resume", "-q", "--sheet", page)
+    assert page.read_text().count("<article>") == 1
+    assert "The first 2 images, of an earlier call, are not drawn" in page.read_text()
+    nothing = run("predict", *PATHS[:3], "--out", out, "--resume", "--sheet", picture)
+    assert "was not drawn" in nothing.stderr
+    assert f"written: {picture}" not in nothing.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_of_any_bytes_and_letters_reach_every_output(run, small_bundle_path, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    shutil.copy(PATHS[0], folder / os.fsdecode(b"\xff.webp"))
+    (folder / os.fsdecode(b"broken\xff.webp")).write_bytes(b"RIFF")
+    shutil.copy(PATHS[1], folder / "细胞😀é.webp")
+    table = tmp_path / "t.csv"
+    out = tmp_path / os.fsdecode(b"out\xe9")
+    words = ["predict", folder, "--out", out, "--csv", table, "--sheet", out / "s.html"]
+    names = ["broken\\udcff.webp", "细胞😀é.webp", "\\udcff.webp"]
+    result = run(*words, "--json")
+    assert result.exit_code == 1, result.output
+    assert [row["source"].rpartition("/")[2] for row in rows_of(result)] == names
+    with table.open(newline="", encoding="utf-8") as file:
+        assert [row["source"].rpartition("/")[2] for row in csv.DictReader(file)] == names
+    assert run(*words, "--resume", "-q").exit_code == 1
+    for encoding in ("latin-1", "ascii"):
+        for options in (["--json"], []):
+            command = [sys.executable, "-m", "leukoscope.cli.main", "predict", str(folder), *options]
+            done = subprocess.run(
+                [*command, "--bundle", str(small_bundle_path)],
+                capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=False,
+            )  # fmt: skip
+            assert done.returncode == 1, done.stderr
+            if options:
+                lines = done.stdout.decode("ascii").splitlines()
+                assert [json.loads(line)["source"].rpartition("/")[2] for line in lines] == names
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("predict", "{cell}", "--sheet", "{cell}/x.png"),
+        ("predict", "{cell}", "--csv", "{cell}/x.csv"),
+        ("predict", "{cell}", "--csv", "-"),
+        ("predict", "{cell}", "--csv", "{folder}"),
+        ("predict", "{cell}", "--out", "{cell}/x"),
+        ("demo", "--out", "{cell}"),
+        ("explain-check", "{cell}", "--out", "{folder}"),
+        ("benchmark", "predict", "{cell}", "--out", "{folder}", "--quick"),
+        ("data", "sample", "{folder}/cells.csv", "--out", "{cell}/x"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path, words: tuple) -> None:
+    cell = shutil.copy(PATHS[0], tmp_path / "cell.webp")
+    before = cell.read_bytes()
+    result = CliRunner().invoke(app, [word.format(cell=cell, folder=tmp_path) for word in words])
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert "name a" in result.stderr
+    assert cell.read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
+def test_a_full_disk_is_said_in_one_line(small_bundle_path: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "leukoscope.cli.main", "predict", str(PATHS[0])]
+    command += ["--bundle", str(small_bundle_path)]
+    for options in (["--json"], ["--csv", "/dev/full", "--quiet"]):
+        with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+            done = subprocess.run(
+                [*command, *options], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            )
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1
+        assert "no space is left" in done.stderr
+
+
+def test_a_fault_of_the_system_names_the_file_and_is_no_internal_error(monkeypatch, tmp_path: Path) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(13, "Permission denied", str(tmp_path / "x"))
+
+    monkeypatch.setattr("leukoscope.cli.predicting.run_predict", refuse)
+    result = CliRunner().invoke(app, ["predict", str(PATHS[0])])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"leukoscope: {tmp_path / 'x'}: Permission denied")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_pipes_and_links_are_written_into_and_not_replaced(run, tmp_path: Path) -> None:
+    pipe, link, target = tmp_path / "pipe.csv", tmp_path / "link.csv", tmp_path / "target.csv"
+    os.mkfifo(pipe)
+    target.touch()
+    link.symlink_to(target)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
+        assert run("predict", PATHS[0], "--csv", pipe, "-q").exit_code == 0
+        text, _ = reader.communicate(timeout=30)
+    assert text.startswith("source,") and str(PATHS[0]) in text
+    assert pipe.is_fifo()
+    run("predict", PATHS[0], "--csv", link, "-q")
+    assert link.is_symlink()
+    assert str(PATHS[0]) in target.read_text()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
 def test_control_c_ends_with_130_and_keeps_what_is_done(small_bundle_path: Path, tmp_path: Path) -> None:
     many = tmp_path / "list"

@@ -227,7 +227,10 @@ def sample(
     """Draw a balanced sample, spread over subjects, and copy or list its files."""
     from leukoscope.data.sampling import copy_sample, draw_sample
     from leukoscope.data.table import read_cells, resolve_paths
+    from leukoscope.runtime.output_file import check_output_folder
 
+    if out is not None:
+        check_output_folder(out)
     cells = read_cells(table)
     if fold:
         unknown = set(fold) - set(cells["fold"])

@@ -1,5 +1,6 @@
 """``leukoscope demo``: the shipped cells judged by the shipped bundle."""
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -29,19 +30,37 @@ def demo(
     from leukoscope import assets
     from leukoscope.cli.predicting import PredictOptions, run_predict
     from leukoscope.errors import UsageError
+    from leukoscope.runtime.output_file import check_output_folder
 
-    if out.exists() and not (out / SHEET).is_file() and any(out.iterdir()):
-        raise UsageError(f"{out}: holds something else; name a new folder with --out DIR")
     folders = (assets.sample_cells_directory(), assets.other_images_directory())
-    for file in ("results.jsonl", "predict.json"):
-        (out / file).unlink(missing_ok=True)
-    run_predict(PredictOptions(sources=tuple(map(_shown, folders)), out=out, sheet=out / SHEET))
+    check_output_folder(out)
+    if not ((out / SHEET).is_file() or _is_interrupted_demo(out, folders)):
+        raise UsageError(f"{out}: holds something else; name a new folder with --out DIR")
+    run_predict(PredictOptions(sources=tuple(map(_shown, folders)), out=out, sheet=out / SHEET, replace=True))
     typer.echo(
         "\nSeen in training: these cells show the tool, not its worth (leukoscope bundle show --card)."
     )
     typer.echo(
         f"Next: open {out / SHEET}, then try your own: leukoscope predict cell.bmp, or leukoscope serve"
     )
+
+
+def _is_interrupted_demo(out: Path, folders: tuple[Path, ...]) -> bool:
+    """True for a folder with nothing but files of a demo, or with nothing; results of other images are the user's."""
+    from leukoscope.cli.predicting import HEAT_MAPS, RESULTS_CSV, SUBJECTS_FILE
+    from leukoscope.runtime.journal import LOCK, RESULTS, SETTINGS
+
+    files = {RESULTS, SETTINGS, LOCK, HEAT_MAPS, RESULTS_CSV, SUBJECTS_FILE, SHEET}
+    if out.exists() and any(path.name.removesuffix(".part") not in files for path in out.iterdir()):
+        return False
+    if not (out / RESULTS).exists():
+        return True
+    shipped = {path.name for folder in folders for path in folder.rglob("*")}
+    *lines, _ = (out / RESULTS).read_bytes().split(b"\n")  # what a kill left of a line does not count
+    try:
+        return all(Path(json.loads(line)["source"]).name in shipped for line in lines)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _shown(path: Path) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from leukoscope.runtime.output_file import OutputFile, check_output_file
 from leukoscope.terms import RESEARCH_USE
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def run_explain_check(
     from leukoscope.runtime.attribution import check_explanations
     from leukoscope.runtime.predictor import Predictor
 
+    if out is not None:
+        check_output_file(out)
     predictor = Predictor.open(bundle, engine=engine, threads=threads)
     prepared, passed_over = _prepare(predictor, sources or (str(sample_cells_directory()),), limit)
     with _Bar(len(prepared)) as bar:
@@ -34,10 +37,8 @@ def run_explain_check(
     supplement = check.supplement()
     text = supplement.model_dump_json(indent=2) + "\n"
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = out.with_name(out.name + ".part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(out)
+        with OutputFile(out) as file:
+            file.stream.write(text)
     if as_json:
         typer.echo(text, nl=False)
         return

@@ -4,8 +4,11 @@ A command's module is imported when the command runs. What a module shows in ``-
 ``COMMANDS``, so that listing the commands imports none of them.
 """
 
+import contextlib
+import errno
 import importlib
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -100,15 +103,20 @@ class LazyGroup(typer.core.TyperGroup):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run; every error on purpose ends as one line on stderr and its exit code."""
+        _print_any_letter()
         try:
-            return super().main(*args, **extra)
+            try:
+                return super().main(*args, **extra)
+            finally:
+                sys.stdout.flush()  # a full disk is noticed here, not at the interpreter's end
         except LeukoscopeError as error:
             _fail(str(error), error.exit_code, error)
         except ModuleNotFoundError as error:
             _fail_missing(error)
+        except OSError as error:
+            _fail_system(error)
         except Exception as error:
-            text = f"internal error: {type(error).__name__}: {error}"
-            _fail(f"{text}; run again with --debug and report the output", INTERNAL_ERROR, error)
+            _fail_internal(error)
 
 
 def load_command(name: str) -> Any:
@@ -123,12 +131,47 @@ def load_command(name: str) -> Any:
     return command
 
 
+def _print_any_letter() -> None:
+    """Escape letters that the terminal's encoding lacks, instead of ending with an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _fail(message: str, exit_code: int, error: BaseException) -> NoReturn:
     if os.environ.get(DEBUG_VARIABLE):
         raise error
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _close_stdout()
     typer.secho(f"leukoscope: {message}", fg="red", err=True)
     sys.exit(exit_code)
+
+
+def _fail_internal(error: Exception) -> NoReturn:
+    text = f"internal error: {type(error).__name__}: {error}"
+    _fail(f"{text}; run again with --debug and report the output", INTERNAL_ERROR, error)
+
+
+def _fail_system(error: OSError) -> NoReturn:
+    """End where the system refused a file; what names no file and no full disk is a fault of ours."""
+    if error.errno == errno.EPIPE:  # the reader has seen enough, as with `| head`
+        _close_stdout()
+        sys.exit(LeukoscopeError.exit_code)
+    where = "" if error.filename is None else f"{os.fspath(error.filename)}: "
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text = f"{where}no space is left to write; free some, or name another place"
+    elif error.filename is None:
+        _fail_internal(error)
+    else:
+        text = f"{where}{error.strerror}; correct the path or its rights, or name another"
+    _fail(text, LeukoscopeError.exit_code, error)
+
+
+def _close_stdout() -> None:
+    """Throw away what cannot be written, or the interpreter would fail over it once more at its end."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail_missing(error: ModuleNotFoundError) -> NoReturn:

@@ -5,12 +5,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leukoscope.cli.printing import CsvFile, print_row, print_subjects, say, write_subjects
+from leukoscope.cli.printing import CsvFile, print_json, print_row, print_subjects, say, write_subjects
 from leukoscope.errors import UsageError
+from leukoscope.runtime.output_file import OutputFile, check_output_file, check_output_folder
 from leukoscope.terms import RESEARCH_USE, Decision, Reason
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class PredictOptions:
     subjects: Path | None = None
     stdin_list: bool = False
     resume: bool = False
+    replace: bool = False
     quiet: bool = False
     operating_point: str | None = None
     tta: int = 1
@@ -110,8 +113,10 @@ def _check(options: PredictOptions) -> None:
     if options.sheet is not None and options.sheet.suffix.lower() not in (".png", ".html"):
         raise UsageError(f"--sheet {options.sheet}: the name must end in .png or .html")
     for path in (options.csv_file, options.sheet):
-        if path is not None and path.is_dir():
-            raise UsageError(f"{path}: is a folder; name a file")
+        if path is not None:
+            check_output_file(path)
+    if options.out is not None:
+        check_output_folder(options.out)
 
 
 def _sources(
@@ -187,7 +192,7 @@ class _Outputs:
         if options.sheet is not None and options.sheet.suffix.lower() == ".html":
             from leukoscope.runtime.sheet import HtmlSheet
 
-            self._sheet = stack.enter_context(HtmlSheet(options.sheet, "leukoscope results"))
+            self._sheet = until_written.enter_context(HtmlSheet(options.sheet, "leukoscope results"))
         if self.journal is not None and self.done:
             for result in self.journal.results():
                 self._count(result)
@@ -203,8 +208,11 @@ class _Outputs:
             "tta": options.tta,
             "engine": options.engine,
             "precision": options.precision,
+            "subjects_sha256": options.subjects and sha256(options.subjects.read_bytes()).hexdigest(),
         }
-        self.journal = stack.enter_context(Journal(options.out, settings, resume=options.resume))
+        self.journal = stack.enter_context(
+            Journal(options.out, settings, resume=options.resume, replace=options.replace)
+        )
         self.done = self.journal.done
         if options.heat_maps:
             (options.out / HEAT_MAPS).mkdir(exist_ok=True)
@@ -221,7 +229,7 @@ class _Outputs:
         if self.journal is not None:
             self.journal.append(result)
         if self._options.as_json:
-            print(result.model_dump_json())  # noqa: T201
+            print_json(result)
         elif not self._options.quiet:
             print_row(result, first=self._rows == 1)
         if self._sheet is not None:
@@ -267,26 +275,29 @@ class _Outputs:
             print_subjects(subjects)
         print(f"\n{counts} {RESEARCH_USE}" if total > 1 else RESEARCH_USE)  # noqa: T201
         for path in (out, self._options.csv_file, self._options.sheet):
-            if path is not None:
+            if path is not None and path.exists():
                 say(f"written: {path}")
 
     def _finish_sheet(self, subjects: "list[SubjectResult]", counts: str) -> None:
         path = self._options.sheet
         if self._sheet is not None:
-            self._sheet.close(subjects, counts)
+            self._sheet.close(subjects, counts, earlier=self.done)
         elif path is not None and self._kept:
             from leukoscope.imaging.overlay import contact_sheet, encode_png
             from leukoscope.runtime.sheet import sheet_item
 
             items = [sheet_item(prediction) for prediction in self._kept]
+            title = "leukoscope results"
+            if self.done:
+                title += f" (without {self.done:,} of an earlier call)"
             if len(items) < self._rows:
                 say(
                     f"the sheet shows the first {len(items):,} of {self._rows:,} images; an .html sheet holds more"
                 )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(path.name + ".part")
-            part.write_bytes(encode_png(contact_sheet(items)))
-            part.replace(path)
+            with OutputFile(path, binary=True) as file:
+                file.stream.write(encode_png(contact_sheet(items, title=title)))
+        elif path is not None:
+            say(f"no image was judged by this call, so {path} was not drawn")
 
 
 class _Progress:
@@ -332,6 +343,7 @@ def _count_sources(options: PredictOptions) -> int | None:
 
 def _write_heat_map(out: Path, number: int, prediction: "Prediction") -> str:
     from leukoscope.imaging.overlay import encode_png, heat_map_overlay
+    from leukoscope.runtime.cells import escape_surrogates
 
     assert prediction.canvas is not None and prediction.activation_map is not None  # noqa: S101
     file = prediction.result.source.replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
@@ -342,4 +354,4 @@ def _write_heat_map(out: Path, number: int, prediction: "Prediction") -> str:
     path.write_bytes(
         encode_png(heat_map_overlay(prediction.canvas, prediction.activation_map), compress_level=1)
     )
-    return str(path)
+    return escape_surrogates(str(path))

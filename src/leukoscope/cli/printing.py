@@ -1,14 +1,16 @@
 """Results as rows: on the terminal and in CSV files."""
 
 import csv
-import io
+import json
 import sys
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 import typer
 
+from leukoscope.runtime.output_file import OutputFile
 from leukoscope.terms import Decision
 
 if TYPE_CHECKING:
@@ -27,22 +29,17 @@ class CsvFile:
     """A CSV of results that is put into its place when it is complete."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._part = path.with_name(path.name + ".part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: TextIO = self._part.open("w", encoding="utf-8", newline="")
-        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._file = OutputFile(path)
+        self._writer = csv.writer(self._file.stream, lineterminator="\n")
         self._writer.writerow(CSV_COLUMNS)
 
     def __enter__(self) -> "CsvFile":
         return self
 
-    def __exit__(self, kind: object, *details: object) -> None:
-        self._file.close()
-        if kind is None:
-            self._part.replace(self._path)
-        else:
-            self._part.unlink(missing_ok=True)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.__exit__(kind, error, trace)
 
     def add(self, result: "CellResult") -> None:
         """Write one row."""
@@ -58,16 +55,13 @@ class CsvFile:
 
 def write_subjects(path: Path, subjects: "list[SubjectResult]") -> None:
     """Write the pooled results of subjects as CSV, in one step."""
-    stream = io.StringIO()
     columns = [name for name in type(subjects[0]).model_fields if name != "model"]
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
-    for entry in subjects:
-        values = entry.model_dump(mode="json")
-        writer.writerow([_cell(values[name]) for name in columns])
-    part = path.with_name(path.name + ".part")
-    part.write_text(stream.getvalue(), encoding="utf-8")
-    part.replace(path)
+    with OutputFile(path) as file:
+        writer = csv.writer(file.stream, lineterminator="\n")
+        writer.writerow(columns)
+        for entry in subjects:
+            values = entry.model_dump(mode="json")
+            writer.writerow([_cell(values[name]) for name in columns])
 
 
 def _cell(value: object) -> str:
@@ -78,6 +72,14 @@ def _cell(value: object) -> str:
     return (
         f"'{text}" if isinstance(value, str) and text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
     )
+
+
+def print_json(result: "CellResult") -> None:
+    """Print one result as a line of JSON, in ASCII where the terminal or pipe is not set to UTF-8."""
+    text = result.model_dump_json()
+    if (sys.stdout.encoding or "").lower().replace("-", "") != "utf8" and not text.isascii():
+        text = "".join(letter if letter.isascii() else json.dumps(letter)[1:-1] for letter in text)
+    print(text)  # noqa: T201
 
 
 def print_row(result: "CellResult", *, first: bool) -> None:

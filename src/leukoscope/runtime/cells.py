@@ -24,7 +24,7 @@ class Source:
     Attributes
     ----------
     name
-        What the result calls it.
+        What the result calls it. Bytes of a file name that are no UTF-8 are escaped.
     content
         The file's bytes, its path or uint8 RGB (H, W, 3); or the ``ImageError`` that kept it from being read.
     subject
@@ -34,6 +34,9 @@ class Source:
     name: str
     content: Content | ImageError
     subject: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", escape_surrogates(self.name))
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,11 @@ class PreparedCell:
     height_px: int
     refusals: tuple[Finding, ...]
     duration_s: float
+
+
+def escape_surrogates(text: str) -> str:
+    """Return a name that can be written as UTF-8: bytes that the file system gave and that are none are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def with_heat_map(prediction: Prediction, path: str) -> Prediction:

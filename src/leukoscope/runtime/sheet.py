@@ -3,13 +3,14 @@
 import base64
 from html import escape
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from leukoscope.imaging.overlay import SheetItem, colour_legend, encode_png, heat_map_overlay
+from leukoscope.runtime.output_file import OutputFile
 from leukoscope.runtime.predictor import Prediction
 from leukoscope.runtime.results import SubjectResult
 from leukoscope.terms import DECISION_WORDS, RESEARCH_USE, Decision
@@ -45,20 +46,17 @@ class HtmlSheet:
     Parameters
     ----------
     path
-        Replaced in one step.
+        Written by way of ``OutputFile``.
     title
         Stands above the images.
     """
 
     def __init__(self, path: Path, title: str) -> None:
-        self._path = path
-        self._part = path.with_name(path.name + ".part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: TextIO = self._part.open("w", encoding="utf-8")
+        self._file = OutputFile(path)
         self._count = 0
         self._closed = False
         legend = _data_url(colour_legend())
-        self._file.write(
+        self._file.stream.write(
             f'<!doctype html><html lang="en"><meta charset="utf-8">'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{escape(title)}</title><style>{_STYLE}</style><h1>{escape(title)}</h1>"
@@ -74,23 +72,22 @@ class HtmlSheet:
 
     def __exit__(self, kind: object, *details: object) -> None:
         if kind is not None and not self._closed:
-            self._file.close()
-            self._part.unlink(missing_ok=True)
             self._closed = True
+            self._file.discard()
 
     def add(self, prediction: Prediction) -> None:
         """Draw one image; those beyond ``MAX_ITEMS`` are counted only."""
         self._count += 1
         if self._count <= MAX_ITEMS:
-            self._file.write(_article(prediction))
+            self._file.stream.write(_article(prediction))
 
-    def close(self, subjects: list[SubjectResult], counts: str) -> None:
-        """Write the summary and put the page into its place."""
+    def close(self, subjects: list[SubjectResult], counts: str, earlier: int = 0) -> None:
+        """Write the summary and put the page into its place; ``earlier`` images were judged by an earlier call."""
         left_out = self._count - MAX_ITEMS
-        note = f" The last {left_out:,} images are not drawn." if left_out > 0 else ""
-        self._file.write(f"</main><p>{escape(counts)}{note}</p>{_subject_table(subjects)}</html>\n")
-        self._file.close()
-        self._part.replace(self._path)
+        note = f" The first {earlier:,} images, of an earlier call, are not drawn." if earlier else ""
+        note += f" The last {left_out:,} images are not drawn." if left_out > 0 else ""
+        self._file.stream.write(f"</main><p>{escape(counts)}{note}</p>{_subject_table(subjects)}</html>\n")
+        self._file.finish()
         self._closed = True
 
 
