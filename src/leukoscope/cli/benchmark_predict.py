@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from leukoscope.cli import benchmark_stream, benchmark_train
+from leukoscope.errors import LeukoscopeError
 
 app = typer.Typer(help="Measure speed and memory.", no_args_is_help=True)
 benchmark_train.register(app)
@@ -29,7 +30,7 @@ def benchmark_predict(
         Path | None, typer.Option("--bundle", "-b", metavar="DIR", help="Bundle; the shipped one by default.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of every contestant; every core by default.")
+        int | None, typer.Option(min=1, help="Threads of every contestant; every core by default.")
     ] = None,
     cells: Annotated[int, typer.Option(min=1, help="Cells, spread over those given.")] = 30,
     rounds: Annotated[
@@ -54,7 +55,10 @@ def benchmark_predict(
     """
     from leukoscope.cli.benchmarking import BenchmarkOptions, run_benchmark
     from leukoscope.evaluation import performance
+    from leukoscope.runtime.output_file import check_output_file
 
+    if out is not None:
+        check_output_file(out)
     options = BenchmarkOptions(
         images=tuple(images or ()),
         bundle=bundle,
@@ -65,13 +69,16 @@ def benchmark_predict(
         keras_python=keras_python,
     )
     measured = run_benchmark(options, say=lambda text: typer.echo(text, err=True))
-    if out is not None:
-        performance.write_record(measured, out)
     if as_json:
         typer.echo(measured.model_dump_json(indent=1))
-        return
-    for render in performance.PERFORMANCE_BLOCKS.values():
-        typer.echo(render(measured) + "\n")
+    if not measured.rows:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in measured.left_out.items())
+        raise LeukoscopeError(f"no contestant ran ({reasons}); name others with --only")
+    if out is not None:
+        performance.write_record(measured, out)
+    if not as_json:
+        for render in performance.PERFORMANCE_BLOCKS.values():
+            typer.echo(render(measured) + "\n")
 
 
 benchmark_stream.register(app)

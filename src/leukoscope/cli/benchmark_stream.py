@@ -50,7 +50,7 @@ def benchmark_stream(
     bundle: Annotated[
         Path | None, typer.Option("--bundle", "-b", metavar="DIR", help="Bundle; the shipped one by default.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; every core by default.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; every core by default.")] = None,
     every: Annotated[float, typer.Option(help="Seconds between two looks at the memory.")] = 2.0,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -63,9 +63,12 @@ def benchmark_stream(
     """
     from leukoscope.assets import default_bundle_path, sample_cells_directory
     from leukoscope.bundle.folder import Bundle
+    from leukoscope.runtime.output_file import check_output_file
     from leukoscope.runtime.session import usable_cores
     from leukoscope.runtime.sources import iterate_sources
 
+    if out is not None:
+        check_output_file(out)
     # A shell's background job ignores SIGINT, and so would its children; one with a handler hands on the default.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     watch = MachineWatch()

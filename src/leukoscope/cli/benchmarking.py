@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from leukoscope.cli.benchmark_machine import MachineWatch
-from leukoscope.errors import EngineError, UsageError
+from leukoscope.errors import EngineError, ImageError, UsageError
 from leukoscope.evaluation.performance import Measured, ModelFacts, Performance
 
 if TYPE_CHECKING:
@@ -172,7 +172,10 @@ def _write_job(paths: list[Path], folder: Path, bundle: "Bundle", threads: int) 
     manifest = bundle.manifest
     files, prepared = [], []
     for number, path in enumerate(paths):
-        rgb = decode_image(path)
+        try:
+            rgb = decode_image(path)
+        except ImageError as error:
+            raise UsageError(f"{path}: {error}") from None
         if check_descriptors(describe_cell(rgb, manifest.canvas_px), bundle.decision.input_limits):
             continue
         file = folder / f"{number:04d}.bmp"

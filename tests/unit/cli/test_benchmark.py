@@ -48,6 +48,25 @@ def test_the_machine_says_what_was_called(monkeypatch: pytest.MonkeyPatch) -> No
     assert machine.others_share is None or 0 <= machine.others_share <= 1
 
 
+def test_a_benchmark_without_a_contestant_or_with_a_broken_image_fails(
+    small_bundle_path: Path, tmp_path: Path
+) -> None:
+    def run(*words: str) -> tuple[int, str]:
+        common = ["benchmark", "predict", "--quick", "--bundle", str(small_bundle_path)]
+        result = CliRunner().invoke(app, [*common, *words])
+        return result.exit_code, result.stderr
+
+    code, text = run("--only", "keras_grad_cam")
+    assert code == 1
+    assert "no contestant ran" in text and "--keras-python" in text
+    broken = tmp_path / "broken.png"
+    broken.write_text("no image")
+    code, text = run(str(broken), "--only", "keras_grad_cam")
+    assert code == 2
+    assert str(broken) in text
+    assert run("--threads", "0")[0] == run("--threads", "-1")[0] == 2
+
+
 @pytest.mark.slow
 def test_a_quick_run_measures_and_writes(small_bundle_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "performance.json"
