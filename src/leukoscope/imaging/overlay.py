@@ -38,6 +38,7 @@ _DECISION_COLOURS = {
     Decision.UNCERTAIN: "#8a6d00",
     Decision.REJECTED: "#5a6675",
 }
+_SMALLEST_SIDE_PX = 136  # of the square of the canvas that a sheet shows
 _TILE_PX, _PAD_PX, _GAP_PX = 208, 14, 18
 _CARD_WIDTH_PX = 2 * _TILE_PX + 3 * _PAD_PX
 _TEXT_HEIGHT_PX = 148
@@ -148,7 +149,8 @@ def contact_sheet(
 ) -> NDArray[np.uint8]:
     """Draw one sheet of results: each image beside its heat map, with decision, probability, source and reason.
 
-    Judged cells are all shown at one scale, so that their sizes can be compared; rejected images in full.
+    Cells are all shown at one scale, so that their sizes can be compared. A rejected image that reaches farther out
+    than the cells is shown as the whole canvas, on which what was larger is cropped.
 
     Parameters
     ----------
@@ -187,7 +189,7 @@ def contact_sheet(
         left = _GAP_PX + column * (_CARD_WIDTH_PX + _GAP_PX)
         _draw_card(sheet, item, left, head + row * (_CARD_HEIGHT_PX + _GAP_PX), side)
     draw = ImageDraw.Draw(sheet)
-    note = f"{notice}  Judged cells are drawn at one scale, rejected images in full."
+    note = f"{notice}  Cells are drawn at one scale; rejected images that do not fit, as the whole canvas."
     draw.text((_GAP_PX, sheet.height - foot + 8), _shorten(note, 14, width - 2 * _GAP_PX), _FAINT, _font(14))
     return np.array(sheet)
 
@@ -256,15 +258,18 @@ def _wrap(text: str, size: int, width: float, lines: int) -> list[str]:
 
 def _common_side(items: Sequence[SheetItem]) -> int:
     """Return the side of the centred square that holds the foreground of every judged cell, with a margin."""
-    reach = 60.0
-    for item in items:
-        if item.cell is not None and item.decision is not Decision.REJECTED:
-            canvas = place_on_canvas(item.cell)
-            rows, columns = np.nonzero(cell_mask(canvas))
-            if rows.size:
-                centre = (canvas.shape[0] - 1) / 2
-                reach = max(reach, float(np.abs(rows - centre).max()), float(np.abs(columns - centre).max()))
-    return min(2 * round(reach + 8), CANVAS_PX)
+    judged = [item.cell for item in items if item.cell is not None and item.decision is not Decision.REJECTED]
+    return max((_needed_side(place_on_canvas(cell)) for cell in judged), default=_SMALLEST_SIDE_PX)
+
+
+def _needed_side(canvas: NDArray[np.uint8]) -> int:
+    """Return the side of the centred square that holds the foreground, with a margin."""
+    rows, columns = np.nonzero(cell_mask(canvas))
+    if not rows.size:
+        return _SMALLEST_SIDE_PX
+    centre = (canvas.shape[0] - 1) / 2
+    reach = max(float(np.abs(rows - centre).max()), float(np.abs(columns - centre).max()))
+    return min(max(2 * round(reach + 8), _SMALLEST_SIDE_PX), CANVAS_PX)
 
 
 def _draw_head(sheet: Image.Image, items: Sequence[SheetItem], title: str, notice: str) -> None:
@@ -330,18 +335,19 @@ def _draw_pictures(sheet: Image.Image, item: SheetItem, left: int, top: int, sid
         _draw_empty(sheet, left, top, "not readable")
     else:
         canvas = place_on_canvas(item.cell)
-        sheet.paste(_tile(canvas, item, side), (left, top))
+        if item.decision is Decision.REJECTED and _needed_side(canvas) > side:
+            side = CANVAS_PX
+        sheet.paste(_tile(canvas, side), (left, top))
         if item.attribution is not None:
             overlay = heat_map_overlay(canvas, item.attribution)
-            sheet.paste(_tile(overlay, item, side), (second, top))
+            sheet.paste(_tile(overlay, side), (second, top))
     if item.cell is None or item.attribution is None:
         _draw_empty(sheet, second, top, "no heat map")
 
 
-def _tile(canvas: NDArray[np.uint8], item: SheetItem, side: int) -> Image.Image:
-    if item.decision is not Decision.REJECTED:
-        canvas = place_on_canvas(canvas, side)
-    return Image.fromarray(canvas).resize((_TILE_PX, _TILE_PX), Image.Resampling.LANCZOS)
+def _tile(canvas: NDArray[np.uint8], side: int) -> Image.Image:
+    shown = place_on_canvas(canvas, side)
+    return Image.fromarray(shown).resize((_TILE_PX, _TILE_PX), Image.Resampling.LANCZOS)
 
 
 def _draw_empty(sheet: Image.Image, left: int, top: int, words: str) -> None:

@@ -257,19 +257,17 @@ class Predictor:
         return join_turned(self.session.run(turned), self.turns)
 
     def _start(self, prepared: PreparedCell) -> "_Started":
-        began = time.perf_counter()
         cells = turn_cell(prepared.cell, self.turns)
-        pending = [self.session.start(cells[turn : turn + 1]) for turn in range(self.turns)]
-        return _Started(prepared, pending, began)
+        return _Started(prepared, [self.session.start(cells[turn : turn + 1]) for turn in range(self.turns)])
 
     def _finish(self, entry: "Prediction | _Started") -> Prediction:
         if isinstance(entry, Prediction):
             return entry
         parts = [pending.result() for pending in entry.pending]
         joined = ForwardResult(*map(np.concatenate, zip(*parts, strict=True)))
-        return self._judge(
-            entry.prepared, join_turned(joined, self.turns), 0, time.perf_counter() - entry.began
-        )
+        # Of the passes alone: the answer may have waited long for the caller to ask for it.
+        seconds = sum(pending.seconds for pending in entry.pending)
+        return self._judge(entry.prepared, join_turned(joined, self.turns), 0, seconds)
 
     def _judge(self, prepared: PreparedCell, forward: ForwardResult, row: int, seconds: float) -> Prediction:
         embedding = forward.embedding[row]
@@ -300,7 +298,7 @@ class Predictor:
             source=prepared.source.name,
             decision=verdict.decision,
             probability=verdict.probability,
-            reasons=tuple(ReasonDetail(code=code, message=message) for code, message in verdict.reasons),
+            reasons=self._reasons(prepared, verdict),
             subject=prepared.source.subject,
             model=self.model,
             logit=None if verdict.decision is Decision.REJECTED else logit,
@@ -312,6 +310,18 @@ class Predictor:
             area_px=prepared.descriptors.area_px,
             duration_ms=round(1e3 * (prepared.duration_s + seconds), 3),
         )
+
+    def _reasons(self, prepared: PreparedCell, verdict: Verdict) -> tuple[ReasonDetail, ...]:
+        """Return the reasons; where an image was refused of which only a part was looked at, they say so."""
+        side = self.bundle.manifest.canvas_px
+        height, width = prepared.height_px, prepared.width_px
+        crop = ""
+        if verdict.decision is Decision.REJECTED and max(height, width) > side:
+            crop = (
+                f" The image has {width} x {height} px, only the central "
+                f"{min(width, side)} x {min(height, side)} px are looked at."
+            )
+        return tuple(ReasonDetail(code=code, message=message + crop) for code, message in verdict.reasons)
 
     def _unreadable(self, source: Source, error: ImageError, seconds: float) -> Prediction:
         result = CellResult(
@@ -331,7 +341,6 @@ class Predictor:
 class _Started:
     prepared: PreparedCell
     pending: list[Pending]
-    began: float
 
 
 def _sentence(text: str) -> str:

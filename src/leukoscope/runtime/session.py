@@ -7,8 +7,11 @@ asked for, whatever the precision the weights are stored in.
 import os
 import sys
 import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
@@ -48,11 +51,38 @@ CACHED_MODELS = 8
 
 
 class Pending(Protocol):
-    """A forward pass that has been started."""
+    """A forward pass that has been started.
+
+    Attributes
+    ----------
+    seconds
+        What the pass itself took, without waiting for a thread or for being asked; known once there is a result.
+    """
+
+    seconds: float
 
     def result(self) -> ForwardResult:
         """Wait for the answer and return it; to be called once."""
         ...
+
+
+class _TimedPass:
+    """A forward pass in a thread of the engine."""
+
+    def __init__(
+        self, executor: ThreadPoolExecutor, run: Callable[[Cells], ForwardResult], cells: Cells
+    ) -> None:
+        self.seconds = 0.0
+        self._future = executor.submit(self._run, run, cells)
+
+    def _run(self, run: Callable[[Cells], ForwardResult], cells: Cells) -> ForwardResult:
+        began = time.perf_counter()
+        answer = run(cells)
+        self.seconds = time.perf_counter() - began
+        return answer
+
+    def result(self) -> ForwardResult:
+        return self._future.result()
 
 
 class Session:
@@ -118,7 +148,7 @@ class Session:
                 raise UsageError("precision bf16 needs the engine openvino; leave out one of the two options")
             self._backend = OnnxRuntimeBackend(model, self.threads, cuda=engine == "onnxruntime-cuda")
         self.input_px = check_graph(self._backend.inputs, self._backend.outputs)
-        self._executor: Any = None
+        self._executor: ThreadPoolExecutor | None = None
         self._executor_lock = threading.Lock()
 
     @property
@@ -177,11 +207,8 @@ class Session:
         self._check_cells(cells)
         with self._executor_lock:
             if self._executor is None:
-                from concurrent.futures import ThreadPoolExecutor
-
                 self._executor = ThreadPoolExecutor(self._backend.workers, thread_name_prefix="leukoscope")
-        pending: Pending = self._executor.submit(self._backend.run_in_worker, np.ascontiguousarray(cells))
-        return pending
+        return _TimedPass(self._executor, self._backend.run_in_worker, np.ascontiguousarray(cells))
 
     def _check_cells(self, cells: Cells) -> None:
         expected = (self.input_px, self.input_px, 3)

@@ -109,6 +109,25 @@ def test_missing_pictures_are_said_not_invented() -> None:
     assert (sheet == 0).all(axis=2).mean() < 0.001  # no black frame where there is no cell
 
 
+def drawn_cell(sheet: np.ndarray, column: int) -> np.ndarray:
+    left = 18 + 14 + column * (2 * 208 + 3 * 14 + 18)
+    return sheet[128 + 14 : 128 + 14 + 208, left : left + 208]
+
+
+def test_a_rejected_cell_has_the_scale_of_the_judged_ones() -> None:
+    sheet = contact_sheet([item(Decision.BLAST), item(Decision.REJECTED, probability=None)])
+    assert np.array_equal(drawn_cell(sheet, 0), drawn_cell(sheet, 1))
+    photograph = np.full((450, 450, 3), 200, np.uint8)
+    photograph[:, 225:] = 90
+    photograph[200:250] = 30
+    large = contact_sheet(
+        [item(Decision.BLAST), item(Decision.REJECTED, cell=photograph, attribution=None, probability=None)]
+    )
+    assert np.array_equal(drawn_cell(large, 0), drawn_cell(sheet, 0))
+    whole = np.asarray(Image.fromarray(photograph).resize((208, 208), Image.Resampling.LANCZOS))
+    assert np.array_equal(drawn_cell(large, 1), whole)
+
+
 def test_text_never_leaves_its_card(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[float, float]] = []
     original = overlay.ImageDraw.ImageDraw.text

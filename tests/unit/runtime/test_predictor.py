@@ -1,4 +1,5 @@
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -256,3 +257,21 @@ def test_a_cell_cut_off_by_a_small_frame_is_refused(small_predictor: Predictor) 
     whole, cut = small_predictor.predict_many([tight, tight[:, : tight.shape[1] * 3 // 4]])
     assert whole.result.decision is not Decision.REJECTED
     assert Reason.CUT_OFF in [reason.code for reason in cut.result.reasons]
+
+
+def test_the_duration_of_an_image_does_not_hold_the_callers_time(small_predictor: Predictor) -> None:
+    durations = []
+    for prediction in small_predictor.stream(Source(str(path), path) for path in PATHS[:3]):
+        durations.append(prediction.result.duration_ms)
+        time.sleep(0.7)
+    assert 0 < max(durations) < 700
+
+
+def test_a_refused_image_larger_than_the_canvas_says_what_was_looked_at(small_predictor: Predictor) -> None:
+    field = np.zeros((1200, 900, 3), np.uint8)
+    field[:300] = 200
+    [reason] = small_predictor.predict(field).result.reasons
+    assert reason.code is Reason.BLANK
+    assert "900 x 1200 px, only the central 450 x 450 px" in reason.message
+    whole = small_predictor.predict(np.zeros((300, 450, 3), np.uint8)).result.reasons
+    assert "central" not in whole[0].message
