@@ -197,6 +197,7 @@ def test_an_interrupted_batch_goes_on_where_it_stopped(run, tmp_path: Path) -> N
         (("x.png", "--operating-point", "best"), "known: balanced, sensitive"),
         (("x.png", "--subjects", "{missing}"), "cannot be read"),
         (("-", "--stdin-list"), "leave out one"),
+        (("--stdin-list",), "the list: no image"),
         (("x.png", "--nonsense"), "No such option"),
     ],
 )
@@ -243,6 +244,13 @@ def test_a_bad_image_ends_with_1_one_reason_and_no_traceback(run, tmp_path: Path
     assert "\n" not in bad["reasons"][0]["message"]
     assert good["decision"] != "rejected"
     assert "Traceback" not in result.output
+
+
+def test_an_empty_folder_beside_others_is_a_warning(run, tmp_path: Path) -> None:
+    result = run("predict", tmp_path, PATHS[0], "--json")
+    assert result.exit_code == 0
+    assert len(rows_of(result)) == 1
+    assert f"folders without an image: {tmp_path}" in result.stderr
 
 
 def test_a_folder_in_place_of_an_image_is_read_as_a_folder(run, tmp_path: Path) -> None:

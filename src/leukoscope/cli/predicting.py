@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from leukoscope.runtime.journal import Journal
     from leukoscope.runtime.predictor import Prediction, Predictor, Source
     from leukoscope.runtime.results import CellResult, SubjectResult
-    from leukoscope.runtime.sources import SubjectTable
+    from leukoscope.runtime.sources import Ignored, SubjectTable
 
 SUBJECTS_FILE = "subjects.csv"
 RESULTS_CSV = "results.csv"
@@ -80,13 +80,20 @@ def run_predict(options: PredictOptions) -> int:
                 outputs.add(prediction)
                 progress.advance()
         outputs.finish()
+    _say_passed_over(ignored, options)
+    if isinstance(subject, SubjectTable):
+        _say_unmatched(subject, options)
+    return outputs.exit_code
+
+
+def _say_passed_over(ignored: "Ignored", options: PredictOptions) -> None:
+    if ignored.empty:
+        more = ", ..." if len(ignored.empty) > 3 else ""
+        say(f"warning: folders without an image: {', '.join(ignored.empty[:3])}{more}")
     if ignored.count and not options.quiet:
         more = ", ..." if ignored.count > len(ignored.examples) else ""
         names = ", ".join(ignored.examples) + more
         say(f"{ignored.count} other files passed over, which are no images by their name ({names})")
-    if isinstance(subject, SubjectTable):
-        _say_unmatched(subject, options)
-    return outputs.exit_code
 
 
 def _say_unmatched(table: "SubjectTable", options: PredictOptions) -> None:
@@ -120,7 +127,7 @@ def _check(options: PredictOptions) -> None:
 
 
 def _sources(
-    options: PredictOptions, subject: "Callable[[str], str | None]", ignored: Any
+    options: PredictOptions, subject: "Callable[[str], str | None]", ignored: "Ignored"
 ) -> "Iterator[Source]":
     from leukoscope.runtime.sources import iterate_sources, read_list
 

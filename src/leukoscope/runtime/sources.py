@@ -46,10 +46,11 @@ class ArchiveLimits:
 
 @dataclass
 class Ignored:
-    """What folders and archives held that is no image by its name: counted, with the first names."""
+    """What folders and archives held that is no image by its name: counted, with the first names; empty folders."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
 
     def add(self, name: str) -> None:
         """Count one name."""
@@ -79,7 +80,7 @@ def iterate_sources(
     stdin
         Read where ``-`` is named.
     ignored
-        Counts what was passed over in folders and archives.
+        Counts what was passed over in folders and archives, and names folders without an image.
     limits, archive_limits
         What is refused.
 
@@ -91,14 +92,17 @@ def iterate_sources(
     Raises
     ------
     UsageError
-        A pattern or folder without an image, ``-`` more than once.
+        A pattern without an image, no image in all, ``-`` more than once.
     """
     ignored = ignored if ignored is not None else Ignored()
     limits = limits or DecodeLimits()
     archive_limits = archive_limits or ArchiveLimits()
     stdin_taken = False
+    found = False
 
     def source(name: str, content: bytes | Path | ImageError) -> Source:
+        nonlocal found
+        found = True
         return Source(name, content, subject_of(name))
 
     for argument in arguments:
@@ -115,6 +119,11 @@ def iterate_sources(
                     yield source(name, content)
             else:
                 yield source(str(path), path)
+    if not found:
+        where = ", ".join(ignored.empty[:3]) or "the list"
+        raise UsageError(
+            f"{where}: no image ({', '.join(sorted(SUFFIXES))}); name cell images or folders of them"
+        )
 
 
 def count_sources(arguments: Iterable[str]) -> int:
@@ -272,7 +281,7 @@ def _expand(argument: str, ignored: Ignored) -> Iterator[Path]:
         found = True
         yield file
     if not found:
-        raise UsageError(f"{argument}: the folder holds no image ({', '.join(sorted(SUFFIXES))})")
+        ignored.empty.append(argument)
 
 
 def _glob(pattern: str, ignored: Ignored) -> Iterator[Path]:

@@ -71,6 +71,15 @@ def test_nothing_found_is_wrong_usage(tree: Path, tmp_path: Path, argument: str)
         names(argument.format(tree=tree, empty=tmp_path / "empty"))
 
 
+def test_an_empty_folder_beside_images_is_named_and_no_error(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    ignored = Ignored()
+    arguments = [str(tmp_path / "empty"), str(tree / "a.BMP")]
+    assert names(*arguments, ignored=ignored) == [str(tree / "a.BMP")]
+    assert ignored.empty == [str(tmp_path / "empty")]
+    assert count_sources(arguments) == 1
+
+
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links here")
 def test_a_folder_that_links_to_itself_ends(tree: Path) -> None:
     (tree / "b" / "loop").symlink_to(tree, target_is_directory=True)
