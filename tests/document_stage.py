@@ -132,7 +132,7 @@ def _write_images(folder: Path) -> None:
     blasts = sorted((cells / "fold_1" / "all").iterdir())
     with Image.open(blasts[0]) as image:
         image.save(folder / "cell.bmp")
-    for name in ("slides", "my-cells"):
+    for name in ("cells", "my-cells"):
         (folder / name).mkdir()
         for path in (*normal[:3], *blasts[:3]):
             shutil.copy(path, folder / name)
@@ -157,7 +157,7 @@ def _write_tables(folder: Path) -> None:
     with (folder / "subjects.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(("source", "subject"))
-        for name in ("slides", "my-cells"):
+        for name in ("cells", "my-cells"):
             for number, path in enumerate(sorted((folder / name).iterdir())):
                 table.writerow((f"{name}/{path.name}", f"P-00{number // 3 + 1}"))
 
