@@ -39,9 +39,8 @@ def way(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run,) = (path for path in (folder / "runs").iterdir() if (path / "scores.csv").is_file())
     call("evaluate", run, "--out", folder / "report", "--replicates", 200)
     report = folder / "report" / "report.json"
-    call(
-        "export", run, "--out", folder / "bundle", "--report", report, "--name", "tiny", "--version", "1.2.3"
-    )
+    named = ("--name", "tiny", "--version", "1.2.3", "--limitation", "Made of sixty cells.")
+    call("export", run, "--out", folder / "bundle", "--report", report, *named)
     return folder
 
 
@@ -59,6 +58,7 @@ def test_the_bundle_verifies_and_carries_the_report(way: Path) -> None:
         "CC-BY-3.0",
     ]
     card = call("bundle", "show", way / "bundle", "--card")
+    assert "Made of sixty cells." in card
     assert "ROC AUC" in card
     assert "Research use only" in card
 

@@ -19,11 +19,12 @@ SAMPLES_A_CLASS = 4
 
 @dataclass(frozen=True)
 class Identity:
-    """How the bundle is called; None for what the training data suggest."""
+    """How the bundle is called, None for what the training data suggest; and what only its maker knows of its limits."""
 
     name: str | None
     version: str
     title: str | None
+    limitations: tuple[str, ...] = ()
 
 
 def register(app: typer.Typer) -> None:
@@ -54,6 +55,9 @@ def export(
     attribution: Annotated[
         str | None, typer.Option(help="Whom to credit for the training data; of C-NMC's cells it is known.")
     ] = None,
+    limitation: Annotated[
+        list[str] | None, typer.Option(help="A sentence for the card's limitations; may be repeated.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Make a bundle: graph with Grad-CAM inside, fitted decision rules, card, sample cells and hashes.
@@ -62,7 +66,7 @@ def export(
 
     Example:
 
-        leukoscope export runs/20260131-texture-1a2b3c4d --report out/report.json --out my-bundle
+        leukoscope export runs/20260131-default-1a2b3c4d --report out/report.json --out my-bundle
     """
     import json
 
@@ -75,7 +79,7 @@ def export(
     bundle = export_run(
         run,
         out,
-        Identity(name, version, title),
+        Identity(name, version, title, tuple(limitation or ())),
         report=report,
         data_licence=data_licence,
         attribution=attribution or "",
@@ -314,7 +318,7 @@ def _manifest(
         title=identity.title or data.words.title,
         created=datetime.now(UTC).replace(microsecond=0).isoformat(),
         intended_use=data.words.intended_use,
-        limitations=(*data.limitations, *notes),
+        limitations=(*data.limitations, *identity.limitations, *notes),
         architecture=settings.arch,
         head=head_words(network),
         attribution=f"Grad-CAM of the logit on {explained_words(network)}, closed form (doi 10.1109/ICCV.2017.74)",

@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
     )(train)
     app.command(
         epilog="Example: leukoscope tune --cells cells.csv --splits splits.json --split hold-out-fold_1 "
-        "--config configs/default.toml --trials 20"
+        "--config configs/fine-tune.toml --trials 20"
     )(tune)
 
 

