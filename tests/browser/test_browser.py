@@ -285,7 +285,7 @@ def test_what_is_too_large_is_told_before_it_is_sent(served, open_page, tmp_path
     )
 
 
-def test_an_ended_session_is_told_with_the_way_back(chromium, open_page, make_app):
+def test_an_ended_session_is_told_with_the_way_back(open_page, make_app):
     app = make_app(token=TOKEN)
     with run_server(app) as running:
         page = open_page()
@@ -299,6 +299,8 @@ def test_an_ended_session_is_told_with_the_way_back(chromium, open_page, make_ap
         expect(page.locator("[data-error]")).to_have_text("Your session has ended. Sign in again.")
         page.get_by_role("link", name="Sign in again").click()
         expect(page).to_have_url(re.compile(r"/sign-in\?next="))
+        page.wait_for_load_state("load")
+        page.goto("about:blank")
     assert len(open_page.complaints) == 1  # the browser's own line about the refusal
     open_page.complaints.clear()
 

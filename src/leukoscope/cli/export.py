@@ -128,12 +128,13 @@ def export_run(
     UsageError
         The run is not finished, its scores are no single view's, or name or version have another form.
     """
+    _check_identity(identity)  # before torch is loaded
+
     from leukoscope.bundle.report import read_report
     from leukoscope.cli.export_words import read_training_data
     from leukoscope.evaluation.scores import check_finished
     from leukoscope.training.checkpoint import load_trained
 
-    _check_identity(identity)
     check_finished(run)
     _check_views(run)
     return assemble(
