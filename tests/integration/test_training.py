@@ -283,8 +283,9 @@ EXACT = (
 )
 
 
-def test_the_seconds_of_training_are_those_of_the_whole_fit(cohort, tmp_path):
-    folder = run(cohort, tmp_path, *EXACT)
+@pytest.mark.parametrize("inner_folds", [0, 2])
+def test_the_seconds_of_training_are_those_of_the_whole_fit(cohort, tmp_path, inner_folds):
+    folder = run(cohort, tmp_path, *EXACT, f"data.inner_folds={inner_folds}")
     first = read_run(folder).provenance
     assert 0 < first["training_seconds"] < first["run_seconds"]
     assert first["peak_memory_mb"] > 0
@@ -292,7 +293,9 @@ def test_the_seconds_of_training_are_those_of_the_whole_fit(cohort, tmp_path):
     again = read_run(folder).provenance
     assert again["training_seconds"] == first["training_seconds"]
     assert again["peak_memory_mb"] is None  # this process scored only
-    recalled = read_run(run(cohort, tmp_path, *EXACT, "head_fit.penalty=0.1")).provenance
+    recalled = read_run(
+        run(cohort, tmp_path, *EXACT, "head_fit.penalty=0.1", f"data.inner_folds={inner_folds}")
+    ).provenance
     assert recalled["training_seconds"] is None
     assert recalled["peak_memory_mb"] is None
 

@@ -71,7 +71,7 @@ class Finetuner:
         self.task, self.settings, self.listener = task, settings, listener
         self.progressed = Progressed()
         self._start_time = time.perf_counter()
-        self._earlier_seconds: float | None = 0.0
+        self._earlier_seconds = 0.0
         self.feeders = Feeders(
             fabric, network, cells, task, settings=settings, listener=listener, engine=engine, shared=shared
         )
@@ -97,7 +97,7 @@ class Finetuner:
             return self.progressed
         with explain_failures(self.settings.engine.batch_size):
             self._fit()
-        self.progressed.seconds = self._measure_seconds()
+        self._take_time()
         if self.fabric.is_global_zero:
             checkpoint.write_tensors(final, self.network.state_dict(), asdict(self.progressed))
             for pattern in ("best-*", f"{checkpoint.LAST}*"):  # with what a kill left half-written
@@ -106,11 +106,10 @@ class Finetuner:
         self.fabric.barrier()
         return self.progressed
 
-    def _measure_seconds(self) -> float | None:
+    def _take_time(self) -> None:
         of_run = self.feeders.of_run
-        if self._earlier_seconds is None or (isinstance(of_run, ActivationFeeder) and of_run.recalled):
-            return None
-        return self._earlier_seconds + time.perf_counter() - self._start_time
+        self.progressed.recalled |= isinstance(of_run, ActivationFeeder) and of_run.recalled
+        self.progressed.seconds = self._earlier_seconds + time.perf_counter() - self._start_time
 
     def _fit(self) -> None:
         network, settings = self.network, self.settings
@@ -340,7 +339,7 @@ class Finetuner:
             if (average := running.average) is not None:
                 tensors |= {f"average/{name}": tensor for name, tensor in average.tensors.items()}
                 tensors["average/steps"] = torch.tensor(average.steps)
-            self.progressed.seconds = self._measure_seconds()
+            self._take_time()
             checkpoint.write_tensors(self.task.folder / checkpoint.LAST, tensors, asdict(self.progressed))
             for path in self.task.folder.glob("best-*.safetensors"):
                 if path.name != self.progressed.best_file:

@@ -209,7 +209,8 @@ def _carry_out(
     best_epochs: list[list[int]] = []
     provenance: dict[str, Any] = {}
     seconds_per_image: float | None = None
-    training_seconds: list[float | None] = []
+    training_seconds = 0.0
+    spared = False
     trained_here = True
     for member in members:
         task = member.task
@@ -231,7 +232,9 @@ def _carry_out(
         )
         progressed = tuner.fit()
         histories += progressed.history
-        training_seconds.append(progressed.seconds)
+        training_seconds += progressed.seconds
+        # Kept embeddings make training look cheaper than it is; what later models recall, the first one computed.
+        spared |= progressed.recalled and member is members[0]
         if fabric.is_global_zero:
             run_folder.write_log(folder, histories)
         if member.number is not None:
@@ -249,14 +252,11 @@ def _carry_out(
         }
     if fabric.is_global_zero:
         scores = pd.concat(tables, ignore_index=True)
-        # Kept embeddings make training look cheaper than it is.
-        known = [seconds for seconds in training_seconds if seconds is not None]
-        whole = len(known) == len(members)
         measured = {
-            "training_seconds": sum(known) if whole else None,
+            "training_seconds": None if spared else training_seconds,
             "run_seconds": time.perf_counter() - started,
             "milliseconds_per_image": None if seconds_per_image is None else 1000.0 * seconds_per_image,
-            "peak_memory_mb": run_folder.peak_memory_mb() if whole and trained_here else None,
+            "peak_memory_mb": run_folder.peak_memory_mb() if trained_here and not spared else None,
             "device": str(fabric.device),
             "processes": fabric.world_size,
             "threads": torch.get_num_threads(),

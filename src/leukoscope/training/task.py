@@ -39,7 +39,7 @@ class Task:
 class Progressed:
     """How far a model has come; what a checkpoint records beside the tensors.
 
-    ``seconds`` is what training took so far, over all calls; None where kept embeddings spared it a part.
+    ``seconds`` is what training took so far, over all calls; ``recalled``, whether kept embeddings spared it a part.
     """
 
     stage: int = 0
@@ -51,7 +51,8 @@ class Progressed:
     stale: int = 0
     best_epochs: list[int] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float | None = None
+    seconds: float = 0.0
+    recalled: bool = False
 
 
 @dataclass
