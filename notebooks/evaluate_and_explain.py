@@ -96,7 +96,7 @@ print(f"{len(paths)} cells:", counts.to_dict())
 # - **Faithfulness**: how far the logit falls when the pixels that the map marks most are removed first, against
 #   marked least first and random. A map that orders pixels as the model weighs them has the largest first number; below
 #   zero the logit rises, because a cell with holes has more texture. Beside it, how much of the map lies on the cell
-#   (the mask of the cell alone would reach as much), and how alike the map of shuffled weights is: near 0 would be good.
+#   (the mask of the cell alone would reach as much), and how alike the map of shuffled weights is: near 0 is good.
 
 
 # %%
@@ -175,9 +175,9 @@ else:
 # ## Can the heat maps be believed?
 #
 # One cell proves nothing. `leukoscope explain-check` measures many, with an interval over people, and its result
-# travels in the report. *Relevance gap* is the first fall minus the second; a faithful map needs it above zero. It needs
-# two things more: little in common with the map of shuffled weights (*shuffled all* near 0), and a map that turns with
-# the cell (*rotation* near 1).
+# travels in the report. *Relevance gap* is the first fall minus the second; a faithful map needs it above zero. It
+# needs two things more: little in common with the map of shuffled weights (*shuffled all* near 0), and a map that turns
+# with the cell (*rotation* near 1).
 
 # %%
 explanations = [supplement for supplement in report.supplements if supplement.name == "explanations"]

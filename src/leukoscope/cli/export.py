@@ -19,7 +19,7 @@ SAMPLES_A_CLASS = 4
 
 @dataclass(frozen=True)
 class Identity:
-    """How the bundle is called, and what only its maker knows of its limits; None for what the training data suggest."""
+    """How the bundle is called (None: as the training data suggest), and what only its maker knows of its limits."""
 
     name: str | None
     version: str
