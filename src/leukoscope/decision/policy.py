@@ -135,8 +135,8 @@ def _doubt(call: Decision, plausible: tuple[Decision, ...], alpha: float) -> Fin
     if len(plausible) == 1:
         return Finding(
             Reason.CONTRADICTS_OPERATING_POINT,
-            f"The operating point calls {call.value}, but at an error rate of {alpha:.0%} a class only "
+            f"The operating point calls {call.value}, but at an error rate of {alpha:.0%} per class only "
             f"{plausible[0].value} remains plausible.",
         )
     reason = Reason.BOTH_PLAUSIBLE if plausible else Reason.NEITHER_PLAUSIBLE
-    return Finding(reason, f"{REASON_WORDS[reason]} Error rate: {alpha:.0%} a class.")
+    return Finding(reason, f"{REASON_WORDS[reason]} Error rate: {alpha:.0%} per class.")
