@@ -221,16 +221,12 @@ def assemble(
 
 def read_rows(run: Path) -> "ScoredRows":
     """Read scores, embeddings and descriptors of a run as arrays, row by row as in ``scores.csv``."""
-    from dataclasses import fields
-
-    import numpy as np
     import pandas as pd
     from safetensors.numpy import load_file
 
     from leukoscope.data.table import read_cells
-    from leukoscope.decision.fit import ScoredRows
     from leukoscope.errors import CohortError
-    from leukoscope.imaging.descriptors import Descriptors
+    from leukoscope.evaluation.scores import scored_rows
 
     scores = pd.read_csv(
         run / "scores.csv", dtype={"subject": str, "group": str, "inner_fold": str}, keep_default_na=False
@@ -240,18 +236,7 @@ def read_rows(run: Path) -> "ScoredRows":
         raise CohortError(
             f"{run}: {len(scores)} scored rows, {len(embeddings)} embeddings; score the run again"
         )
-    cells = read_cells(run / "cells.csv").set_index("cell").loc[scores["cell"]]
-    return ScoredRows(
-        part=scores["part"].to_numpy(dtype=str),
-        label=scores["label"].to_numpy(dtype=np.int64),
-        logit=scores["logit"].to_numpy(dtype=np.float64),
-        group=scores["group"].to_numpy(dtype=str),
-        inner_fold=scores["inner_fold"].to_numpy(dtype=str),
-        embeddings=embeddings.astype(np.float32),
-        descriptors={
-            field.name: cells[field.name].to_numpy(dtype=np.float64) for field in fields(Descriptors)
-        },
-    )
+    return scored_rows(scores, read_cells(run / "cells.csv").set_index("cell"), embeddings)
 
 
 def _training_record(run: Path) -> "TrainingRecord":

@@ -42,6 +42,7 @@ def novelty(
 ) -> None:
     """Measure the gate: share of foreign images refused, and share of unseen subjects' cells refused with them."""
     from leukoscope.evaluation.novelty_report import novelty_report
+    from leukoscope.runtime.output_file import OutputFile
     from leukoscope.runtime.predictor import Predictor
 
     predictor = Predictor.open(bundle)
@@ -50,9 +51,8 @@ def novelty(
     report = novelty_report(predictor.bundle.decision, predictor.bundle.novelty, known, groups, kinds)
     supplement = _as_supplement(report, split)
     if out is not None:
-        part = out.with_name(out.name + ".part")
-        part.write_text(supplement.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        part.replace(out)
+        with OutputFile(out) as file:
+            file.stream.write(supplement.model_dump_json(indent=1) + "\n")
     if as_json:
         typer.echo(supplement.model_dump_json(indent=1))
     else:

@@ -136,7 +136,7 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike, *, with_bias: 
     search over log temperature, with the best bias by Newton's steps inside. C. Guo et al., "On calibration
     of modern neural networks", ICML 2017, arXiv 1706.04599.
     """
-    truth, values, _ = discrimination.checked(labels, logits, None)
+    truth, values, _ = discrimination.checked(labels, logits)
     if truth.all() or not truth.any():
         return Calibration(reason="only one class is present: the logits were left as they are")
     if not np.isfinite(values).all():

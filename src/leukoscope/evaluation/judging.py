@@ -1,6 +1,5 @@
 """One run's test rows judged by rules that were fitted on its validation rows, and by nothing else."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +11,13 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from leukoscope.bundle.report import Fitted, PartCounts
 from leukoscope.decision.abstain import prediction_set
 from leukoscope.decision.calibrate import Calibration
-from leukoscope.decision.fit import DecisionFit, DecisionSettings, ScoredRows, fit_decision
+from leukoscope.decision.fit import DecisionFit, DecisionSettings, fit_decision
 from leukoscope.decision.input_checks import check_descriptors
 from leukoscope.decision.parameters import DecisionParameters
 from leukoscope.evaluation.baselines import BASELINES
-from leukoscope.evaluation.scores import PARTS, Run
+from leukoscope.evaluation.scores import DESCRIPTOR_NAMES, PARTS, Run, scored_rows
 from leukoscope.imaging.descriptors import Descriptors
 from leukoscope.terms import Decision
-
-DESCRIPTOR_NAMES = tuple(field.name for field in dataclasses.fields(Descriptors))
 
 
 def fit_rules(run: Run, settings: DecisionSettings | None = None) -> DecisionFit:
@@ -32,16 +29,7 @@ def fit_rules(run: Run, settings: DecisionSettings | None = None) -> DecisionFit
         Validation rows lack a class, or no operating point can be met.
     """
     rows = run.scores[run.scores["part"] != "test"]
-    cells = run.cells.loc[rows["cell"]]
-    scored = ScoredRows(
-        part=rows["part"].to_numpy(dtype=str),
-        label=rows["label"].to_numpy(dtype=np.int64),
-        logit=rows["logit"].to_numpy(dtype=np.float64),
-        group=rows["group"].to_numpy(dtype=str),
-        inner_fold=rows["inner_fold"].to_numpy(dtype=str),
-        embeddings=run.embeddings[rows["row"].to_numpy()],
-        descriptors={name: cells[name].to_numpy(dtype=np.float64) for name in DESCRIPTOR_NAMES},
-    )
+    scored = scored_rows(rows, run.cells, run.embeddings[rows["row"].to_numpy()])
     return fit_decision(scored, settings or DecisionSettings())
 
 

@@ -32,7 +32,12 @@ from leukoscope.evaluation.performance import (
     read_stream,
     render_stream,
 )
-from leukoscope.evaluation.split_report import BASELINE_MEASURES, POINT_COLUMNS, title_at_half
+from leukoscope.evaluation.split_report import (
+    ABSTENTION_MEASURES,
+    BASELINE_MEASURES,
+    POINT_COLUMNS,
+    title_at_half,
+)
 from leukoscope.evaluation.subgroups import SUBGROUP_MEASURES
 from leukoscope.evaluation.training_speed import read_training_speed, render_training_speed
 
@@ -54,14 +59,6 @@ RESULT_NAMES = (
     "mcc",
     "brier",
     "ece",
-)
-ABSTENTION_NAMES = (
-    "decided",
-    "accuracy_of_decided",
-    "coverage_blast",
-    "coverage_normal",
-    "refused_as_novel",
-    "refused_by_input_checks",
 )
 SUBJECT_NAMES = ("roc_auc", "accuracy", "sensitivity", "specificity", "f1_weighted")
 
@@ -277,7 +274,7 @@ def _points(report: Report) -> str:
 def _abstention(report: Report) -> str:
     judged = [(split, split.abstention) for split in report.columns() if split.abstention is not None]
     return _columns_table(
-        [_title(split) for split, _ in judged], [one.measures for _, one in judged], ABSTENTION_NAMES
+        [_title(split) for split, _ in judged], [one.measures for _, one in judged], ABSTENTION_MEASURES
     )
 
 

@@ -21,7 +21,12 @@ from leukoscope.bundle.report import (
 )
 from leukoscope.evaluation.figure_style import render
 from leukoscope.evaluation.figures import CAPTIONS, DRAWINGS, draw_all
-from leukoscope.evaluation.split_report import BASELINE_MEASURES, POINT_COLUMNS, title_at_half
+from leukoscope.evaluation.split_report import (
+    ABSTENTION_MEASURES,
+    BASELINE_MEASURES,
+    POINT_COLUMNS,
+    title_at_half,
+)
 from leukoscope.evaluation.subgroups import SUBGROUP_MEASURES
 
 CELL_NAMES = (
@@ -47,15 +52,6 @@ CELL_NAMES = (
     "specificity_at_sensitivity_95",
 )
 SUBJECT_NAMES = tuple(n for n in CELL_NAMES if n not in {"roc_auc_mean_of_splits", "ece"} and "_at_" not in n)
-ABSTENTION_NAMES = (
-    "decided",
-    "accuracy_of_decided",
-    "coverage",
-    "coverage_blast",
-    "coverage_normal",
-    "refused_as_novel",
-    "refused_by_input_checks",
-)
 WIDE_FIGURES = ("baselines", "confusion", "subjects", "subgroups")
 
 
@@ -161,7 +157,7 @@ def render_html(
         point_names=POINT_COLUMNS,
         subgroup_names=SUBGROUP_MEASURES,
         abstention_columns=[(s.name, s.abstention.measures) for s in columns if s.abstention],
-        abstention_names=ABSTENTION_NAMES,
+        abstention_names=ABSTENTION_MEASURES,
         pictures=encoded,
         pictured=lambda split_cases: any(case.cell in encoded for case in split_cases),
     )

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ from safetensors.numpy import load_file
 from leukoscope.config import read_toml
 from leukoscope.data.splits import SplitPlan, read_splits
 from leukoscope.data.table import COLUMNS, LABEL_VALUES, read_cells
+from leukoscope.decision.fit import ScoredRows
 from leukoscope.errors import CohortError, SplitError, UsageError
+from leukoscope.imaging.descriptors import Descriptors
 
+DESCRIPTOR_NAMES = tuple(field.name for field in fields(Descriptors))
 PARTS = ("train", "validation", "test")
 TEXT_COLUMNS = ("cell", "sha256", "subject", "group", "fold", "part", "inner_fold")
 SCORE_COLUMNS = (*TEXT_COLUMNS, "label", "logit")
@@ -93,6 +96,31 @@ def check_finished(folder: Path) -> None:
             f"{folder}: not a finished run: {', '.join(missing)} missing; "
             "finish it with `leukoscope train --resume` first"
         )
+
+
+def scored_rows(
+    scores: pd.DataFrame, cells: pd.DataFrame, embeddings: npt.NDArray[np.floating]
+) -> ScoredRows:
+    """Return score rows as the decision layer takes them.
+
+    Parameters
+    ----------
+    scores
+        N rows with the columns of ``SCORE_COLUMNS``.
+    cells
+        Cell table, indexed by cell key.
+    embeddings : (N, D), row by row those of ``scores``
+    """
+    described = cells.loc[scores["cell"]]
+    return ScoredRows(
+        part=scores["part"].to_numpy(dtype=str),
+        label=scores["label"].to_numpy(dtype=np.int64),
+        logit=scores["logit"].to_numpy(dtype=np.float64),
+        group=scores["group"].to_numpy(dtype=str),
+        inner_fold=scores["inner_fold"].to_numpy(dtype=str),
+        embeddings=embeddings.astype(np.float32),
+        descriptors={name: described[name].to_numpy(dtype=np.float64) for name in DESCRIPTOR_NAMES},
+    )
 
 
 def read_run(folder: Path) -> Run:

@@ -41,6 +41,15 @@ POINT_COLUMNS = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1_wei
 """Those of ``POINT_MEASURES`` that tables show, in their order."""
 BASELINE_THRESHOLD = 0.5
 """Of the model too wherever it stands beside baselines: a point chosen for sensitivity would cost it accuracy."""
+ABSTENTION_MEASURES = (
+    "decided",
+    "accuracy_of_decided",
+    "coverage",
+    "coverage_blast",
+    "coverage_normal",
+    "refused_as_novel",
+    "refused_by_input_checks",
+)
 CELL_RULE = "A cell is called blast where its calibrated probability reaches the threshold."
 SUBJECT_RULES = {
     "mean": "A subject is called blast where the sigmoid of its mean calibrated logit reaches the threshold.",
@@ -113,7 +122,7 @@ def report_split(split: JudgedSplit, settings: EvaluationSettings, progress: Pro
         fitted=split.fitted,
         operating_points=report_points(split, judged, context),
         cell=cell,
-        at_half=measure_some(at_half, context, BASELINE_MEASURES),
+        at_half=_measures_at_half(at_half, cell.measures, context),
         subject_mean=measure_level(by_mean, context, SUBJECT_RULES["mean"]),
         subject_majority=measure_level(by_majority, context, SUBJECT_RULES["majority"]),
         baselines=baselines,
@@ -153,6 +162,12 @@ def report_points(split: JudgedSplit, judged: Judged, context: Context) -> tuple
 def judge_at_half(rows: pd.DataFrame) -> Judged:
     """Take judged cells with the calls that baselines make: blast from a probability of 0.5."""
     return judge_cells(rows.assign(called=rows["probability"] >= BASELINE_THRESHOLD))
+
+
+def _measures_at_half(judged: Judged, measured: Measurements, context: Context) -> Measurements:
+    """Measure what depends on the calls; the rest is ``measured`` already."""
+    called = measure_some(judged, context, tuple(name for name in BASELINE_MEASURES if name in CALL_MEASURES))
+    return {name: called.get(name) or measured[name] for name in BASELINE_MEASURES}
 
 
 def title_at_half(name: str) -> str:

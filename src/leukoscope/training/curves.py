@@ -7,6 +7,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from leukoscope.training.replacing import replacing
+
 PANELS = (
     ("Loss", "loss", "validation_loss"),
     ("Accuracy by cell", "accuracy", "validation_accuracy"),
@@ -45,9 +47,8 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str) ->
         elif axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9)
     figure.suptitle(title)
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, format="png")
-    part.replace(path)
+    with replacing(path) as part:
+        figure.savefig(part, format="png")
 
 
 def _draw_line(

@@ -12,6 +12,7 @@ from torch import nn
 
 from leukoscope.errors import WeightsError
 from leukoscope.training.network import CellNetwork
+from leukoscope.training.replacing import replacing
 
 INPUT_NAME = "cells"
 OUTPUT_NAMES = ("logits", "embedding", "activation_map")
@@ -73,9 +74,8 @@ def export_onnx(
     if weights_dtype == "float16":
         _halve_weights(model)
     onnx.checker.check_model(model, full_check=True)
-    part = path.with_name(path.name + ".part")
-    onnx.save_model(model, part)
-    part.replace(path)
+    with replacing(path) as part:
+        onnx.save_model(model, part)
     return describe_graph(model)
 
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from leukoscope.errors import WeightsError
+from leukoscope.training.replacing import replacing
 from leukoscope.training.weights import file_sha256
 
 SOURCE_ARCH = "tf_efficientnet_lite2"
@@ -152,10 +153,8 @@ def match_statistics(
 def write_weights(network: Any, path: Path) -> None:
     """Write the network's tensors as safetensors, in one step; the metadata name where they come from."""
     origin = f"grown from {SOURCE_ARCH}, SHA-256 {SOURCE_SHA256}, Apache-2.0"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    save_file(network.state_dict(), part, metadata={"origin": origin})
-    part.replace(path)
+    with replacing(path) as part:
+        save_file(network.state_dict(), part, metadata={"origin": origin})
 
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...]], None]

@@ -21,6 +21,7 @@ from leukoscope.data.split_plan import SplitPlan, make_plan, read_splits, select
 from leukoscope.data.table import read_cells, table_sha256, write_atomically, write_cells
 from leukoscope.errors import TrainingError, UsageError
 from leukoscope.training.listening import EpochRecord
+from leukoscope.training.replacing import replacing
 from leukoscope.training.settings import TrainSettings
 
 RECORDED_PACKAGES = (
@@ -160,9 +161,8 @@ def write_log(folder: Path, records: Sequence[EpochRecord | Mapping[str, Any]]) 
 
 def write_scores(folder: Path, scores: pd.DataFrame, embeddings: Any) -> None:
     """Write ``scores.csv`` and ``embeddings.safetensors``, rows in the same order."""
-    part = folder / "embeddings.safetensors.part"
-    save_file({"embeddings": embeddings}, part)
-    part.replace(folder / "embeddings.safetensors")
+    with replacing(folder / "embeddings.safetensors") as part:
+        save_file({"embeddings": embeddings}, part)
     text = scores[list(SCORE_COLUMNS)].to_csv(index=False, lineterminator="\n", float_format="%.9g")
     write_atomically(folder / "scores.csv", text)
 
