@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from leukoscope.assets import default_bundle_path
-from leukoscope.runtime.predictor import Predictor
+from leukoscope.inference.predictor import Predictor
 
 pytest_plugins = ("web_fixtures", "evaluation_fixtures")
 

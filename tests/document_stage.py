@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from documents import ROOT
 from leukoscope.assets import other_images_directory, sample_cells_directory, sample_table_path
 from leukoscope.cli.main import app
-from leukoscope.config import apply_overrides, read_toml
+from leukoscope.core.config import apply_overrides, read_toml
 from leukoscope.training.run_folder import to_toml
 
 TINY = (

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import pytest
 
-from leukoscope.bundle.report import Report
 from leukoscope.evaluation.protocol import evaluate
 from leukoscope.evaluation.split_report import EvaluationSettings
+from leukoscope.models.report import Report
 from leukoscope.stats.intervals import BootstrapSettings
 from synthetic_runs import Cohort, write_run
 

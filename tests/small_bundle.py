@@ -12,8 +12,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from leukoscope.assets import sample_cells_directory
-from leukoscope.bundle.folder import Bundle
-from leukoscope.bundle.manifest import LicenceRecord, Manifest, TensorSpec, TrainingRecord
 from leukoscope.decision.novelty import NoveltyModel
 from leukoscope.decision.parameters import (
     ClassQuantile,
@@ -23,9 +21,11 @@ from leukoscope.decision.parameters import (
     NoveltyLimit,
     OperatingPoint,
 )
+from leukoscope.imaging.canvas import prepare_cell
 from leukoscope.imaging.decode import decode_image
-from leukoscope.imaging.preprocess import prepare_cell
-from leukoscope.runtime.sample import SampleCell, build_bundle
+from leukoscope.inference.sample import SampleCell, build_bundle
+from leukoscope.models.bundle import Bundle
+from leukoscope.models.manifest import LicenceRecord, Manifest, TensorSpec, TrainingRecord
 
 SIDE = 64
 FEATURES = 12

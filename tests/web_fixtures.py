@@ -15,7 +15,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from PIL import Image
 
-from leukoscope.runtime.predictor import Predictor
+from leukoscope.inference.predictor import Predictor
 from leukoscope.web.application import close_app, decode_limits, open_app
 from leukoscope.web.context import Services, services
 from leukoscope.web.settings import WebSettings

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from leukoscope.runtime.predictor import Predictor
+from leukoscope.inference.predictor import Predictor
 from leukoscope.web.application import open_app
 from leukoscope.web.settings import WebSettings
 from web_fixtures import Running, run_server

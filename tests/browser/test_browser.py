@@ -15,7 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from leukoscope.assets import other_images_directory
-from leukoscope.terms import RESEARCH_USE
+from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.web.application import close_app, create_app
 from leukoscope.web.context import services
 from leukoscope.web.model import KnownModel

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from leukoscope_tools.documents.reference import render_reference
 from typer.testing import CliRunner
 
 from documents import DOCUMENTS, ROOT, SHELL, Block, blocks, calls, lines_of, name_of, prose
 from leukoscope import __version__
-from leukoscope.cli.docs import render_reference
 from leukoscope.cli.main import COMMANDS, app, load_command
-from leukoscope.config import apply_overrides, build, read_toml
-from leukoscope.errors import ConfigError
+from leukoscope.core.config import apply_overrides, build, read_toml
+from leukoscope.core.errors import ConfigError
 from leukoscope.training.settings import TrainSettings
 
 SPAN = re.compile(r"`([^`]+)`")

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from safetensors.numpy import save_file
 
-from leukoscope.bundle.files import LIMITS, SUMS, hash_bytes, render_sums
-from leukoscope.bundle.folder import Bundle, verify_bundle
-from leukoscope.errors import BundleError
+from leukoscope.core.errors import BundleError
+from leukoscope.models.bundle import Bundle, verify_bundle
+from leukoscope.models.files import LIMITS, SUMS, hash_bytes, render_sums
 from small_bundle import make_onnx
 
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from leukoscope.assets import other_images_directory, sample_cells_directory
-from leukoscope.errors import ImageError
+from leukoscope.core.errors import ImageError
+from leukoscope.core.terms import Reason
 from leukoscope.imaging.decode import DecodeLimits, decode_image
-from leukoscope.terms import Reason
 
 LOSSLESS = ("BMP", "PNG", "TIFF", "WEBP")
 SIDE = 48

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leukoscope.bundle.report import read_report
 from leukoscope.cli.main import run as run_program
+from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.imaging.overlay import encode_png
-from leukoscope.terms import RESEARCH_USE
+from leukoscope.models.report import read_report
 from synthetic_runs import Cohort, write_run
 
 TINY = Cohort(4, 3, 10)

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from leukoscope import assets
-from leukoscope.bundle.report import Supplement
 from leukoscope.cli.main import app
+from leukoscope.models.report import Supplement
 
 pytestmark = pytest.mark.slow
 

@@ -18,10 +18,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from leukoscope.assets import other_images_directory
-from leukoscope.bundle.folder import Bundle
 from leukoscope.cli.main import app
-from leukoscope.runtime.predictor import Predictor
-from leukoscope.terms import RESEARCH_USE
+from leukoscope.core.terms import RESEARCH_USE
+from leukoscope.inference.predictor import Predictor
+from leukoscope.models.bundle import Bundle
 from small_bundle import sample_paths
 
 PATHS = sample_paths()

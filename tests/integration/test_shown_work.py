@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from documents import ROOT
 from leukoscope.assets import default_bundle_path
-from leukoscope.bundle.folder import Bundle
 from leukoscope.cli.main import app
+from leukoscope.models.bundle import Bundle
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 GALLERY = sorted(path.stem for path in (ROOT / "gallery").glob("*.py"))

@@ -16,15 +16,15 @@ from safetensors.numpy import load_file
 
 from cohort_files import write_cohort
 from leukoscope.cli.train import make_listener
-from leukoscope.config import apply_overrides, build
+from leukoscope.core.config import apply_overrides, build
+from leukoscope.core.errors import ConfigError, SplitError, TrainingError, UsageError
 from leukoscope.data.splits import Split, make_plan, write_splits
 from leukoscope.data.table import read_cells
-from leukoscope.errors import ConfigError, SplitError, TrainingError, UsageError
 from leukoscope.evaluation.scores import read_run
-from leukoscope.runtime.session import OpenVinoGraphs
-from leukoscope.training.checkpoint import load_trained
-from leukoscope.training.finetune import Finetuner
-from leukoscope.training.frozen import FrozenPart
+from leukoscope.models.session import OpenVinoGraphs
+from leukoscope.training.batches.frozen_source import FrozenPart
+from leukoscope.training.fit.checkpoint import load_trained
+from leukoscope.training.fit.trainer import Finetuner
 from leukoscope.training.run import resume_run, start_run
 from leukoscope.training.settings import TrainSettings
 
@@ -441,7 +441,8 @@ def test_a_frozen_backbone_runs_once_over_each_cell_whatever_the_run(cohort, tmp
     first = run(cohort, tmp_path, *plain)
     (kept,) = (tmp_path / "cache").glob("embeddings-*.safetensors")
     monkeypatch.setattr(
-        "leukoscope.training.keeping.ActivationFeeder._compute", lambda *_: pytest.fail("computed again")
+        "leukoscope.training.batches.activation_cache.ActivationFeeder._compute",
+        lambda *_: pytest.fail("computed again"),
     )
     second = run(cohort, tmp_path, *plain, "network.drop_rate=0.1")
     assert kept.is_file()

@@ -4,16 +4,17 @@ import sqlite3
 
 import pytest
 import typer
+from leukoscope_tools.benchmark import train as benchmark_train
+from leukoscope_tools.benchmark.training_records import TrainingSpeed, read_training_speed
+from leukoscope_tools.documents.publish import publish
 from typer.testing import CliRunner
 
 from cohort_files import write_cohort
-from leukoscope.cli import benchmark_train, train
-from leukoscope.config import apply_overrides, build
-from leukoscope.errors import ConfigError, TrainingError, UsageError
-from leukoscope.evaluation.publish import publish
+from leukoscope.cli import train
+from leukoscope.core.config import apply_overrides, build
+from leukoscope.core.errors import ConfigError, TrainingError, UsageError
 from leukoscope.evaluation.scores import read_run
-from leukoscope.evaluation.training_speed import TrainingSpeed, read_training_speed
-from leukoscope.stats.discrimination import roc_auc
+from leukoscope.stats.metrics import roc_auc
 from leukoscope.training.run import start_run
 from leukoscope.training.settings import TrainSettings
 from leukoscope.training.tune import default_space, read_space, search

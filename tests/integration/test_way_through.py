@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from leukoscope import assets
-from leukoscope.bundle.folder import Bundle
 from leukoscope.cli.main import app
+from leukoscope.models.bundle import Bundle
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ import zipfile
 import pytest
 
 from leukoscope.assets import other_images_directory
-from leukoscope.runtime.results import CellResult, SubjectResult
-from leukoscope.terms import RESEARCH_USE
+from leukoscope.core.terms import RESEARCH_USE
+from leukoscope.inference.results import CellResult, SubjectResult
 from leukoscope.web.storage.audit import verify
 from web_fixtures import cells, form, wait_for_job
 

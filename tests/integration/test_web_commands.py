@@ -8,7 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from leukoscope.cli.serve import register
-from leukoscope.errors import LeukoscopeError, UsageError
+from leukoscope.core.errors import LeukoscopeError, UsageError
 from leukoscope.web.context import services
 from leukoscope.web.settings import WebSettings
 from leukoscope.web.storage.history import Search, UnknownCaseError

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from leukoscope.runtime.results import CellResult
+from leukoscope.inference.results import CellResult
 from small_bundle import sample_paths
 from web_fixtures import MakeApp, Running, run_server
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from leukoscope.assets import default_bundle_path
-from leukoscope.bundle.folder import Bundle
+from leukoscope.models.bundle import Bundle
 from leukoscope.web.application import close_app, create_app
 from leukoscope.web.model import KnownModel
 from leukoscope.web.prediction import judge_with

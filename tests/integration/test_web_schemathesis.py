@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from leukoscope.runtime.predictor import Predictor
+from leukoscope.inference.predictor import Predictor
 from leukoscope.web.application import close_app, open_app
 from leukoscope.web.settings import WebSettings
 from web_fixtures import TOKEN, cells, form

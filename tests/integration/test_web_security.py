@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from leukoscope.terms import RESEARCH_USE
+from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.web.context import services
 from leukoscope.web.storage.database import Database
 from leukoscope.web.storage.history import History

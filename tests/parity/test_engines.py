@@ -9,12 +9,12 @@ import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from leukoscope.bundle.folder import Bundle
+from leukoscope.imaging.canvas import prepare_cell
 from leukoscope.imaging.decode import decode_image
-from leukoscope.imaging.preprocess import prepare_cell
-from leukoscope.runtime.session import Session
+from leukoscope.models.bundle import Bundle
+from leukoscope.models.session import Session
 from leukoscope.training.export import export_onnx
-from leukoscope.training.network import CellNetwork
+from leukoscope.training.networks.network import CellNetwork
 from leukoscope.training.settings import NetworkSettings
 from small_bundle import sample_paths
 

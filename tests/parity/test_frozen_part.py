@@ -5,10 +5,10 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from leukoscope.errors import ConfigError, EngineError
-from leukoscope.runtime.session import OpenVinoGraphs
-from leukoscope.training.frozen import FrozenPart, choose_engine
-from leukoscope.training.network import CellNetwork
+from leukoscope.core.errors import ConfigError, EngineError
+from leukoscope.models.session import OpenVinoGraphs
+from leukoscope.training.batches.frozen_source import FrozenPart, choose_engine
+from leukoscope.training.networks.network import CellNetwork
 from leukoscope.training.settings import EngineSettings, NetworkSettings
 
 PX = 64

@@ -11,9 +11,9 @@ import pytest
 import torch
 from pytorch_grad_cam import GradCAM
 
-from leukoscope.errors import WeightsError
+from leukoscope.core.errors import WeightsError
 from leukoscope.training.export import export_onnx
-from leukoscope.training.network import CellNetwork
+from leukoscope.training.networks.network import CellNetwork
 from leukoscope.training.settings import NetworkSettings
 
 PX = 64

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageOps
 
+from leukoscope.imaging.canvas import CANVAS_PX, place_on_canvas, prepare_cell, rotate_quarter
 from leukoscope.imaging.decode import decode_image
-from leukoscope.imaging.preprocess import CANVAS_PX, place_on_canvas, prepare_cell, rotate_quarter
 
 SIDES = st.integers(32, 700)
 

@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from leukoscope.decision.abstain import prediction_sets, subject_quantile
-from leukoscope.decision.calibrate import sigmoid
+from leukoscope.decision.calibration import sigmoid
+from leukoscope.decision.conformal import prediction_sets, subject_quantile
 from leukoscope.decision.parameters import ClassQuantile, ConformalQuantiles
-from leukoscope.stats import discrimination, reliability
+from leukoscope.stats import metrics as discrimination
+from leukoscope.stats import reliability
 from leukoscope.stats.intervals import clopper_pearson, wilson
 
 NUMBERS = st.floats(-50, 50, allow_subnormal=False)

@@ -7,9 +7,11 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from leukoscope.stats import clusters, discrimination, reliability
-from leukoscope.stats.clusters import SubjectSample
+from leukoscope.stats import metrics as discrimination
+from leukoscope.stats import reliability
+from leukoscope.stats import resampling as clusters
 from leukoscope.stats.intervals import BootstrapSettings, bootstrap, clopper_pearson, delong, wilson
+from leukoscope.stats.resampling import SubjectSample
 
 NORMAL = NormalDist()
 SEPARATION, SUBJECT_SD = 2.2, 0.7

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from leukoscope.decision.abstain import fit_quantiles, prediction_sets, subject_quantile, subjects_needed
+from leukoscope.decision.conformal import fit_quantiles, prediction_sets, subject_quantile, subjects_needed
 
 
 def draw_subject(rng: np.random.Generator, spread: float) -> np.ndarray:

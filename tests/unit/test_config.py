@@ -4,8 +4,8 @@ from typing import Literal
 
 import pytest
 
-from leukoscope.config import apply_overrides, build, read_toml, to_mapping
-from leukoscope.errors import ConfigError
+from leukoscope.core.config import apply_overrides, build, read_toml, to_mapping
+from leukoscope.core.errors import ConfigError
 
 
 @dataclass(frozen=True)

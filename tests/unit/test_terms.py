@@ -1,4 +1,4 @@
-from leukoscope import errors, terms
+from leukoscope.core import errors, terms
 
 
 def test_every_code_has_words_for_people() -> None:

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from leukoscope.errors import EngineError, LeukoscopeError, UsageError
+from leukoscope.core.errors import EngineError, LeukoscopeError, UsageError
 
 if TYPE_CHECKING:
-    from leukoscope.bundle.folder import Bundle, Check
+    from leukoscope.models.bundle import Bundle, Check
 
 
 def verify(directory: Path | None, *, expect: str | None, engines: tuple[str, ...], as_json: bool) -> int:
     """Run every check, print them and return the exit code."""
     from leukoscope.assets import default_bundle_path
-    from leukoscope.bundle.folder import Bundle, Check, verify_bundle
-    from leukoscope.runtime.session import ENGINES
+    from leukoscope.models.bundle import Bundle, Check, verify_bundle
+    from leukoscope.models.session import ENGINES
 
     unknown = [name for name in engines if name not in ENGINES]
     if unknown:
@@ -63,10 +63,10 @@ def require_agreement(bundle: "Bundle") -> None:
 
 def reproduce(bundle: "Bundle", engine: str) -> "Check":
     """Return whether an engine gives the sample cells the answers that the bundle expects."""
-    from leukoscope.bundle.folder import Check
-    from leukoscope.runtime.predictor import Predictor
-    from leukoscope.runtime.sample import check_sample
-    from leukoscope.runtime.session import Session
+    from leukoscope.inference.predictor import Predictor
+    from leukoscope.inference.sample import check_sample
+    from leukoscope.models.bundle import Check
+    from leukoscope.models.session import Session
 
     try:
         return check_sample(Predictor(bundle, Session(bundle.model_path, engine=engine)))
@@ -77,8 +77,8 @@ def reproduce(bundle: "Bundle", engine: str) -> "Check":
 def show(directory: Path | None, *, card: bool, as_json: bool) -> None:
     """Print what a bundle is."""
     from leukoscope.assets import default_bundle_path
-    from leukoscope.bundle.files import CARD
-    from leukoscope.bundle.folder import Bundle
+    from leukoscope.models.bundle import Bundle
+    from leukoscope.models.files import CARD
 
     bundle = Bundle.open(default_bundle_path() if directory is None else directory)
     if as_json:

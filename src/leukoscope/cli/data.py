@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leukoscope.errors import UsageError
+from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -227,7 +227,7 @@ def sample(
     """Draw a balanced sample, spread over subjects, and copy or list its files."""
     from leukoscope.data.sampling import copy_sample, draw_sample
     from leukoscope.data.table import read_cells, resolve_paths
-    from leukoscope.runtime.output_file import check_output_folder
+    from leukoscope.inference.output_file import check_output_folder
 
     if out is not None:
         check_output_folder(out)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from leukoscope.terms import RESEARCH_USE
+from leukoscope.core.terms import RESEARCH_USE
 
 if TYPE_CHECKING:
     import pandas as pd

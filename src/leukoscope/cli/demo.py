@@ -29,8 +29,8 @@ def demo(
     """
     from leukoscope import assets
     from leukoscope.cli.predicting import PredictOptions, run_predict
-    from leukoscope.errors import UsageError
-    from leukoscope.runtime.output_file import check_output_folder
+    from leukoscope.core.errors import UsageError
+    from leukoscope.inference.output_file import check_output_folder
 
     folders = (assets.sample_cells_directory(), assets.other_images_directory())
     check_output_folder(out)
@@ -48,7 +48,7 @@ def demo(
 def _is_interrupted_demo(out: Path, folders: tuple[Path, ...]) -> bool:
     """True for a folder with nothing but files of a demo, or with nothing; results of other images are the user's."""
     from leukoscope.cli.predicting import HEAT_MAPS, RESULTS_CSV, SUBJECTS_FILE
-    from leukoscope.runtime.journal import LOCK, RESULTS, SETTINGS
+    from leukoscope.inference.journal import LOCK, RESULTS, SETTINGS
 
     files = {RESULTS, SETTINGS, LOCK, HEAT_MAPS, RESULTS_CSV, SUBJECTS_FILE, SHEET}
     if out.exists() and any(path.name.removesuffix(".part") not in files for path in out.iterdir()):

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leukoscope.errors import UsageError
-from leukoscope.terms import RESEARCH_USE
+from leukoscope.core.errors import UsageError
+from leukoscope.core.terms import RESEARCH_USE
 
 if TYPE_CHECKING:
-    from leukoscope.bundle.report import Report, Supplement
     from leukoscope.evaluation.leakage import Inflation
     from leukoscope.evaluation.split_report import EvaluationSettings
+    from leukoscope.models.report import Report, Supplement
 
 Replicates = Annotated[int, typer.Option(min=200, help="Resamples of subjects behind every interval.")]
 Seed = Annotated[int, typer.Option(help="Seed of the resampling.")]
@@ -172,8 +172,8 @@ def publish(
 
     A block is written between <!-- leukoscope: results report=PATH --> and <!-- /leukoscope -->.
     """
-    from leukoscope.evaluation.publish import DriftError, find_drift
-    from leukoscope.evaluation.publish import publish as publish_document
+    from leukoscope_tools.documents.publish import DriftError, find_drift
+    from leukoscope_tools.documents.publish import publish as publish_document
 
     if check:
         drifts = [drift for path in documents for drift in find_drift(path)]
@@ -196,7 +196,7 @@ def _settings(replicates: int, seed: int) -> "EvaluationSettings":
 def _read_supplement(path: Path) -> "Supplement":
     from pydantic import ValidationError
 
-    from leukoscope.bundle.report import Supplement
+    from leukoscope.models.report import Supplement
 
     try:
         return Supplement.model_validate_json(path.read_bytes())
@@ -212,8 +212,8 @@ def _show_report(report: "Report") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from leukoscope.bundle.measure_words import MEASURES
-    from leukoscope.bundle.report import format_measurement
+    from leukoscope.models.metric_info import MEASURES
+    from leukoscope.models.report import format_measurement
 
     columns = list(report.columns())
     table = Table(title=report.title, title_justify="left", caption=RESEARCH_USE, caption_justify="left")

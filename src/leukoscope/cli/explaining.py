@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from leukoscope.runtime.output_file import OutputFile, check_output_file
-from leukoscope.terms import RESEARCH_USE
+from leukoscope.core.terms import RESEARCH_USE
+from leukoscope.inference.output_file import OutputFile, check_output_file
 
 if TYPE_CHECKING:
-    from leukoscope.runtime.predictor import Predictor, PreparedCell
+    from leukoscope.inference.predictor import Predictor, PreparedCell
 
 
 def run_explain_check(
@@ -25,8 +25,8 @@ def run_explain_check(
 ) -> None:
     """Measure and print; see the command's help."""
     from leukoscope.assets import sample_cells_directory
-    from leukoscope.runtime.attribution import check_explanations
-    from leukoscope.runtime.predictor import Predictor
+    from leukoscope.inference.explain import check_explanations
+    from leukoscope.inference.predictor import Predictor
 
     if out is not None:
         check_output_file(out)
@@ -42,7 +42,7 @@ def run_explain_check(
     if as_json:
         typer.echo(text, nl=False)
         return
-    from leukoscope.bundle.report import format_measurement
+    from leukoscope.models.report import format_measurement
 
     subjects = len(set(check.subjects))
     typer.echo(
@@ -62,8 +62,8 @@ def _prepare(
 ) -> "tuple[list[PreparedCell], int]":
     """Read at most ``limit`` images, spread evenly over the input."""
     from leukoscope.cli.predicting import subject_of
-    from leukoscope.runtime.predictor import PreparedCell
-    from leukoscope.runtime.sources import count_sources, iterate_sources
+    from leukoscope.inference.predictor import PreparedCell
+    from leukoscope.inference.sources import count_sources, iterate_sources
 
     total = count_sources(sources)
     step = max(1.0, total / limit)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from leukoscope.bundle.folder import Bundle
-    from leukoscope.bundle.manifest import Manifest, TensorSpec, TrainingRecord
     from leukoscope.cli.export_words import TrainingData
     from leukoscope.decision.fit import DecisionSettings, ScoredRows
-    from leukoscope.runtime.sample import SampleCell
-    from leukoscope.training.network import CellNetwork
+    from leukoscope.inference.sample import SampleCell
+    from leukoscope.models.bundle import Bundle
+    from leukoscope.models.manifest import Manifest, TensorSpec, TrainingRecord
+    from leukoscope.training.networks.network import CellNetwork
 
 SAMPLES_A_CLASS = 4
 
@@ -71,8 +71,8 @@ def export(
     import json
 
     from leukoscope.cli.bundles import require_agreement
-    from leukoscope.errors import UsageError
-    from leukoscope.terms import RESEARCH_USE
+    from leukoscope.core.errors import UsageError
+    from leukoscope.core.terms import RESEARCH_USE
 
     if weights not in ("float16", "float32"):
         raise UsageError(f"--weights {weights}: expected float16 or float32")
@@ -130,10 +130,10 @@ def export_run(
     """
     _check_identity(identity)  # before torch is loaded
 
-    from leukoscope.bundle.report import read_report
     from leukoscope.cli.export_words import read_training_data
     from leukoscope.evaluation.scores import check_finished
-    from leukoscope.training.checkpoint import load_trained
+    from leukoscope.models.report import read_report
+    from leukoscope.training.fit.checkpoint import load_trained
 
     check_finished(run)
     _check_views(run)
@@ -152,8 +152,8 @@ def export_run(
 def _check_identity(identity: Identity) -> None:
     from pydantic import TypeAdapter, ValidationError
 
-    from leukoscope.bundle.manifest import Identifier, Version
-    from leukoscope.errors import UsageError
+    from leukoscope.core.errors import UsageError
+    from leukoscope.models.manifest import Identifier, Version
 
     name: TypeAdapter[str | None] = TypeAdapter(Identifier | None)
     version: TypeAdapter[str] = TypeAdapter(Version)
@@ -168,8 +168,8 @@ def _check_identity(identity: Identity) -> None:
 
 
 def _check_views(run: Path) -> None:
-    from leukoscope.config import build, read_toml
-    from leukoscope.errors import UsageError
+    from leukoscope.core.config import build, read_toml
+    from leukoscope.core.errors import UsageError
     from leukoscope.training.settings import TrainSettings
 
     views = build(TrainSettings, read_toml(run / "config.toml")).score.tta
@@ -198,7 +198,7 @@ def assemble(
     from leukoscope import assets
     from leukoscope.cli.export_words import licence_text
     from leukoscope.decision.fit import DecisionSettings, fit_decision
-    from leukoscope.runtime.sample import build_bundle
+    from leukoscope.inference.sample import build_bundle
     from leukoscope.training.export import export_onnx
 
     fitted = fit_decision(rows, settings or DecisionSettings())
@@ -224,8 +224,8 @@ def read_rows(run: Path) -> "ScoredRows":
     import pandas as pd
     from safetensors.numpy import load_file
 
+    from leukoscope.core.errors import CohortError
     from leukoscope.data.table import read_cells
-    from leukoscope.errors import CohortError
     from leukoscope.evaluation.scores import scored_rows
 
     scores = pd.read_csv(
@@ -247,9 +247,9 @@ def _training_record(run: Path) -> "TrainingRecord":
 
     import pandas as pd
 
-    from leukoscope.bundle.manifest import TrainingRecord
     from leukoscope.data.splits import read_splits
     from leukoscope.data.table import read_cells, table_sha256
+    from leukoscope.models.manifest import TrainingRecord
 
     cells = read_cells(run / "cells.csv")
     plan = read_splits(run / "splits.json", cells)
@@ -292,10 +292,10 @@ def _manifest(
     from datetime import UTC, datetime
     from importlib.metadata import version
 
-    from leukoscope.bundle.manifest import Manifest
     from leukoscope.cli.export_words import explained_words, head_words, licence_records
-    from leukoscope.imaging.preprocess import CANVAS_PX
-    from leukoscope.training.cost import count_flops
+    from leukoscope.imaging.canvas import CANVAS_PX
+    from leukoscope.models.manifest import Manifest
+    from leukoscope.training.networks.cost import count_flops
 
     settings = network.settings
     return Manifest(
@@ -321,8 +321,8 @@ def _manifest(
 
 
 def _tensor_specs(entries: list[dict[str, Any]], network: "CellNetwork") -> "tuple[TensorSpec, ...]":
-    from leukoscope.bundle.manifest import TensorSpec
     from leukoscope.cli.export_words import tensor_words
+    from leukoscope.models.manifest import TensorSpec
 
     words, specs = tensor_words(network), []
     for entry in entries:
@@ -336,8 +336,8 @@ def _sample_cells() -> "list[SampleCell]":
     import csv
 
     from leukoscope import assets
-    from leukoscope.runtime.sample import SampleCell
-    from leukoscope.terms import Label
+    from leukoscope.core.terms import Label
+    from leukoscope.inference.sample import SampleCell
 
     with assets.sample_table_path().open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

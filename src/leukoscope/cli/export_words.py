@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from leukoscope.bundle.manifest import LicenceRecord
-    from leukoscope.training.network import CellNetwork
+    from leukoscope.models.manifest import LicenceRecord
+    from leukoscope.training.networks.network import CellNetwork
 
 CNMC = "C-NMC 2019, The Cancer Imaging Archive, doi 10.7937/tcia.2019.dc64i46r, AIIMS New Delhi"
 CNMC_LICENCE = "CC-BY-3.0"
@@ -98,8 +98,8 @@ def read_training_data(run: Path, licence: Path | None, attribution: str) -> Tra
     """Return what the table and the options say of the cells of part train."""
     import pandas as pd
 
+    from leukoscope.core.errors import UsageError
     from leukoscope.data.official import official_by_sha256
-    from leukoscope.errors import UsageError
 
     if licence is not None and not licence.is_file():
         raise UsageError(f"--data-licence {licence}: no such file; name the licence's text")
@@ -128,7 +128,7 @@ def licence_text(data: TrainingData) -> str:
 
 def licence_records(data: TrainingData, initial_weights: str) -> "tuple[LicenceRecord, ...]":
     """Return under what terms weights, training data and sample cells may be used."""
-    from leukoscope.bundle.manifest import LicenceRecord
+    from leukoscope.models.manifest import LicenceRecord
 
     weights = LicenceRecord(part="weights", licence="Apache-2.0", attribution=initial_weights)
     if data.official:

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leukoscope.errors import UsageError
+from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from leukoscope.bundle.report import CellCase
     from leukoscope.evaluation.report import CellPicture
+    from leukoscope.models.report import CellCase
 
 MARGIN_PX = 12
 
@@ -34,13 +34,13 @@ def picture_cells(
         None of the cells has an image under ``images``.
     """
     from leukoscope.evaluation.report import CellPicture
+    from leukoscope.imaging.canvas import place_on_canvas
     from leukoscope.imaging.decode import decode_image
     from leukoscope.imaging.overlay import encode_png, heat_map_overlay
-    from leukoscope.imaging.preprocess import place_on_canvas
 
     predictor = None
     if bundle is not None:
-        from leukoscope.runtime.predictor import Predictor
+        from leukoscope.inference.predictor import Predictor
 
         predictor = Predictor.open(bundle)
     pictures: dict[str, CellPicture] = {}

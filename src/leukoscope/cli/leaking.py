@@ -24,7 +24,7 @@ def train_both(
     from leukoscope.cli import train as train_command
     from leukoscope.data.splits import make_splits, write_splits
     from leukoscope.data.table import read_cells
-    from leukoscope.runtime.session import OpenVinoGraphs
+    from leukoscope.models.session import OpenVinoGraphs
     from leukoscope.training.run import start_run
 
     settings = train_command.read_settings(config, overrides)

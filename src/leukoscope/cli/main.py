@@ -18,8 +18,8 @@ import typer
 import typer.core
 import typer.main
 
-from leukoscope.errors import LeukoscopeError, UsageError
-from leukoscope.terms import RESEARCH_USE
+from leukoscope.core.errors import LeukoscopeError, UsageError
+from leukoscope.core.terms import RESEARCH_USE
 
 DEBUG_VARIABLE = "LEUKOSCOPE_DEBUG"
 INTERNAL_ERROR = 70  # sysexits.h: EX_SOFTWARE

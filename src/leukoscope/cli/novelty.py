@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from leukoscope.bundle.report import Supplement
-    from leukoscope.evaluation.novelty_report import MeasuredImages, NoveltyReport
-    from leukoscope.runtime.predictor import Predictor
+    from leukoscope.evaluation.ood_report import MeasuredImages, NoveltyReport
+    from leukoscope.inference.predictor import Predictor
+    from leukoscope.models.report import Supplement
 
 MADE_A_KIND = 25
 ZOOM = 1.35
@@ -41,9 +41,9 @@ def novelty(
     as_json: Annotated[bool, typer.Option("--json", help="Print that JSON instead of a table.")] = False,
 ) -> None:
     """Measure the gate: share of foreign images refused, and share of unseen subjects' cells refused with them."""
-    from leukoscope.evaluation.novelty_report import novelty_report
-    from leukoscope.runtime.output_file import OutputFile
-    from leukoscope.runtime.predictor import Predictor
+    from leukoscope.evaluation.ood_report import novelty_report
+    from leukoscope.inference.output_file import OutputFile
+    from leukoscope.inference.predictor import Predictor
 
     predictor = Predictor.open(bundle)
     known, groups = _measure_cells(predictor, cells, splits, split, limit)
@@ -78,10 +78,10 @@ def _measure_cells(
 def _measure_strangers(
     predictor: "Predictor", sources: tuple[str, ...], cut_out: bool
 ) -> "Iterator[tuple[str, MeasuredImages]]":
-    from leukoscope.errors import ImageError
-    from leukoscope.evaluation.strangers import cut_out_cell, make_strangers
+    from leukoscope.core.errors import ImageError
+    from leukoscope.evaluation.ood_images import cut_out_cell, make_strangers
     from leukoscope.imaging.decode import decode_image
-    from leukoscope.runtime.sources import iterate_sources
+    from leukoscope.inference.sources import iterate_sources
 
     for given in sources:
         name = Path(given).name or given
@@ -103,7 +103,7 @@ def _measure_strangers(
 
 
 def _measure(predictor: "Predictor", images: Any) -> "MeasuredImages":
-    from leukoscope.evaluation.novelty_report import measure_images
+    from leukoscope.evaluation.ood_report import measure_images
 
     return measure_images(
         images, lambda cells: predictor.forward(cells).embedding, predictor.bundle.manifest.input_px
@@ -111,7 +111,7 @@ def _measure(predictor: "Predictor", images: Any) -> "MeasuredImages":
 
 
 def _as_supplement(report: "NoveltyReport", split: str) -> "Supplement":
-    from leukoscope.bundle.report import Measurement, Supplement
+    from leukoscope.models.report import Measurement, Supplement
 
     def over_images(value: float, count: int, ends: tuple[float, float] | None = None) -> Measurement:
         low, high = ends or (None, None)
@@ -146,7 +146,7 @@ def _show(report: "NoveltyReport") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from leukoscope.terms import RESEARCH_USE
+    from leukoscope.core.terms import RESEARCH_USE
 
     table = Table("Kind", "Images", "Refused", "95 %", "By checks", "By novelty", "AUROC of novelty")
     for kind in report.strangers:

@@ -198,7 +198,7 @@ def explain_check(
 def _print_schema() -> None:
     import json
 
-    from leukoscope.runtime.results import CellResult
+    from leukoscope.inference.results import CellResult
 
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

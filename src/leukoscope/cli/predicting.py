@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leukoscope.cli.printing import CsvFile, print_json, print_row, print_subjects, say, write_subjects
-from leukoscope.errors import UsageError
-from leukoscope.runtime.output_file import OutputFile, check_output_file, check_output_folder
-from leukoscope.terms import RESEARCH_USE, Decision, Reason
+from leukoscope.core.errors import UsageError
+from leukoscope.core.terms import RESEARCH_USE, Decision, Reason
+from leukoscope.inference.output_file import OutputFile, check_output_file, check_output_folder
 
 if TYPE_CHECKING:
-    from leukoscope.runtime.journal import Journal
-    from leukoscope.runtime.predictor import Prediction, Predictor, Source
-    from leukoscope.runtime.results import CellResult, SubjectResult
-    from leukoscope.runtime.sources import Ignored, SubjectTable
+    from leukoscope.inference.journal import Journal
+    from leukoscope.inference.predictor import Prediction, Predictor, Source
+    from leukoscope.inference.results import CellResult, SubjectResult
+    from leukoscope.inference.sources import Ignored, SubjectTable
 
 SUBJECTS_FILE = "subjects.csv"
 RESULTS_CSV = "results.csv"
@@ -53,8 +53,8 @@ class PredictOptions:
 def run_predict(options: PredictOptions) -> int:
     """Judge everything and return the exit code: 1 where an image could not be read or is no cell image."""
     _check(options)
-    from leukoscope.runtime.predictor import Predictor
-    from leukoscope.runtime.sources import Ignored, SubjectTable
+    from leukoscope.inference.predictor import Predictor
+    from leukoscope.inference.sources import Ignored, SubjectTable
 
     ignored = Ignored()
     subject = subject_of(options.subjects)
@@ -129,7 +129,7 @@ def _check(options: PredictOptions) -> None:
 def _sources(
     options: PredictOptions, subject: "Callable[[str], str | None]", ignored: "Ignored"
 ) -> "Iterator[Source]":
-    from leukoscope.runtime.sources import iterate_sources, read_list
+    from leukoscope.inference.sources import iterate_sources, read_list
 
     listed: Iterable[str] = read_list(sys.stdin.buffer) if options.stdin_list else ()
     return iterate_sources(
@@ -143,7 +143,7 @@ def _sources(
 def subject_of(table: Path | None) -> Callable[[str], str | None]:
     """Return the look-up in the user's table, or the reading of C-NMC's own names."""
     if table is not None:
-        from leukoscope.runtime.sources import SubjectTable, read_subjects
+        from leukoscope.inference.sources import SubjectTable, read_subjects
 
         return SubjectTable(read_subjects(table))
 
@@ -180,7 +180,7 @@ class _Outputs:
     def __init__(
         self, options: PredictOptions, predictor: "Predictor", until_written: ExitStack, stack: ExitStack
     ) -> None:
-        from leukoscope.runtime.subjects import SubjectPool
+        from leukoscope.inference.subject_pool import SubjectPool
 
         self._options = options
         self._pool = SubjectPool(predictor.bundle.decision, predictor.model, predictor.operating_point.name)
@@ -197,7 +197,7 @@ class _Outputs:
         if options.csv_file is not None:
             self._csv = stack.enter_context(CsvFile(options.csv_file))
         if options.sheet is not None and options.sheet.suffix.lower() == ".html":
-            from leukoscope.runtime.sheet import HtmlSheet
+            from leukoscope.inference.html_sheet import HtmlSheet
 
             self._sheet = until_written.enter_context(HtmlSheet(options.sheet, "leukoscope results"))
         if self.journal is not None and self.done:
@@ -205,7 +205,7 @@ class _Outputs:
                 self._count(result)
 
     def _open_journal(self, options: PredictOptions, predictor: "Predictor", stack: ExitStack) -> None:
-        from leukoscope.runtime.journal import Journal
+        from leukoscope.inference.journal import Journal
 
         assert options.out is not None  # noqa: S101 - the caller has looked
         settings = {
@@ -225,7 +225,7 @@ class _Outputs:
             (options.out / HEAT_MAPS).mkdir(exist_ok=True)
 
     def add(self, prediction: "Prediction") -> None:
-        from leukoscope.runtime.predictor import with_heat_map
+        from leukoscope.inference.predictor import with_heat_map
 
         self._rows += 1
         out = self._options.out
@@ -291,7 +291,7 @@ class _Outputs:
             self._sheet.close(subjects, counts, earlier=self.done)
         elif path is not None and self._kept:
             from leukoscope.imaging.overlay import contact_sheet, encode_png
-            from leukoscope.runtime.sheet import sheet_item
+            from leukoscope.inference.html_sheet import sheet_item
 
             items = [sheet_item(prediction) for prediction in self._kept]
             title = "leukoscope results"
@@ -343,14 +343,14 @@ def _count_sources(options: PredictOptions) -> int | None:
     """Return how many images there are; None for a list on standard input, which can be read once only."""
     if options.stdin_list:
         return None
-    from leukoscope.runtime.sources import count_sources
+    from leukoscope.inference.sources import count_sources
 
     return count_sources(options.sources)
 
 
 def _write_heat_map(out: Path, number: int, prediction: "Prediction") -> str:
     from leukoscope.imaging.overlay import encode_png, heat_map_overlay
-    from leukoscope.runtime.cells import escape_surrogates
+    from leukoscope.inference.cells import escape_surrogates
 
     assert prediction.canvas is not None and prediction.activation_map is not None  # noqa: S101
     file = prediction.result.source.replace("\\", "/").rpartition("/")[2].rpartition(".")[0]

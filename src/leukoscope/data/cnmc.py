@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.errors import CohortError
-from leukoscope.terms import Label
+from leukoscope.core.errors import CohortError
+from leukoscope.core.terms import Label
 
 ATTRIBUTION = (
     "Cell images from: S. Mourya, S. Kant, P. Kumar, A. Gupta, R. Gupta, "

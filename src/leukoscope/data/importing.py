@@ -18,13 +18,13 @@ import numpy as np
 import pandas as pd
 
 from leukoscope import __version__
+from leukoscope.core.errors import CohortError, UsageError
 from leukoscope.data.cnmc import CANVAS_PX, FINAL_TEST_PX
 from leukoscope.data.groups import assign_groups
 from leukoscope.data.layouts import LABEL_WORDS, Discovery, Oddity, OddityKind, Source, discover
 from leukoscope.data.measure import Measurement, Progress, map_files, measure_file
 from leukoscope.data.official import OfficialFile, official_by_sha256
 from leukoscope.data.table import COLUMNS, TEXT_COLUMNS, UNLABELLED, cell_key, write_atomically, write_cells
-from leukoscope.errors import CohortError, UsageError
 from leukoscope.imaging.descriptors import describe_cell
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
+from leukoscope.core.errors import CohortError, UsageError
+from leukoscope.core.terms import Label
 from leukoscope.data.cnmc import (
     CLASS_FOLDERS,
     PRELIMINARY_TEST,
@@ -22,8 +24,6 @@ from leukoscope.data.cnmc import (
     read_labels,
 )
 from leukoscope.data.table import BLAST, NORMAL, UNLABELLED
-from leukoscope.errors import CohortError, UsageError
-from leukoscope.terms import Label
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 LABEL_WORDS = {Label.BLAST: BLAST, Label.NORMAL: NORMAL}

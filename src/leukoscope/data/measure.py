@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+from leukoscope.core.errors import ImageError
 from leukoscope.data.cnmc import official_bmp_sha256
-from leukoscope.errors import ImageError
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.descriptors import describe_cell
 

@@ -18,9 +18,9 @@ from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 
+from leukoscope.core.errors import CohortError
+from leukoscope.core.terms import Label
 from leukoscope.data.cnmc import FINAL_TEST, PRELIMINARY_TEST, OfficialName, parse_name
-from leukoscope.errors import CohortError
-from leukoscope.terms import Label
 
 DIGEST_BYTES = 32
 _PART_FOLDERS = {"C-NMC_test_prelim_phase_data": PRELIMINARY_TEST, "C-NMC_test_final_phase_data": FINAL_TEST}

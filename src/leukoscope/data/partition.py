@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.errors import SplitError
+from leukoscope.core.errors import SplitError
 
 RESTARTS = 64
 """Random orders that are tried; the most even division is kept."""

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from leukoscope.core.errors import CohortError, UsageError
 from leukoscope.data.cnmc import ATTRIBUTION, FOLDER_OF_LABEL, parse_name
 from leukoscope.data.official import official_by_sha256
 from leukoscope.data.table import BLAST, LABEL_VALUES, NORMAL, labelled, resolve_paths, write_atomically
-from leukoscope.errors import CohortError, UsageError
 
 
 def draw_sample(cells: pd.DataFrame, count: int, *, seed: int = 0) -> pd.DataFrame:

@@ -13,8 +13,8 @@ from typing import Final
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
+from leukoscope.core.errors import SplitError, UsageError
 from leukoscope.data.table import table_sha256, write_atomically
-from leukoscope.errors import SplitError, UsageError
 
 SCHEMA_VERSION: Final = 1
 

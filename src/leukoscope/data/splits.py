@@ -7,6 +7,7 @@ from typing import Final, Literal
 import numpy as np
 import pandas as pd
 
+from leukoscope.core.errors import SplitError, UsageError
 from leukoscope.data.cnmc import PRELIMINARY_TEST, TEST_FOLDS
 from leukoscope.data.partition import choose_groups, partition_groups
 from leukoscope.data.split_plan import (
@@ -23,7 +24,6 @@ from leukoscope.data.split_plan import (
     write_splits,
 )
 from leukoscope.data.table import BLAST, NORMAL, labelled
-from leukoscope.errors import SplitError, UsageError
 
 __all__ = [
     "PROTOCOLS",

@@ -12,8 +12,8 @@ from typing import Final
 
 import pandas as pd
 
-from leukoscope.errors import CohortError, UsageError
-from leukoscope.terms import Label
+from leukoscope.core.errors import CohortError, UsageError
+from leukoscope.core.terms import Label
 
 BLAST: Final = "blast"
 NORMAL: Final = "normal"

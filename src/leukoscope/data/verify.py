@@ -8,10 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from leukoscope.core.errors import UsageError
 from leukoscope.data.layouts import IMAGE_SUFFIXES, walk_files
 from leukoscope.data.measure import Measurement, Progress, identify_file, map_files
 from leukoscope.data.official import OfficialFile, official_by_sha256, official_by_tail, official_files
-from leukoscope.errors import UsageError
 
 
 class FileStatus(StrEnum):

@@ -7,14 +7,15 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from leukoscope.decision.abstain import fit_quantiles, subjects_needed
-from leukoscope.decision.calibrate import (
+from leukoscope.core.errors import CohortError
+from leukoscope.decision.calibration import (
     Infeasible,
     Rule,
     choose_calibration,
     choose_operating_point,
     equal_subject_weights,
 )
+from leukoscope.decision.conformal import fit_quantiles, subjects_needed
 from leukoscope.decision.input_checks import LimitRule, fit_input_limits
 from leukoscope.decision.novelty import DEFAULT_COMPONENTS, NoveltyModel
 from leukoscope.decision.parameters import (
@@ -23,7 +24,6 @@ from leukoscope.decision.parameters import (
     NoveltyLimit,
     OperatingPoint,
 )
-from leukoscope.errors import CohortError
 
 TRAIN = "train"
 VALIDATION = "validation"

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from leukoscope.core.terms import Reason
 from leukoscope.decision.parameters import InputLimits
 from leukoscope.imaging.descriptors import Descriptors
-from leukoscope.terms import Reason
 
 
 class Finding(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from leukoscope.errors import BundleError
+from leukoscope.core.errors import BundleError
 
 Array = npt.NDArray[np.float32]
 

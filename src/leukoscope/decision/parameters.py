@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from leukoscope.errors import BundleError, UsageError
+from leukoscope.core.errors import BundleError, UsageError
 
 SCHEMA_VERSION = 1
 

@@ -15,14 +15,14 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from leukoscope.decision.abstain import prediction_set
-from leukoscope.decision.calibrate import sigmoid
+from leukoscope.core.errors import EngineError
+from leukoscope.core.terms import REASON_WORDS, Decision, Reason
+from leukoscope.decision.calibration import sigmoid
+from leukoscope.decision.conformal import prediction_set
 from leukoscope.decision.input_checks import Finding, check_descriptors
 from leukoscope.decision.parameters import DecisionParameters
-from leukoscope.errors import EngineError
 from leukoscope.imaging.descriptors import Descriptors
 from leukoscope.stats.intervals import wilson
-from leukoscope.terms import REASON_WORDS, Decision, Reason
 
 
 @dataclass(frozen=True, slots=True)

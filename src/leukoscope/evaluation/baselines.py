@@ -18,11 +18,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from leukoscope.core.errors import SplitError
+from leukoscope.core.terms import Label
 from leukoscope.data.table import LABEL_VALUES
-from leukoscope.errors import SplitError
 from leukoscope.imaging.descriptors import NINE_SCALARS
-from leukoscope.stats.discrimination import confusion, f1_weighted, roc_auc
-from leukoscope.terms import Label
+from leukoscope.stats.metrics import confusion, f1_weighted, roc_auc
 
 BAGS: Final = 10
 """Boosted models that are averaged. One alone moves by about 0.005 in AUC when the mask's threshold moves by some grey

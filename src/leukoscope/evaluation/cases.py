@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from leukoscope.bundle.report import CellCase, SubjectRow
+from leukoscope.models.report import CellCase, SubjectRow
 from leukoscope.stats.intervals import wilson
 
 

@@ -8,15 +8,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from leukoscope.bundle.measure_words import MEASURES, format_value
-from leukoscope.bundle.report import Measurement, Report, RunRecord, format_measurement, read_report
-from leukoscope.evaluation.judging import fit_rules, judge_run
+from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.evaluation.literature import LITERATURE, SPLIT_WORDS, SplitKind
-from leukoscope.evaluation.measures import Context, measure_some
+from leukoscope.evaluation.metrics_table import Context, measure_some
 from leukoscope.evaluation.protocol import record_run
+from leukoscope.evaluation.scored_split import fit_rules, judge_run
 from leukoscope.evaluation.scores import Run, read_run
 from leukoscope.evaluation.split_report import EvaluationSettings, judge_at_half, title_at_half
-from leukoscope.terms import RESEARCH_USE
+from leukoscope.models.metric_info import MEASURES, format_value
+from leukoscope.models.report import Measurement, Report, RunRecord, format_measurement, read_report
 
 COMPARED = ("accuracy", "f1_weighted", "roc_auc", "ece")
 

@@ -6,7 +6,8 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
-from leukoscope.bundle.report import (
+from leukoscope.evaluation.metrics_table import Context, Floats, Judged
+from leukoscope.models.report import (
     Curve,
     CurvePoint,
     Curves,
@@ -15,10 +16,11 @@ from leukoscope.bundle.report import (
     PrevalencePoint,
     ReliabilityBin,
 )
-from leukoscope.evaluation.measures import Context, Floats, Judged
-from leukoscope.stats import clusters, discrimination, reliability
-from leukoscope.stats.clusters import BOTH, Statistic, SubjectSample
+from leukoscope.stats import metrics as discrimination
+from leukoscope.stats import reliability
+from leukoscope.stats import resampling as clusters
 from leukoscope.stats.intervals import bootstrap
+from leukoscope.stats.resampling import BOTH, Statistic, SubjectSample
 
 BAND_REPLICATES = 400
 """Replicates of pointwise bands: a band is looked at, not quoted."""

@@ -6,14 +6,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from leukoscope.bundle.measure_words import NOT_ESTIMABLE
-from leukoscope.bundle.report import Curve, Measurement, SplitReport, format_measurement
 from leukoscope.evaluation import figure_style as style
 from leukoscope.evaluation.figures_subjects import (
     draw_baselines,
     draw_subgroups,
     draw_subjects,
 )
+from leukoscope.models.metric_info import NOT_ESTIMABLE
+from leukoscope.models.report import Curve, Measurement, SplitReport, format_measurement
 
 Drawing = Callable[[SplitReport], Figure | None]
 

@@ -2,8 +2,8 @@
 
 from matplotlib.figure import Figure
 
-from leukoscope.bundle.report import Measurement, SplitReport, format_measurement
 from leukoscope.evaluation import figure_style as style
+from leukoscope.models.report import Measurement, SplitReport, format_measurement
 
 _ROW_INCHES = 0.24
 

@@ -4,14 +4,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leukoscope.bundle.measure_words import MEASURES
-from leukoscope.bundle.report import Measurement, format_measurement
-from leukoscope.errors import UsageError
+from leukoscope.core.errors import UsageError
 from leukoscope.evaluation.compare import markdown_row
-from leukoscope.evaluation.judging import fit_rules, judge_run
-from leukoscope.evaluation.measures import Context, judge_cells, measure_some
+from leukoscope.evaluation.metrics_table import Context, judge_cells, measure_some
+from leukoscope.evaluation.scored_split import fit_rules, judge_run
 from leukoscope.evaluation.scores import Run
 from leukoscope.evaluation.split_report import EvaluationSettings
+from leukoscope.models.metric_info import MEASURES
+from leukoscope.models.report import Measurement, format_measurement
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leukoscope.bundle.report import Report, RunRecord, SplitReport, format_measurement
-from leukoscope.errors import CohortError, UsageError
-from leukoscope.evaluation.judging import JudgedSplit, fit_rules, judge_run, pool_splits, score_baselines
+from leukoscope.core.errors import CohortError, UsageError
+from leukoscope.evaluation.scored_split import JudgedSplit, fit_rules, judge_run, pool_splits, score_baselines
 from leukoscope.evaluation.scores import Run, read_run
 from leukoscope.evaluation.split_report import EvaluationSettings, Progress, report_split
+from leukoscope.models.report import Report, RunRecord, SplitReport, format_measurement
 
 
 def evaluate(

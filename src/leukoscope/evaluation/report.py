@@ -9,16 +9,6 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from leukoscope.bundle.measure_words import MEASURES, NOT_ESTIMABLE, MeasureWords, format_value
-from leukoscope.bundle.report import (
-    CellCase,
-    Measurement,
-    Measurements,
-    Report,
-    SplitReport,
-    format_measurement,
-    write_report,
-)
 from leukoscope.evaluation.figure_style import render
 from leukoscope.evaluation.figures import CAPTIONS, DRAWINGS, draw_all
 from leukoscope.evaluation.split_report import (
@@ -28,6 +18,16 @@ from leukoscope.evaluation.split_report import (
     title_at_half,
 )
 from leukoscope.evaluation.subgroups import SUBGROUP_MEASURES
+from leukoscope.models.metric_info import MEASURES, NOT_ESTIMABLE, MeasureWords, format_value
+from leukoscope.models.report import (
+    CellCase,
+    Measurement,
+    Measurements,
+    Report,
+    SplitReport,
+    format_measurement,
+    write_report,
+)
 
 CELL_NAMES = (
     "roc_auc",

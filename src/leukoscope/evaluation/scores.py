@@ -13,11 +13,11 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from leukoscope.config import read_toml
+from leukoscope.core.config import read_toml
+from leukoscope.core.errors import CohortError, SplitError, UsageError
 from leukoscope.data.splits import SplitPlan, read_splits
 from leukoscope.data.table import COLUMNS, LABEL_VALUES, read_cells
 from leukoscope.decision.fit import ScoredRows
-from leukoscope.errors import CohortError, SplitError, UsageError
 from leukoscope.imaging.descriptors import Descriptors
 
 DESCRIPTOR_NAMES = tuple(field.name for field in fields(Descriptors))

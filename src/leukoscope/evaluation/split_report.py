@@ -7,19 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from leukoscope.bundle.measure_words import MEASURES
-from leukoscope.bundle.report import (
-    Abstention,
-    AreaMatched,
-    BaselineResult,
-    CurvePoint,
-    Measurements,
-    OperatingPointResult,
-    SplitReport,
-)
 from leukoscope.evaluation import cases, curves
-from leukoscope.evaluation.judging import JudgedSplit
-from leukoscope.evaluation.measures import (
+from leukoscope.evaluation.metrics_table import (
     CALL_MEASURES,
     Context,
     Judged,
@@ -30,10 +19,22 @@ from leukoscope.evaluation.measures import (
     pool_subjects,
     statistics,
 )
+from leukoscope.evaluation.scored_split import JudgedSplit
 from leukoscope.evaluation.subgroups import measure_subgroups
-from leukoscope.stats import clusters, discrimination
-from leukoscope.stats.clusters import BLAST_ONLY, NORMAL_ONLY, Statistic
+from leukoscope.models.metric_info import MEASURES
+from leukoscope.models.report import (
+    Abstention,
+    AreaMatched,
+    BaselineResult,
+    CurvePoint,
+    Measurements,
+    OperatingPointResult,
+    SplitReport,
+)
+from leukoscope.stats import metrics as discrimination
+from leukoscope.stats import resampling as clusters
 from leukoscope.stats.intervals import BootstrapSettings
+from leukoscope.stats.resampling import BLAST_ONLY, NORMAL_ONLY, Statistic
 
 BASELINE_MEASURES = ("roc_auc", "average_precision", "accuracy", "balanced_accuracy", "f1_weighted", "brier")
 POINT_MEASURES = ("sensitivity", "specificity", "ppv", "npv", "balanced_accuracy", "f1_weighted", "accuracy")

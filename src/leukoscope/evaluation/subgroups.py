@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from leukoscope.bundle.report import SubgroupResult
-from leukoscope.evaluation.measures import Context, judge_cells, measure_some
+from leukoscope.evaluation.metrics_table import Context, judge_cells, measure_some
+from leukoscope.models.report import SubgroupResult
 
 SUBGROUP_MEASURES = ("roc_auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity")
 _THIRDS = ("lowest third", "middle third", "highest third")

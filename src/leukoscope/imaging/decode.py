@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from leukoscope.errors import ImageError
-from leukoscope.imaging.containers import Container, read_container
-from leukoscope.terms import Reason
+from leukoscope.core.errors import ImageError
+from leukoscope.core.terms import Reason
+from leukoscope.imaging.formats import Container, read_container
 
 # Plugins are loaded one by one: Image.open would import five of them for the first file, and all for the first WebP.
 _PLUGINS = {

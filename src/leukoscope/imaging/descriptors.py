@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.imaging.cell_mask import cell_mask, count_components, foreground_box
-from leukoscope.imaging.preprocess import CANVAS_PX, crop_to_canvas, place_on_canvas
+from leukoscope.imaging.canvas import CANVAS_PX, crop_to_canvas, place_on_canvas
+from leukoscope.imaging.foreground import cell_mask, count_components, foreground_box
 
 
 @dataclass(frozen=True)

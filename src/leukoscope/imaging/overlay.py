@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from leukoscope.errors import EngineError, UsageError
-from leukoscope.imaging.cell_mask import cell_mask
-from leukoscope.imaging.preprocess import CANVAS_PX, place_on_canvas
-from leukoscope.terms import DECISION_WORDS, RESEARCH_USE, Decision
+from leukoscope.core.errors import EngineError, UsageError
+from leukoscope.core.terms import DECISION_WORDS, RESEARCH_USE, Decision
+from leukoscope.imaging.canvas import CANVAS_PX, place_on_canvas
+from leukoscope.imaging.foreground import cell_mask
 
 OPACITY = 0.6
 """Share of the heat map's colour where the attribution is strong; the rest is the cell."""

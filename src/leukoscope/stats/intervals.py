@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from leukoscope.stats import discrimination
-from leukoscope.stats.clusters import Statistic, SubjectSample
-from leukoscope.stats.discrimination import Floats
+from leukoscope.stats import metrics as discrimination
+from leukoscope.stats.metrics import Floats
+from leukoscope.stats.resampling import Statistic, SubjectSample
 
 Z_95 = 1.959963984540054
 """Two-sided 95 % quantile of the standard normal distribution."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from leukoscope.stats.discrimination import Floats, checked
+from leukoscope.stats.metrics import Floats, checked
 
 DEFAULT_BINS = 15
 

@@ -10,8 +10,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from leukoscope.errors import WeightsError
-from leukoscope.training.network import CellNetwork
+from leukoscope.core.errors import WeightsError
+from leukoscope.training.networks.network import CellNetwork
 from leukoscope.training.replacing import replacing
 
 INPUT_NAME = "cells"

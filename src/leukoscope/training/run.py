@@ -15,28 +15,28 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
-from leukoscope.config import apply_overrides, build, read_toml
+from leukoscope.core.config import apply_overrides, build, read_toml
+from leukoscope.core.errors import TrainingError, UsageError
 from leukoscope.data.split_plan import Split, SplitPlan, read_splits, single_split
 from leukoscope.data.splits import inner_folds
 from leukoscope.data.table import read_cells
-from leukoscope.errors import TrainingError, UsageError
 from leukoscope.training import run_folder
-from leukoscope.training.checkpoint import FINAL
-from leukoscope.training.cost import count_flops
-from leukoscope.training.curves import draw_curves
-from leukoscope.training.dataset import CellSet, check_classes, load_cells
-from leukoscope.training.feeding import PLAIN_VIEW
-from leukoscope.training.finetune import Finetuner
-from leukoscope.training.frozen import GraphEngine
-from leukoscope.training.keeping import ActivationFeeder
-from leukoscope.training.listening import Listener
-from leukoscope.training.memory import keep_freed_memory
-from leukoscope.training.network import CellNetwork
-from leukoscope.training.prediction import explain_failures
-from leukoscope.training.score import score_rows, score_table
+from leukoscope.training.batches.activation_cache import ActivationFeeder
+from leukoscope.training.batches.dataset import CellSet, check_classes, load_cells
+from leukoscope.training.batches.frozen_source import GraphEngine
+from leukoscope.training.batches.pixel_source import PLAIN_VIEW
+from leukoscope.training.fit.callbacks import Listener
+from leukoscope.training.fit.checkpoint import FINAL
+from leukoscope.training.fit.curves import draw_curves
+from leukoscope.training.fit.memory import keep_freed_memory
+from leukoscope.training.fit.prediction import explain_failures
+from leukoscope.training.fit.scoring import score_rows, score_table
+from leukoscope.training.fit.state import Progressed, Task
+from leukoscope.training.fit.trainer import Finetuner
+from leukoscope.training.networks.cost import count_flops
+from leukoscope.training.networks.network import CellNetwork
 from leukoscope.training.settings import EngineSettings, TrainSettings
-from leukoscope.training.task import Progressed, Task
-from leukoscope.training.weights import Origin, load_weights
+from leukoscope.training.weights.loading import Origin, load_weights
 
 
 @dataclass(frozen=True)

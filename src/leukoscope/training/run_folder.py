@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 from safetensors.numpy import save_file
 
-from leukoscope.config import to_mapping
+from leukoscope.core.config import to_mapping
+from leukoscope.core.errors import TrainingError, UsageError
 from leukoscope.data.split_plan import SplitPlan, make_plan, read_splits, select_rows, write_splits
 from leukoscope.data.table import read_cells, table_sha256, write_atomically, write_cells
-from leukoscope.errors import TrainingError, UsageError
-from leukoscope.training.listening import EpochRecord
+from leukoscope.training.fit.callbacks import EpochRecord
 from leukoscope.training.replacing import replacing
 from leukoscope.training.settings import TrainSettings
 

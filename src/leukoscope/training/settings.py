@@ -1,4 +1,4 @@
-"""What a training run can be told: frozen dataclasses with the defaults, filled by ``leukoscope.config.build``."""
+"""What a training run can be told: frozen dataclasses with the defaults, filled by ``leukoscope.core.config.build``."""
 
 import sys
 from dataclasses import dataclass, field

@@ -11,22 +11,22 @@ import optuna
 from lightning_fabric import Fabric
 from optuna.trial import Trial, TrialState
 
-from leukoscope.config import apply_overrides, build, read_toml, to_mapping
+from leukoscope.core.config import apply_overrides, build, read_toml, to_mapping
+from leukoscope.core.errors import ConfigError, DivergedError, TrainingError, UsageError
 from leukoscope.data.split_plan import read_splits, select_rows
 from leukoscope.data.splits import InnerFold, inner_folds
 from leukoscope.data.table import read_cells
-from leukoscope.errors import ConfigError, DivergedError, TrainingError, UsageError
-from leukoscope.stats.discrimination import roc_auc
-from leukoscope.training.dataset import CellSet, load_cells
-from leukoscope.training.finetune import Finetuner
-from leukoscope.training.frozen import GraphEngine
-from leukoscope.training.keeping import ActivationFeeder
-from leukoscope.training.listening import Listener
-from leukoscope.training.prediction import explain_failures
+from leukoscope.stats.metrics import roc_auc
+from leukoscope.training.batches.activation_cache import ActivationFeeder
+from leukoscope.training.batches.dataset import CellSet, load_cells
+from leukoscope.training.batches.frozen_source import GraphEngine
+from leukoscope.training.fit.callbacks import Listener
+from leukoscope.training.fit.prediction import explain_failures
+from leukoscope.training.fit.scoring import score_rows
+from leukoscope.training.fit.state import Task
+from leukoscope.training.fit.trainer import Finetuner
 from leukoscope.training.run import launch, make_network, one_split
-from leukoscope.training.score import score_rows
 from leukoscope.training.settings import STAGE_NAMES, TrainSettings
-from leukoscope.training.task import Task
 
 Range = Mapping[str, Any]
 

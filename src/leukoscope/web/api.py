@@ -4,9 +4,9 @@ from flask import Blueprint, Response, current_app, jsonify, request
 from pydantic import BaseModel
 from werkzeug.datastructures import FileStorage
 
-from leukoscope.errors import LeukoscopeError
-from leukoscope.runtime.results import SubjectResult
-from leukoscope.terms import RESEARCH_USE
+from leukoscope.core.errors import LeukoscopeError
+from leukoscope.core.terms import RESEARCH_USE
+from leukoscope.inference.results import SubjectResult
 from leukoscope.web import metrics as metrics_module
 from leukoscope.web.context import services
 from leukoscope.web.memory import reservation

@@ -6,7 +6,7 @@ from typing import Any
 from flask import Flask, Response, g, request
 
 from leukoscope.imaging.decode import DecodeLimits
-from leukoscope.runtime.predictor import Predictor
+from leukoscope.inference.predictor import Predictor
 from leukoscope.web import problems, security, words
 from leukoscope.web.artefacts import Artefacts
 from leukoscope.web.batching import Batcher

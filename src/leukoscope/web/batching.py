@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from threading import Condition, Thread
 
-from leukoscope.errors import EngineError
-from leukoscope.runtime.predictor import Prediction
+from leukoscope.core.errors import EngineError
+from leukoscope.inference.predictor import Prediction
 from leukoscope.web.metrics import Metrics
 from leukoscope.web.prediction import Judge, ToJudge
 from leukoscope.web.problems import busy

@@ -12,7 +12,7 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, render_template, request
 
-from leukoscope.terms import RESEARCH_USE
+from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.web.context import services
 from leukoscope.web.pages import panel_context
 from leukoscope.web.parsing import parse_query

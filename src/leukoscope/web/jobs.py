@@ -15,8 +15,8 @@ from enum import StrEnum
 from itertools import islice
 from threading import Condition, Thread
 
-from leukoscope.errors import LeukoscopeError
-from leukoscope.terms import Decision
+from leukoscope.core.errors import LeukoscopeError
+from leukoscope.core.terms import Decision
 from leukoscope.web.memory import Reservation, hand_over
 from leukoscope.web.problems import Problem, busy, not_found, too_large
 from leukoscope.web.service import JOB_CHUNK, Service

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from leukoscope.runtime.results import CellResult
+from leukoscope.inference.results import CellResult
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

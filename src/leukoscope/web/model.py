@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from leukoscope.bundle.files import CARD
-from leukoscope.bundle.folder import Bundle
-from leukoscope.bundle.manifest import Manifest
-from leukoscope.bundle.report import Measurement, Report, format_measurement
 from leukoscope.decision.parameters import DecisionParameters
-from leukoscope.runtime.results import ModelReference
+from leukoscope.inference.results import ModelReference
+from leukoscope.models.bundle import Bundle
+from leukoscope.models.files import CARD
+from leukoscope.models.manifest import Manifest
+from leukoscope.models.report import Measurement, Report, format_measurement
 
 
 @dataclass(frozen=True, slots=True)

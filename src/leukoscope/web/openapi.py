@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import leukoscope
-from leukoscope.terms import RESEARCH_USE
+from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.web import metrics, problems
 from leukoscope.web.problems import ProblemDetails
 from leukoscope.web.storage.history import PICTURE_KINDS

@@ -19,7 +19,7 @@ from flask import (
 from markdown_it import MarkdownIt
 from werkzeug.wrappers import Response as BaseResponse
 
-from leukoscope.terms import GLOSSARY
+from leukoscope.core.terms import GLOSSARY
 from leukoscope.web import pictures
 from leukoscope.web.api import case_id, uploaded_files
 from leukoscope.web.context import services

@@ -8,7 +8,7 @@ from flask import Flask, Response, current_app, render_template, request
 from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from leukoscope.errors import EngineError
+from leukoscope.core.errors import EngineError
 from leukoscope.web.settings import MEBIBYTE
 from leukoscope.web.storage.database import StorageBusyError, StorageError, StorageFullError
 from leukoscope.web.storage.history import UnknownCaseError

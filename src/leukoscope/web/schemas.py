@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from leukoscope.bundle.report import Report
-from leukoscope.runtime.results import CellResult, ModelReference
-from leukoscope.terms import RESEARCH_USE, Decision
+from leukoscope.core.terms import RESEARCH_USE, Decision
+from leukoscope.inference.results import CellResult, ModelReference
+from leukoscope.models.report import Report
 from leukoscope.web.jobs import Job, JobState
 from leukoscope.web.storage.history import CaseRecord, Search, Verdict
 

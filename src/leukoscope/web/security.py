@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, current_app, redirect, request, session, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from leukoscope.errors import UsageError
+from leukoscope.core.errors import UsageError
 from leukoscope.web.memory import Memory, admit_body, release_body
 from leukoscope.web.problems import Problem
 from leukoscope.web.settings import WebSettings

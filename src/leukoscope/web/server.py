@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from flask import Flask
 
-from leukoscope.errors import LeukoscopeError, UsageError
+from leukoscope.core.errors import LeukoscopeError, UsageError
 from leukoscope.web.application import close_app
 from leukoscope.web.context import services
 from leukoscope.web.settings import EVERY_ADDRESS, MEBIBYTE, WebSettings

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import BoundedSemaphore
 
-from leukoscope.runtime.predictor import Prediction
-from leukoscope.runtime.results import CellResult
+from leukoscope.inference.predictor import Prediction
+from leukoscope.inference.results import CellResult
 from leukoscope.web.artefacts import Artefacts
 from leukoscope.web.batching import Batcher
 from leukoscope.web.memory import Reservation

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from leukoscope.errors import UsageError
+from leukoscope.core.errors import UsageError
 
 MEBIBYTE = 1024 * 1024
 SPARE_THREADS = 16

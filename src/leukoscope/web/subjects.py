@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from leukoscope.runtime.results import CellResult, SubjectResult
-from leukoscope.runtime.subjects import SubjectPool
+from leukoscope.inference.results import CellResult, SubjectResult
+from leukoscope.inference.subject_pool import SubjectPool
 from leukoscope.web.model import KnownModel
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from flask import Flask, url_for
 from markupsafe import Markup, escape
 
-from leukoscope.runtime.results import CellResult
-from leukoscope.terms import DECISION_WORDS, REASON_WORDS, RESEARCH_USE, Decision, Reason
+from leukoscope.core.terms import DECISION_WORDS, REASON_WORDS, RESEARCH_USE, Decision, Reason
+from leukoscope.inference.results import CellResult
 from leukoscope.web.context import services
 from leukoscope.web.storage.history import Verdict
 

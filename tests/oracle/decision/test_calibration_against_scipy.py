@@ -11,8 +11,8 @@ from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from leukoscope.decision.abstain import subject_quantile
-from leukoscope.decision.calibrate import choose_calibration, fit_temperature
+from leukoscope.decision.calibration import choose_calibration, fit_temperature
+from leukoscope.decision.conformal import subject_quantile
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from scipy import optimize, stats
 from sklearn import metrics
 
 from evaluation_fixtures import FEW
-from leukoscope.evaluation.judging import fit_rules, judge_run, score_baselines
-from leukoscope.evaluation.measures import Context, judge_cells
+from leukoscope.evaluation.metrics_table import Context, judge_cells
+from leukoscope.evaluation.scored_split import fit_rules, judge_run, score_baselines
 from leukoscope.evaluation.scores import read_run
 from leukoscope.evaluation.split_report import match_areas, report_split
 from synthetic_runs import write_run

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from leukoscope.stats import clusters, discrimination, reliability
-from leukoscope.stats.clusters import Statistic, SubjectSample
+from leukoscope.stats import metrics as discrimination
+from leukoscope.stats import reliability
+from leukoscope.stats import resampling as clusters
 from leukoscope.stats.intervals import BootstrapSettings, bootstrap
+from leukoscope.stats.resampling import Statistic, SubjectSample
 
 Rows = tuple[np.ndarray, np.ndarray]
 

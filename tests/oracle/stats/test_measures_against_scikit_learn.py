@@ -5,7 +5,7 @@ import pytest
 from scipy import stats as scipy_stats
 from sklearn import metrics
 
-from leukoscope.stats import discrimination as ours
+from leukoscope.stats import metrics as ours
 from leukoscope.stats import reliability
 from leukoscope.stats.intervals import clopper_pearson, delong, student_t_quantile, wilson
 

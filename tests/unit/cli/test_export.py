@@ -15,9 +15,9 @@ from leukoscope.cli.export_words import (
     read_training_data,
     tensor_words,
 )
+from leukoscope.core.errors import UsageError
 from leukoscope.data.official import official_files
-from leukoscope.errors import UsageError
-from leukoscope.training.network import CellNetwork
+from leukoscope.training.networks.network import CellNetwork
 from leukoscope.training.settings import NetworkSettings
 from synthetic_runs import write_run
 

@@ -6,13 +6,13 @@ import pytest
 from PIL import Image
 
 from leukoscope.assets import sample_cells_directory
+from leukoscope.core.errors import CohortError, UsageError
 from leukoscope.data.audit import audit_cells, find_leaks
 from leukoscope.data.importing import import_cohort
 from leukoscope.data.sampling import copy_sample, draw_sample
 from leukoscope.data.splits import Split, make_plan, make_splits
 from leukoscope.data.table import read_cells
 from leukoscope.data.verify import FileStatus, verify_files
-from leukoscope.errors import CohortError, UsageError
 from synthetic_cohort import cell_table, official_bmp, subjects_table, write_image
 
 

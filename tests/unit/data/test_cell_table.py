@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from leukoscope.core.errors import CohortError, UsageError
 from leukoscope.data.table import COLUMNS, cell_key, read_cells, resolve_paths, table_sha256, write_cells
-from leukoscope.errors import CohortError, UsageError
 from synthetic_cohort import cell_table
 
 

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from leukoscope.assets import sample_cells_directory, sample_table_path
+from leukoscope.core.errors import CohortError
+from leukoscope.core.terms import Label
 from leukoscope.data.cnmc import fold_of, is_labels_file, official_bmp_sha256, parse_name, read_labels
 from leukoscope.data.groups import assign_groups, group_name, official_groups
 from leukoscope.data.official import official_by_sha256, official_by_tail, official_files, pack_official
-from leukoscope.errors import CohortError
 from leukoscope.imaging.decode import decode_image
-from leukoscope.terms import Label
 from synthetic_cohort import cell_image, official_bmp
 
 

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from leukoscope.assets import sample_cells_directory
+from leukoscope.core.errors import CohortError, UsageError
 from leukoscope.data.importing import import_cohort, report_path
 from leukoscope.data.layouts import OddityKind
 from leukoscope.data.table import read_cells
-from leukoscope.errors import CohortError, UsageError
 from synthetic_cohort import cell_image, official_bmp, write_image
 
 SHIPPED = "fold_0/all/UID_11_1_2_all.webp"

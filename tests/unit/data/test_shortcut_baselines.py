@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
+from leukoscope.core.errors import SplitError
 from leukoscope.data.table import LABEL_VALUES
-from leukoscope.errors import SplitError
 from leukoscope.evaluation.baselines import BASELINES, area_baseline, nine_scalars_baseline
 from synthetic_cohort import subjects_table
 

@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from leukoscope.core.errors import SplitError, UsageError
 from leukoscope.data.splits import (
     Split,
     assert_disjoint,
@@ -14,7 +15,6 @@ from leukoscope.data.splits import (
     single_split,
     write_splits,
 )
-from leukoscope.errors import SplitError, UsageError
 from synthetic_cohort import cell_table, subjects_table
 
 COHORT = {

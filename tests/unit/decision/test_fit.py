@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from leukoscope.decision.calibrate import (
+from leukoscope.core.errors import CohortError
+from leukoscope.decision.calibration import (
     Calibration,
     Infeasible,
     Rule,
@@ -14,7 +15,6 @@ from leukoscope.decision.calibrate import (
     fit_temperature,
 )
 from leukoscope.decision.fit import DecisionSettings, ScoredRows, fit_decision
-from leukoscope.errors import CohortError
 
 SUBJECTS, BLAST_SUBJECTS, CELLS, DIMENSION = 40, 26, 25, 24
 

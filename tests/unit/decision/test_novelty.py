@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
+from leukoscope.core.errors import BundleError
 from leukoscope.decision.novelty import NoveltyModel
-from leukoscope.errors import BundleError
 
 
 def draw_embeddings(rng: np.random.Generator, size: int, dimension: int = 200) -> np.ndarray:

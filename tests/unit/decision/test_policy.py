@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 
+from leukoscope.core.errors import BundleError, EngineError, UsageError
+from leukoscope.core.terms import Decision, Reason
 from leukoscope.decision.input_checks import check_descriptors, fit_input_limits
 from leukoscope.decision.parameters import (
     ClassQuantile,
@@ -16,9 +18,7 @@ from leukoscope.decision.parameters import (
     OperatingPoint,
 )
 from leukoscope.decision.policy import Verdict, decide, pool_subject
-from leukoscope.errors import BundleError, EngineError, UsageError
 from leukoscope.imaging.descriptors import Descriptors, describe_cell
-from leukoscope.terms import Decision, Reason
 
 LIMITS = InputLimits(
     blank_area_px=200,

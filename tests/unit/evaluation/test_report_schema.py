@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from leukoscope.bundle.measure_words import MEASURES
-from leukoscope.bundle.report import Measurement, format_measurement, read_report, write_report
-from leukoscope.errors import BundleError
+from leukoscope.core.errors import BundleError
+from leukoscope.models.metric_info import MEASURES
+from leukoscope.models.report import Measurement, format_measurement, read_report, write_report
 
 
 def measurement(**changes) -> Measurement:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from leukoscope.errors import CohortError, SplitError, UsageError
+from leukoscope.core.errors import CohortError, SplitError, UsageError
 from leukoscope.evaluation.scores import read_run
 from synthetic_runs import Cohort, write_run
 

@@ -6,16 +6,16 @@ import pandas as pd
 import pytest
 
 from evaluation_fixtures import FEW
+from leukoscope.core.errors import CohortError, UsageError
+from leukoscope.core.terms import Decision
 from leukoscope.decision.policy import decide
-from leukoscope.errors import CohortError, UsageError
 from leukoscope.evaluation.cases import label_suspects, worst_errors
-from leukoscope.evaluation.judging import fit_rules, judge_run
-from leukoscope.evaluation.measures import pool_subjects
+from leukoscope.evaluation.metrics_table import pool_subjects
 from leukoscope.evaluation.protocol import evaluate
+from leukoscope.evaluation.scored_split import fit_rules, judge_run
 from leukoscope.evaluation.scores import read_run
 from leukoscope.evaluation.split_report import report_split
 from leukoscope.imaging.descriptors import Descriptors
-from leukoscope.terms import Decision
 from synthetic_runs import Cohort, write_run
 
 TINY = Cohort(4, 3, 12)

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from leukoscope.assets import sample_cells_directory
-from leukoscope.errors import EngineError, UsageError
+from leukoscope.core.errors import EngineError, UsageError
+from leukoscope.core.terms import RESEARCH_USE, Decision
 from leukoscope.imaging import overlay
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.overlay import (
@@ -19,7 +20,6 @@ from leukoscope.imaging.overlay import (
     encode_png,
     heat_map_overlay,
 )
-from leukoscope.terms import RESEARCH_USE, Decision
 
 CELL = decode_image(next(sample_cells_directory().glob("fold_0/hem/*.webp")))
 

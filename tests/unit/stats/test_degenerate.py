@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from leukoscope.stats import clusters, discrimination, reliability
-from leukoscope.stats.clusters import SubjectSample
+from leukoscope.stats import metrics as discrimination
+from leukoscope.stats import reliability
+from leukoscope.stats import resampling as clusters
 from leukoscope.stats.intervals import BootstrapSettings, bootstrap, clopper_pearson, delong, wilson
+from leukoscope.stats.resampling import SubjectSample
 
 FAST = BootstrapSettings(replicates=200)
 

@@ -8,14 +8,20 @@ import pytest
 import torch
 
 from cohort_files import draw_cell, write_cohort
+from leukoscope.core.errors import CohortError, TrainingError
 from leukoscope.data.table import read_cells
-from leukoscope.errors import CohortError, TrainingError
+from leukoscope.imaging.canvas import CANVAS_PX, prepare_cell
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.descriptors import NINE_SCALARS, describe_cell
-from leukoscope.imaging.preprocess import CANVAS_PX, prepare_cell
-from leukoscope.training.augment import StainStatistics, augment, choose_partners, draw_view, measure_stain
-from leukoscope.training.dataset import CellSet, check_classes, epoch_order, load_cells
-from leukoscope.training.descriptor_graph import describe_pixels
+from leukoscope.training.batches.augment import (
+    StainStatistics,
+    augment,
+    choose_partners,
+    draw_view,
+    measure_stain,
+)
+from leukoscope.training.batches.dataset import CellSet, check_classes, epoch_order, load_cells
+from leukoscope.training.networks.descriptor_graph import describe_pixels
 from leukoscope.training.replacing import replacing
 from leukoscope.training.settings import AugmentSettings
 

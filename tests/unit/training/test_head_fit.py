@@ -7,11 +7,11 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from leukoscope.config import build, read_toml
-from leukoscope.errors import ConfigError
-from leukoscope.training.head_fit import fit_head
-from leukoscope.training.network import CellNetwork
-from leukoscope.training.optimiser import Objective
+from leukoscope.core.config import build, read_toml
+from leukoscope.core.errors import ConfigError
+from leukoscope.training.fit.head_fit import fit_head
+from leukoscope.training.fit.optimizer import Objective
+from leukoscope.training.networks.network import CellNetwork
 from leukoscope.training.settings import LossSettings, NetworkSettings, TrainSettings
 
 CONFIGS = Path(__file__).parents[3] / "configs"

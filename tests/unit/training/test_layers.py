@@ -3,8 +3,8 @@ import timm
 import torch
 from torch import nn
 
-from leukoscope.training.backbone import create_backbone
-from leukoscope.training.layers import DepthwiseConvolution, average_over_places
+from leukoscope.training.networks.backbone import create_backbone
+from leukoscope.training.networks.layers import DepthwiseConvolution, average_over_places
 
 
 def test_the_average_is_the_mean_and_so_is_its_gradient():

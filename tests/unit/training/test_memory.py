@@ -7,7 +7,7 @@ import pytest
 
 PROGRAM = """
 import resource
-from leukoscope.training.memory import keep_freed_memory
+from leukoscope.training.fit.memory import keep_freed_memory
 
 def faults(rounds):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

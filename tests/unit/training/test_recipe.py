@@ -8,13 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from leukoscope.config import apply_overrides, build, read_toml
-from leukoscope.errors import ConfigError, TrainingError, WeightsError
-from leukoscope.training import weights
-from leukoscope.training.freezing import freeze_boundary, list_layers, set_modes, set_trainable
-from leukoscope.training.network import CellNetwork
-from leukoscope.training.optimiser import AveragedWeights, Objective, make_optimiser, set_learning_rate
-from leukoscope.training.prediction import explain_failures
+from leukoscope.core.config import apply_overrides, build, read_toml
+from leukoscope.core.errors import ConfigError, TrainingError, WeightsError
+from leukoscope.training.fit.optimizer import AveragedWeights, Objective, make_optimiser, set_learning_rate
+from leukoscope.training.fit.prediction import explain_failures
+from leukoscope.training.networks.freezing import freeze_boundary, list_layers, set_modes, set_trainable
+from leukoscope.training.networks.network import CellNetwork
 from leukoscope.training.settings import (
     LossSettings,
     NetworkSettings,
@@ -22,7 +21,8 @@ from leukoscope.training.settings import (
     StageSettings,
     TrainSettings,
 )
-from leukoscope.training.weights import load_weights
+from leukoscope.training.weights import loading as weights
+from leukoscope.training.weights.loading import load_weights
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from leukoscope.errors import EngineError
-from leukoscope.runtime.predictor import Prediction
-from leukoscope.runtime.results import CellResult, ModelReference
-from leukoscope.terms import Decision
+from leukoscope.core.errors import EngineError
+from leukoscope.core.terms import Decision
+from leukoscope.inference.predictor import Prediction
+from leukoscope.inference.results import CellResult, ModelReference
 from leukoscope.web.batching import Batcher
 from leukoscope.web.metrics import Metrics
 from leukoscope.web.prediction import ToJudge

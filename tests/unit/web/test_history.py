@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from leukoscope.runtime.results import CellResult, ModelReference, ReasonDetail
-from leukoscope.terms import Decision, Reason
+from leukoscope.core.terms import Decision, Reason
+from leukoscope.inference.results import CellResult, ModelReference, ReasonDetail
 from leukoscope.web.storage.audit import verify
 from leukoscope.web.storage.database import Database, StorageBusyError
 from leukoscope.web.storage.history import History, NewCase, Search, UnknownCaseError, Verdict, new_case_id

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from leukoscope.errors import UsageError
+from leukoscope.core.errors import UsageError
 from leukoscope.web.storage.database import Database, StorageError
 from leukoscope.web.storage.tables import Base
 

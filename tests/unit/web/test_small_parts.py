@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from leukoscope.assets import default_bundle_path
-from leukoscope.bundle.folder import Bundle
-from leukoscope.bundle.report import Measurement, Supplement
-from leukoscope.errors import ConfigError, UsageError
-from leukoscope.runtime.results import CellResult, ModelReference
-from leukoscope.terms import RESEARCH_USE, Decision, Reason
+from leukoscope.core.errors import ConfigError, UsageError
+from leukoscope.core.terms import RESEARCH_USE, Decision, Reason
+from leukoscope.inference.results import CellResult, ModelReference
+from leukoscope.models.bundle import Bundle
+from leukoscope.models.report import Measurement, Supplement
 from leukoscope.web.artefacts import Artefacts
 from leukoscope.web.downloads import _harmless
 from leukoscope.web.model import Faithfulness, KnownModel
@@ -93,7 +93,7 @@ def test_impossible_settings_are_refused(changes):
 
 
 def test_limits_come_from_toml_and_unknown_ones_are_errors():
-    from leukoscope.config import build
+    from leukoscope.core.config import build
 
     settings = build(WebSettings, {"port": 9000, "limits": {"file_mb": 3}})
     assert (settings.port, settings.limits) == (9000, Limits(file_mb=3))

@@ -17,7 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from leukoscope.errors import LeukoscopeError, UsageError
+from leukoscope.core.errors import LeukoscopeError, UsageError
 
 logger = logging.getLogger(__name__)
 

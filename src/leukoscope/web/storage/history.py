@@ -13,8 +13,8 @@ from sqlalchemy import ColumnElement, Select, delete, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, selectinload
 
-from leukoscope.runtime.results import CellResult
-from leukoscope.terms import Decision
+from leukoscope.core.terms import Decision
+from leukoscope.inference.results import CellResult
 from leukoscope.web.storage import audit
 from leukoscope.web.storage.database import Database
 from leukoscope.web.storage.tables import Case, Picture, Review

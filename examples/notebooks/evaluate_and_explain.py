@@ -1,0 +1,200 @@
+# %% [markdown]
+# # Evaluate a model and question its answers
+#
+# What the shipped model is worth on people it has not seen, and what stands behind a single answer: heat map,
+# probability, decision, the most similar cells as the network sees them, and whether the heat map can be believed.
+#
+# **Research use only. Not for diagnostic procedures.**
+#
+# The commands that do the same: `leukoscope bundle show --card`, `evaluate`, `predict`, `explain-check`.
+
+# %%
+from io import BytesIO
+
+import numpy as np
+import pandas as pd
+from IPython.display import Image, Markdown, display
+from matplotlib.figure import Figure
+from PIL import Image as Pictures
+
+from leukoscope import assets
+from leukoscope.models.report import format_measurement
+from leukoscope.data.cnmc import parse_name
+from leukoscope.evaluation import figure_style as style
+from leukoscope.evaluation.figures import draw_baselines, draw_reliability, draw_roc, draw_subjects
+from leukoscope.imaging.overlay import contact_sheet
+from leukoscope.imaging.canvas import place_on_canvas
+from leukoscope.inference.explain import check_explanations
+from leukoscope.inference.neighbours import NeighbourIndex
+from leukoscope.inference.predictor import Predictor, Source
+from leukoscope.inference.html_sheet import sheet_item
+
+predictor = Predictor.open()  # the shipped bundle; Predictor.open(folder) for another
+report = predictor.bundle.report
+print(f"{predictor.model.name} {predictor.model.version}: {predictor.bundle.manifest.architecture}")
+
+
+def show(drawn: Figure | np.ndarray, width_px: int = 900) -> None:
+    """Show a figure or a picture, reduced."""
+    buffer = BytesIO()
+    if isinstance(drawn, Figure):
+        with style.styled():
+            drawn.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
+    else:
+        picture = Pictures.fromarray(drawn)
+        picture.thumbnail((width_px, 10 * width_px))
+        picture.save(buffer, "JPEG", quality=85)
+    display(Image(buffer.getvalue()))
+
+
+# %% [markdown]
+# ## What it is worth
+#
+# Drawn from `report.json`, which travels in the bundle: people held out whole, thresholds fitted without them,
+# intervals over people.
+
+# %%
+measured = report.headline
+with style.styled():
+    figures = [draw(measured) for draw in (draw_baselines, draw_roc, draw_reliability)]
+for figure in figures:
+    show(figure)
+
+# %% [markdown]
+# One line a person. A mean over cells hides that some people are called wrong altogether.
+
+# %%
+with style.styled():
+    figure = draw_subjects(measured)
+show(figure)
+
+# %%
+for caveat in report.caveats:
+    display(Markdown(f"- {caveat}"))
+
+# %% [markdown]
+# ## Ask about single cells
+#
+# The 60 shipped cells belong to the cohort that the model was made from, and many of them were trained on. They
+# show how to question an answer; they are no test.
+
+# %%
+paths = sorted(assets.sample_cells_directory().rglob("UID_*"))
+sources = [Source(path.stem, path, parse_name(path.name).subject) for path in paths]
+labels = {path.stem: "blast" if path.parent.name == "all" else "normal" for path in paths}
+judged = [one for one in predictor.stream(sources) if one.embedding is not None]
+index = NeighbourIndex.of(judged)
+counts = pd.Series([one.result.decision.value for one in judged]).value_counts()
+print(f"{len(paths)} cells:", counts.to_dict())
+
+# %% [markdown]
+# `explain` puts everything about one cell on one page.
+#
+# - **Decision, probability, heat map**, as the command line and the web page show them.
+# - **Neighbours**: the nearest cells of *other* people in the space of the network's embedding, with their label. If
+#   they look nothing like the cell, the network sees something else than you do.
+# - **Faithfulness**: how far the logit falls when the pixels that the map marks most are removed first, against
+#   marked least first and random. A map that orders pixels as the model weighs them has the largest first number; below
+#   zero the logit rises, because a cell with holes has more texture. Beside it, how much of the map lies on the cell
+#   (the mask of the cell alone would reach as much), and how alike the map of shuffled weights is: near 0 is good.
+
+
+# %%
+def explain(name: str) -> None:
+    """Show what is behind the answer for one of the cells."""
+    prediction = next(one for one in judged if one.result.source == name)
+    display(Markdown(f"### {name}: labelled {labels[name]}, subject {prediction.result.subject}"))
+    (nearest,) = index.nearest(prediction.embedding, 1, without_subjects={prediction.result.subject})
+    answers = [sheet_item(prediction), sheet_item(judged[nearest.row])]
+    show(contact_sheet(answers, title="The cell, and the nearest cell of another subject"), 760)
+    show(draw_neighbours(prediction))
+    display(measure_map(name))
+
+
+def draw_neighbours(prediction) -> Figure:
+    """Draw the cell and the nearest cells of other people, each with its label and distance."""
+    near = index.nearest(prediction.embedding, 6, without_subjects={prediction.result.subject})
+    with style.styled():
+        figure = Figure(figsize=(10, 1.9), layout="constrained")
+        panes = figure.subplots(1, 1 + len(near))
+        pictures = [(prediction.canvas, "the cell")]
+        for one in near:
+            other = judged[one.row]
+            label = labels[other.result.source]
+            pictures.append((other.canvas, f"{label}, {one.distance:.4f}\nsubject {other.result.subject}"))
+        for pane, (rgb, title) in zip(panes, pictures, strict=True):
+            pane.imshow(place_on_canvas(rgb, 300))
+            pane.set_title(title, fontsize=8, fontweight="normal")
+            pane.axis("off")
+    return figure
+
+
+def measure_map(name: str) -> pd.DataFrame:
+    """Measure the faithfulness of the cell's heat map."""
+    source = next(one for one in sources if one.name == name)
+    check = check_explanations(predictor, [predictor.prepare(source)]).measures[0]
+    rows = {
+        "fall of the logit, marked most removed first": check.most_relevant_drop,
+        "fall of the logit, marked least removed first": check.least_relevant_drop,
+        "fall of the logit, random order": check.random_drop,
+        "share of the map on the cell": check.energy_inside,
+        "share that a uniform map would have there": check.area_share,
+        "share that the mask of the cell would have there": check.mask_energy,
+        "rank correlation with the map of shuffled weights": check.shuffled_all,
+    }
+    return pd.DataFrame({"measured": rows}).round(3)
+
+
+# %% [markdown]
+# The cell with the highest probability of blast, and the one nearest to the threshold. A refused cell
+# has no probability.
+
+# %%
+called = [one for one in judged if one.result.probability is not None]
+surest = max(called, key=lambda one: one.result.probability)
+explain(surest.result.source)
+
+# %%
+hardest = min(called, key=lambda one: abs(one.result.probability - one.result.threshold))
+explain(hardest.result.source)
+
+# %% [markdown]
+# ### Pick a cell yourself
+#
+# With a running kernel and `ipywidgets`, a list appears below. Without it, call `explain("UID_11_1_2_all")`.
+
+# %%
+try:
+    from ipywidgets import interact_manual
+except ModuleNotFoundError:
+    print("pip install ipywidgets, or call explain(name) with one of:", *sorted(labels)[:4], "...")
+else:
+    interact_manual(explain, name=sorted(one.result.source for one in judged))
+
+# %% [markdown]
+# ## Can the heat maps be believed?
+#
+# One cell proves nothing. `leukoscope explain-check` measures many, with an interval over people, and its result
+# travels in the report. *Relevance gap* is the first fall minus the second; a faithful map needs it above zero. It
+# needs two things more: little in common with the map of shuffled weights (*shuffled all* near 0), and a map that turns
+# with the cell (*rotation* near 1).
+
+# %%
+explanations = [supplement for supplement in report.supplements if supplement.name == "explanations"]
+if explanations:
+    measures = explanations[0].measures
+    display(
+        pd.Series({name: format_measurement(one) for name, one in measures.items()}, name="mean").to_frame()
+    )
+    gap = measures["relevance_gap"]
+    faithful = gap.low is not None and gap.low > 0
+    verdict = "order pixels as the model weighs them" if faithful else "are **not shown to be faithful**"
+    display(Markdown(f"The maps of this bundle {verdict}: relevance gap {format_measurement(gap)}."))
+    others = {"shuffled_all": "of shuffled weights", "rotation": "of the turned cell, turned back"}
+    for name, words in others.items():
+        display(Markdown(f"Rank correlation with the map {words}: {format_measurement(measures[name])}."))
+else:
+    print("This bundle carries no measurement of its maps: run leukoscope explain-check")
+
+# %% [markdown]
+# What a heat map can show and what it cannot: [heat maps](../docs/explanations/heat-maps.md).

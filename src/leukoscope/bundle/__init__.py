@@ -1,1 +1,0 @@
-"""The bundle: its manifest, files, hashes, card and report."""

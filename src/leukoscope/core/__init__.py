@@ -1,0 +1,1 @@
+"""Vocabulary, errors, configuration, text and file output: the lowest layer."""

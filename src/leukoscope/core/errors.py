@@ -1,0 +1,58 @@
+"""The exceptions of the project. Each message says the value, the limit and the remedy."""
+
+from leukoscope.core.terms import Reason
+
+
+class LeukoscopeError(Exception):
+    """Base of everything this package raises on purpose.
+
+    ``exit_code`` is what the command line ends with: 1 for refused input or a failed check, 2 for wrong usage.
+    """
+
+    exit_code = 1
+
+
+class UsageError(LeukoscopeError):
+    """The call itself is wrong: an option, a path that must exist, a missing extra."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration has an unknown key, a wrong type or an impossible value."""
+
+
+class ImageError(LeukoscopeError):
+    """One image cannot be judged. ``reason`` is the stable code, the message the sentence for people."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class CohortError(LeukoscopeError):
+    """A set of images or its table is inconsistent."""
+
+
+class SplitError(CohortError):
+    """A split is not what it claims to be: a group stands on both sides, a part is empty."""
+
+
+class WeightsError(LeukoscopeError):
+    """A weights file does not fit the network, or cannot be had."""
+
+
+class TrainingError(LeukoscopeError):
+    """Training cannot start or go on: not-a-number loss, out of memory, an empty class."""
+
+
+class DivergedError(TrainingError):
+    """The loss is no longer a number."""
+
+
+class BundleError(LeukoscopeError):
+    """A bundle is damaged, altered, incomplete or of an unknown format."""
+
+
+class EngineError(LeukoscopeError):
+    """The inference engine is missing or gives no usable answer."""

@@ -1,0 +1,180 @@
+"""One run's test rows judged by rules that were fitted on its validation rows, and by nothing else."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from leukoscope.core.terms import Decision
+from leukoscope.decision.calibration import Calibration
+from leukoscope.decision.conformal import prediction_set
+from leukoscope.decision.fit import DecisionFit, DecisionSettings, fit_decision
+from leukoscope.decision.input_checks import check_descriptors
+from leukoscope.decision.parameters import DecisionParameters
+from leukoscope.evaluation.baselines import BASELINES
+from leukoscope.evaluation.scores import DESCRIPTOR_NAMES, PARTS, Run, scored_rows
+from leukoscope.imaging.descriptors import Descriptors
+from leukoscope.models.report import Fitted, PartCounts
+
+
+def fit_rules(run: Run, settings: DecisionSettings | None = None) -> DecisionFit:
+    """Fit the decision layer of a run; the test rows are left out before the fit sees anything.
+
+    Raises
+    ------
+    CohortError
+        Validation rows lack a class, or no operating point can be met.
+    """
+    rows = run.scores[run.scores["part"] != "test"]
+    scored = scored_rows(rows, run.cells, run.embeddings[rows["row"].to_numpy()])
+    return fit_decision(scored, settings or DecisionSettings())
+
+
+@dataclass(frozen=True)
+class JudgedSplit:
+    """Test rows of one split, or of several pooled, with everything that was said about them.
+
+    Attributes
+    ----------
+    rows
+        Test cells: score columns, descriptors, ``split``, ``calibrated_logit``, ``probability``, ``threshold``,
+        ``called``, ``margin`` (calibrated logit minus that of the threshold), ``set_blast``, ``set_normal``, ``novel``,
+        ``unfit`` (an input check refuses it) and one ``called:<operating point>`` for each point.
+    validation
+        Validation rows with ``probability`` and ``split``.
+    baselines
+        Scores of each baseline for the test rows, by its name.
+    """
+
+    name: str
+    protocol: str
+    leaks: bool
+    rows: pd.DataFrame
+    validation: pd.DataFrame
+    baselines: dict[str, npt.NDArray[np.float64]]
+    parts: dict[str, PartCounts]
+    parameters: tuple[DecisionParameters, ...]
+    fitted: tuple[Fitted, ...]
+    remarks: tuple[str, ...]
+
+
+def score_baselines(run: Run) -> dict[str, npt.NDArray[np.float64]]:
+    """Return each baseline's probabilities for the rows of ``run.part("test")``, fitted on the training side."""
+    learned = run.scores.loc[run.scores["part"] != "test", "cell"].unique().tolist()
+    tested = run.part("test")["cell"].tolist()
+    scores = {"all_positive": np.ones(len(tested))}
+    # The trees are small: threads that wait for each other cost more than they bring, on a busy machine minutes.
+    with threadpool_limits(limits=1):
+        for name, baseline in BASELINES.items():
+            scores[name] = baseline(run.cells, learned, tested).probability
+    return scores
+
+
+def judge_run(run: Run, fit: DecisionFit, baselines: dict[str, npt.NDArray[np.float64]]) -> JudgedSplit:
+    """Apply fitted rules to the test rows of a run.
+
+    Parameters
+    ----------
+    baselines
+        Scores for the rows of ``run.part("test")``, in that order.
+    """
+    parameters = fit.parameters
+    calibration = Calibration(parameters.temperature, parameters.bias)
+    validation = run.part("validation").assign(split=run.split)
+    validation["probability"] = calibration.probabilities(validation["logit"].to_numpy(dtype=np.float64))
+    rows = run.part("test").assign(split=run.split)
+    rows["calibrated_logit"] = calibration.logits(rows["logit"].to_numpy(dtype=np.float64))
+    rows["probability"] = calibration.probabilities(rows["logit"].to_numpy(dtype=np.float64))
+    threshold = parameters.operating_point().threshold
+    rows["threshold"] = threshold
+    rows["called"] = rows["probability"] >= threshold
+    rows["margin"] = rows["calibrated_logit"] - _logit(threshold)
+    for point in parameters.operating_points:
+        rows[f"called:{point.name}"] = rows["probability"] >= point.threshold
+    sets = [prediction_set(float(logit), parameters.conformal) for logit in rows["calibrated_logit"]]
+    rows["set_blast"] = [Decision.BLAST in plausible for plausible in sets]
+    rows["set_normal"] = [Decision.NORMAL in plausible for plausible in sets]
+    novelty = fit.novelty.score(run.embeddings[rows["row"].to_numpy()])
+    rows["novel"] = novelty > parameters.novelty.limit
+    rows["unfit"] = [
+        bool(check_descriptors(_descriptors(row), parameters.input_limits)) for row in _records(rows)
+    ]
+    return JudgedSplit(
+        name=run.split,
+        protocol=run.protocol,
+        leaks=run.leaks,
+        rows=rows,
+        validation=validation,
+        baselines=baselines,
+        parts={part: count_part(run.scores[run.scores["part"] == part]) for part in PARTS},
+        parameters=(parameters,),
+        fitted=(record_fit(fit, validation),),
+        remarks=run.remarks,
+    )
+
+
+def record_fit(fit: DecisionFit, validation: pd.DataFrame) -> Fitted:
+    """Put on record what was fitted, and on how many cells and people."""
+    conformal = fit.parameters.conformal
+    quantiles = {"blast": conformal.blast.quantile, "normal": conformal.normal.quantile}
+    return Fitted(
+        cells=validation["cell"].nunique(),
+        subjects=validation["subject"].nunique(),
+        temperature=fit.parameters.temperature,
+        bias=fit.parameters.bias,
+        conformal_alpha=conformal.alpha,
+        conformal_quantiles={name: value for name, value in quantiles.items() if value is not None},
+        notes=fit.notes,
+    )
+
+
+def pool_splits(splits: list[JudgedSplit]) -> JudgedSplit:
+    """Put the test parts of several splits together, each cell once."""
+    common = set.intersection(*(set(split.baselines) for split in splits))
+    rows = pd.concat([split.rows for split in splits], ignore_index=True)
+    return JudgedSplit(
+        name=f"pooled over {len(splits)} splits",
+        protocol=" + ".join(sorted({split.protocol for split in splits})),
+        leaks=any(split.leaks for split in splits),
+        rows=rows,
+        validation=pd.concat([split.validation for split in splits], ignore_index=True),
+        baselines={
+            name: np.concatenate([split.baselines[name] for split in splits])
+            for name in splits[0].baselines
+            if name in common
+        },
+        parts={"test": count_part(rows)},
+        parameters=tuple(one for split in splits for one in split.parameters),
+        fitted=tuple(fitted for split in splits for fitted in split.fitted),
+        remarks=(),
+    )
+
+
+def count_part(rows: pd.DataFrame) -> PartCounts:
+    """Count cells and people of one part."""
+    blast = rows["label"] == 1
+    return PartCounts(
+        cells=rows["cell"].nunique(),
+        subjects=rows["subject"].nunique(),
+        groups=rows["group"].nunique(),
+        blasts=rows.loc[blast, "cell"].nunique(),
+        normals=rows.loc[~blast, "cell"].nunique(),
+        blast_subjects=rows.loc[blast, "subject"].nunique(),
+        normal_subjects=rows.loc[~blast, "subject"].nunique(),
+    )
+
+
+def _records(rows: pd.DataFrame) -> list[dict[Any, Any]]:
+    return rows[list(DESCRIPTOR_NAMES)].to_dict("records")
+
+
+def _descriptors(row: dict[Any, Any]) -> Descriptors:
+    return Descriptors(**row)
+
+
+def _logit(probability: float) -> float:
+    inside = min(max(probability, 1e-12), 1 - 1e-12)
+    return float(np.log(inside) - np.log1p(-inside))

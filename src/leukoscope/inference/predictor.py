@@ -1,0 +1,352 @@
+"""From an image to a result: decode, check, prepare, one forward pass, decide."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.assets import default_bundle_path
+from leukoscope.core.errors import EngineError, ImageError, UsageError
+from leukoscope.core.terms import Decision
+from leukoscope.decision.input_checks import check_descriptors
+from leukoscope.decision.parameters import OperatingPoint
+from leukoscope.decision.policy import Verdict, decide
+from leukoscope.imaging.canvas import place_on_canvas, prepare_cell
+from leukoscope.imaging.decode import DecodeLimits, decode_image
+from leukoscope.imaging.descriptors import describe_cell
+from leukoscope.inference.cells import Content, Prediction, PreparedCell, Rgb, Source, with_heat_map
+from leukoscope.inference.results import CellResult, ModelReference, ReasonDetail
+from leukoscope.inference.tta import TURNS, join_turned, turn_cell
+from leukoscope.models.bundle import Bundle
+from leukoscope.models.session import ForwardResult, Pending, Session
+
+__all__ = ["Content", "Prediction", "Predictor", "PreparedCell", "Source", "with_heat_map"]
+
+
+class Predictor:
+    """A bundle at work. Safe to use from several threads; one for a process is enough.
+
+    Parameters
+    ----------
+    bundle
+        An opened bundle.
+    session
+        An engine that holds the bundle's model.
+    turns
+        1, 4 (quarter rotations) or 8 (and their mirror images): outputs are averaged over them.
+    operating_point
+        Name of one of the bundle's operating points; None takes its default.
+    limits
+        What the decoder refuses.
+
+    Raises
+    ------
+    UsageError
+        Unknown operating point or number of turns.
+    EngineError
+        The session's model does not have the shapes that the manifest declares.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        session: Session,
+        *,
+        turns: int = 1,
+        operating_point: str | None = None,
+        limits: DecodeLimits | None = None,
+    ) -> None:
+        if turns not in TURNS:
+            raise UsageError(f"rotation averaging over {turns}: expected one of {', '.join(map(str, TURNS))}")
+        try:
+            self.operating_point: OperatingPoint = bundle.decision.operating_point(operating_point)
+        except KeyError as error:
+            raise UsageError(f"{error.args[0]}; `leukoscope bundle show` lists them") from None
+        if session.input_px != bundle.manifest.input_px:
+            raise EngineError(
+                f"the model takes {session.input_px} px, the manifest declares {bundle.manifest.input_px}; "
+                "run `leukoscope bundle verify`"
+            )
+        self.bundle = bundle
+        self.session = session
+        self.turns = turns
+        self.limits = limits or DecodeLimits()
+        manifest = bundle.manifest
+        self.model = ModelReference(name=manifest.name, version=manifest.version, sha256=bundle.model_sha256)
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Path | None = None,
+        *,
+        engine: str = "openvino",
+        threads: int | None = None,
+        precision: str = "f32",
+        cache_directory: Path | None = None,
+        tta: int = 1,
+        operating_point: str | None = None,
+        limits: DecodeLimits | None = None,
+        streaming: bool = False,
+    ) -> Self:
+        """Open a bundle's folder (None: the one shipped in the package), check it and compile its model.
+
+        Parameters
+        ----------
+        bundle
+            Folder of the bundle.
+        engine, threads, precision, cache_directory, streaming
+            As of ``Session``.
+        tta, operating_point, limits
+            As ``turns``, ``operating_point`` and ``limits`` of the class.
+
+        Raises
+        ------
+        BundleError
+            The bundle is damaged, altered or unknown.
+        UsageError, EngineError
+            As of ``Session`` and of the class.
+        """
+        opened = Bundle.open(default_bundle_path() if bundle is None else bundle)
+        session = Session(
+            opened.model_path,
+            engine=engine,
+            threads=threads,
+            precision=precision,
+            cache_directory=cache_directory,
+            streaming=streaming,
+        )
+        return cls(opened, session, turns=tta, operating_point=operating_point, limits=limits)
+
+    def predict(
+        self, content: Content | ImageError, *, name: str | None = None, subject: str | None = None
+    ) -> Prediction:
+        """Judge one image, using every core for it.
+
+        Parameters
+        ----------
+        content
+            The file's bytes, its path, or uint8 RGB (H, W, 3).
+        name
+            What the result calls it; the path where there is one.
+        subject
+            The person it belongs to.
+
+        Returns
+        -------
+        Prediction
+            An image that cannot be read or judged gives the decision ``rejected`` with its reasons, no exception.
+
+        Raises
+        ------
+        EngineError
+            The engine failed; this says nothing about the image.
+        """
+        if name is None:
+            name = str(content) if isinstance(content, Path) else "image"
+        prepared = self.prepare(Source(name, content, subject))
+        if isinstance(prepared, Prediction):
+            return prepared
+        if prepared.refusals:
+            return self._refuse(prepared)
+        return self.predict_prepared([prepared])[0]
+
+    def predict_many(self, contents: Iterable[Content]) -> list[Prediction]:
+        """Judge several images at full throughput; the results are in the order of ``contents``."""
+        return list(
+            self.stream(
+                Source(str(content) if isinstance(content, Path) else f"image {number}", content)
+                for number, content in enumerate(contents, 1)
+            )
+        )
+
+    def stream(self, sources: Iterable[Source]) -> Iterator[Prediction]:
+        """Judge any number of images in constant memory; the next ones are decoded while the engine works.
+
+        Parameters
+        ----------
+        sources
+            Read no further ahead than the engine can take.
+
+        Yields
+        ------
+        Prediction
+            One for each source, in their order. A broken image gives a rejected result, never an exception.
+
+        Raises
+        ------
+        EngineError
+            The engine failed.
+        """
+        iterator = iter(sources)
+        first = list(islice(iterator, 2))
+        if len(first) == 1 and not self.session.streaming:  # one image gets every thread
+            yield self.predict(first[0].content, name=first[0].name, subject=first[0].subject)
+            return
+        waiting: deque[Prediction | _Started] = deque()
+        running = 0
+        for source in chain(first, iterator):
+            prepared = self.prepare(source)
+            if isinstance(prepared, Prediction):
+                waiting.append(prepared)
+            elif prepared.refusals:
+                waiting.append(self._refuse(prepared))
+            else:
+                waiting.append(self._start(prepared))
+                running += 1
+            while waiting and (running >= self.session.in_flight or isinstance(waiting[0], Prediction)):
+                entry = waiting.popleft()
+                running -= isinstance(entry, _Started)
+                yield self._finish(entry)
+        while waiting:
+            yield self._finish(waiting.popleft())
+
+    def prepare(self, source: Source) -> PreparedCell | Prediction:
+        """Read, measure and prepare one image; a ``Prediction`` (rejected) where it cannot be read."""
+        began = time.perf_counter()
+        try:
+            if isinstance(source.content, ImageError):
+                raise source.content
+            rgb = (
+                source.content
+                if isinstance(source.content, np.ndarray)
+                else decode_image(source.content, self.limits)
+            )
+            _check_array(rgb)
+        except ImageError as error:
+            return self._unreadable(source, error, time.perf_counter() - began)
+        manifest = self.bundle.manifest
+        canvas = place_on_canvas(rgb, manifest.canvas_px)
+        # Of the image itself: contact with its own border cannot be seen any more on the canvas.
+        descriptors = describe_cell(rgb, manifest.canvas_px)
+        refusals = tuple(check_descriptors(descriptors, self.bundle.decision.input_limits))
+        cell = prepare_cell(canvas, manifest.input_px, manifest.canvas_px)
+        height, width = rgb.shape[:2]
+        return PreparedCell(
+            source, cell, canvas, descriptors, width, height, refusals, time.perf_counter() - began
+        )
+
+    def predict_prepared(self, cells: list[PreparedCell]) -> list[Prediction]:
+        """Judge prepared images in one batch: for a server that gathers the images of several requests.
+
+        Images that the input checks refuse are answered without a forward pass.
+        """
+        judged = [prepared for prepared in cells if not prepared.refusals]
+        answers: list[Prediction] = []
+        if judged:
+            began = time.perf_counter()
+            forward = self._run(np.stack([prepared.cell for prepared in judged]))
+            share = (time.perf_counter() - began) / len(judged)
+            answers = [self._judge(prepared, forward, row, share) for row, prepared in enumerate(judged)]
+        remaining = iter(answers)
+        return [self._refuse(prepared) if prepared.refusals else next(remaining) for prepared in cells]
+
+    def forward(self, cells: NDArray[np.uint8]) -> ForwardResult:
+        """Return the network's outputs for prepared cells uint8 (N, S, S, 3), averaged over the turns."""
+        return self._run(cells)
+
+    def _run(self, cells: NDArray[np.uint8]) -> ForwardResult:
+        if self.turns == 1:
+            return self.session.run(cells)
+        turned = np.concatenate([turn_cell(cell, self.turns) for cell in cells])
+        return join_turned(self.session.run(turned), self.turns)
+
+    def _start(self, prepared: PreparedCell) -> "_Started":
+        cells = turn_cell(prepared.cell, self.turns)
+        return _Started(prepared, [self.session.start(cells[turn : turn + 1]) for turn in range(self.turns)])
+
+    def _finish(self, entry: "Prediction | _Started") -> Prediction:
+        if isinstance(entry, Prediction):
+            return entry
+        parts = [pending.result() for pending in entry.pending]
+        joined = ForwardResult(*map(np.concatenate, zip(*parts, strict=True)))
+        # Of the passes alone: the answer may have waited long for the caller to ask for it.
+        seconds = sum(pending.seconds for pending in entry.pending)
+        return self._judge(entry.prepared, join_turned(joined, self.turns), 0, seconds)
+
+    def _judge(self, prepared: PreparedCell, forward: ForwardResult, row: int, seconds: float) -> Prediction:
+        embedding = forward.embedding[row]
+        activation_map = forward.activation_map[row, 0]
+        if not np.isfinite(activation_map).all() or not np.isfinite(embedding).all():
+            raise EngineError(
+                "the engine answered embeddings or maps that are not finite; run `leukoscope bundle verify`"
+            )
+        logit = float(forward.logits[row, 0])
+        novelty = float(self.bundle.novelty.score(embedding[None])[0])
+        verdict = decide(
+            logit, novelty, prepared.descriptors, self.bundle.decision, self.operating_point.name
+        )
+        result = self._result(prepared, verdict, logit, seconds)
+        return Prediction(result, verdict, prepared.descriptors, prepared.canvas, activation_map, embedding)
+
+    def _refuse(self, prepared: PreparedCell) -> Prediction:
+        verdict = Verdict(
+            Decision.REJECTED, None, prepared.refusals, None, (), self.operating_point.threshold, None
+        )
+        result = self._result(prepared, verdict, None, 0.0)
+        return Prediction(result, verdict, prepared.descriptors, prepared.canvas)
+
+    def _result(
+        self, prepared: PreparedCell, verdict: Verdict, logit: float | None, seconds: float
+    ) -> CellResult:
+        return CellResult(
+            source=prepared.source.name,
+            decision=verdict.decision,
+            probability=verdict.probability,
+            reasons=self._reasons(prepared, verdict),
+            subject=prepared.source.subject,
+            model=self.model,
+            logit=None if verdict.decision is Decision.REJECTED else logit,
+            threshold=verdict.threshold,
+            prediction_set=verdict.prediction_set,
+            novelty=verdict.novelty,
+            width_px=prepared.width_px,
+            height_px=prepared.height_px,
+            area_px=prepared.descriptors.area_px,
+            duration_ms=round(1e3 * (prepared.duration_s + seconds), 3),
+        )
+
+    def _reasons(self, prepared: PreparedCell, verdict: Verdict) -> tuple[ReasonDetail, ...]:
+        """Return the reasons; where an image was refused of which only a part was looked at, they say so."""
+        side = self.bundle.manifest.canvas_px
+        height, width = prepared.height_px, prepared.width_px
+        crop = ""
+        if verdict.decision is Decision.REJECTED and max(height, width) > side:
+            crop = (
+                f" The image has {width} x {height} px, only the central "
+                f"{min(width, side)} x {min(height, side)} px are looked at."
+            )
+        return tuple(ReasonDetail(code=code, message=message + crop) for code, message in verdict.reasons)
+
+    def _unreadable(self, source: Source, error: ImageError, seconds: float) -> Prediction:
+        result = CellResult(
+            source=source.name,
+            decision=Decision.REJECTED,
+            probability=None,
+            reasons=(ReasonDetail(code=error.reason, message=_sentence(str(error))),),
+            subject=source.subject,
+            model=self.model,
+            threshold=self.operating_point.threshold,
+            duration_ms=round(1e3 * seconds, 3),
+        )
+        return Prediction(result)
+
+
+@dataclass(frozen=True)
+class _Started:
+    prepared: PreparedCell
+    pending: list[Pending]
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _check_array(rgb: Rgb) -> None:
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
+        raise UsageError(f"array of {rgb.dtype} {rgb.shape}: expected uint8 RGB (H, W, 3)")

@@ -1,0 +1,165 @@
+"""A bundle's sample cells: what the model answered when the bundle was made, and whether it still does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from leukoscope.core.errors import BundleError
+from leukoscope.core.terms import Label
+from leukoscope.decision.novelty import NoveltyModel
+from leukoscope.decision.parameters import DecisionParameters
+from leukoscope.decision.policy import decide
+from leukoscope.imaging.canvas import prepare_cell
+from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.descriptors import describe_cell
+from leukoscope.inference.predictor import Prediction, Predictor
+from leukoscope.models.bundle import Bundle, Check, SampleFile, write_bundle
+from leukoscope.models.files import SAMPLE
+from leukoscope.models.manifest import ExpectedCell, ExpectedOutputs, Manifest
+from leukoscope.models.report import Report
+from leukoscope.models.session import Session
+
+LOGIT_TOLERANCE = 2e-3
+"""Absolute; at a temperature of 1 it moves a probability by at most 0.0005."""
+RELATIVE_TOLERANCE = 1e-3
+"""Of embedding length and map, relative to the largest value. Engines and processors sum in different orders."""
+
+
+@dataclass(frozen=True)
+class SampleCell:
+    """One cell to ship in a bundle: its file, and what is known of it."""
+
+    path: Path
+    label: Label | None = None
+    subject: str | None = None
+
+
+def build_bundle(
+    directory: Path,
+    *,
+    model_path: Path,
+    manifest: Manifest,
+    decision: DecisionParameters,
+    novelty: NoveltyModel,
+    report: Report | None,
+    licence: str,
+    data_licence: str,
+    sample: Sequence[SampleCell],
+) -> Bundle:
+    """Ask the model about the sample cells, write the bundle in one step and open it.
+
+    Parameters
+    ----------
+    directory
+        Must not exist, or be a bundle, which is then replaced.
+    report
+        None for a model that has not been evaluated; the card says so.
+    licence, data_licence
+        Full texts.
+    sample
+        At least one BMP, PNG or WebP file; their names must differ.
+
+    Raises
+    ------
+    BundleError
+        The parts do not fit together, or ``directory`` is something else than a bundle.
+    ImageError
+        A sample cell cannot be read.
+    """
+    files = [SampleFile(cell.path.name, cell.path.read_bytes()) for cell in sample]
+    if not files or len({file.name for file in files}) != len(files):
+        raise BundleError(f"{len(files)} sample cells: give at least one, each with a name of its own")
+    session = Session(model_path)
+    side = session.input_px
+    cells = []
+    for cell, file in zip(sample, files, strict=True):
+        rgb = decode_image(file.content)
+        forward = session.run(prepare_cell(rgb, side, manifest.canvas_px)[None])
+        score = float(novelty.score(forward.embedding)[0])
+        logit = float(forward.logits[0, 0])
+        verdict = decide(logit, score, describe_cell(rgb, manifest.canvas_px), decision)
+        cells.append(
+            ExpectedCell(
+                file=file.name,
+                label=None if cell.label is None else _label_word(cell.label),
+                subject=cell.subject,
+                logit=logit,
+                probability=verdict.probability,
+                decision=verdict.decision,
+                novelty=verdict.novelty,
+                embedding_norm=float(np.linalg.norm(forward.embedding[0])),
+                activation_map=tuple(
+                    tuple(float(f"{value:.6g}") for value in row) for row in forward.activation_map[0, 0]
+                ),
+            )
+        )
+    description = session.description()
+    expected = ExpectedOutputs(
+        engine=f"{description['engine']} {description['version']}",
+        logit_tolerance=LOGIT_TOLERANCE,
+        relative_tolerance=RELATIVE_TOLERANCE,
+        cells=tuple(cells),
+    )
+    return write_bundle(
+        directory,
+        model_path=model_path,
+        manifest=manifest,
+        decision=decision,
+        novelty=novelty,
+        report=report,
+        licence=licence,
+        data_licence=data_licence,
+        sample=files,
+        expected=expected,
+    )
+
+
+def check_sample(predictor: Predictor) -> Check:
+    """Judge the bundle's sample cells and compare logit, embedding and map with what the bundle expects.
+
+    A decision may differ only where the logit is within its tolerance of a limit, which the comparison of
+    logits covers; it is therefore not compared by itself.
+    """
+    expected = predictor.bundle.expected
+    worst_logit = worst_map = worst_embedding = 0.0
+    for cell in expected.cells:
+        content = predictor.bundle.read(f"{SAMPLE}/{cell.file}")
+        rgb = decode_image(content)
+        manifest = predictor.bundle.manifest
+        forward = predictor.session.run(prepare_cell(rgb, manifest.input_px, manifest.canvas_px)[None])
+        worst_logit = max(worst_logit, abs(float(forward.logits[0, 0]) - cell.logit))
+        wanted = np.asarray(cell.activation_map, dtype=np.float64)
+        have = forward.activation_map[0, 0]
+        if wanted.shape != have.shape:
+            return Check("reproduce", False, f"{cell.file}: map of {have.shape}, expected {wanted.shape}")
+        worst_map = max(worst_map, float(np.abs(have - wanted).max()) / max(float(wanted.max()), 1e-12))
+        norm = float(np.linalg.norm(forward.embedding[0]))
+        worst_embedding = max(
+            worst_embedding, abs(norm - cell.embedding_norm) / max(cell.embedding_norm, 1e-12)
+        )
+    found = (
+        f"{len(expected.cells)} cells by {predictor.session.engine}: logit off by {worst_logit:.1e} "
+        f"(limit {expected.logit_tolerance:g}), map by {worst_map:.1e}, embedding by {worst_embedding:.1e} "
+        f"(limit {expected.relative_tolerance:g})"
+    )
+    relative = max(worst_map, worst_embedding)
+    # A comparison with NaN is false, so that a broken answer fails.
+    passed = worst_logit <= expected.logit_tolerance and relative <= expected.relative_tolerance
+    return Check("reproduce", passed, found)
+
+
+def judge_sample(predictor: Predictor) -> list[Prediction]:
+    """Judge the bundle's sample cells, in the order the bundle lists them."""
+    return [
+        predictor.predict(
+            predictor.bundle.read(f"{SAMPLE}/{cell.file}"), name=cell.file, subject=cell.subject
+        )
+        for cell in predictor.bundle.expected.cells
+    ]
+
+
+def _label_word(label: Label) -> Literal["blast", "normal"]:
+    return "blast" if label is Label.BLAST else "normal"

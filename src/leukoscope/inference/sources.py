@@ -1,0 +1,413 @@
+"""Where images come from: files, folders, globs, ZIP archives, standard input; one at a time, never all at once."""
+
+import csv
+import glob
+import io
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from leukoscope.core.errors import ImageError, UsageError
+from leukoscope.core.terms import Reason
+from leukoscope.imaging.decode import DecodeLimits
+from leukoscope.inference.predictor import Source
+
+SUFFIXES = frozenset({".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
+"""Names that are taken from folders and archives; a file named by itself is read whatever its name is."""
+
+STDIN = "-"
+STDIN_NAME = "<stdin>"
+MAX_LINE = 32_768
+
+
+@dataclass(frozen=True)
+class ArchiveLimits:
+    """What is refused of a ZIP archive.
+
+    Attributes
+    ----------
+    max_members
+        Entries in the archive's directory.
+    max_ratio
+        Unpacked by packed size of all images together. BMP files of single cells on black reach about 15.
+    free_bytes
+        Unpacked size that is accepted whatever its ratio is.
+    """
+
+    max_members: int = 200_000
+    max_ratio: float = 200.0
+    free_bytes: int = 256 * 1024 * 1024
+
+
+@dataclass
+class Ignored:
+    """What folders and archives held that is no image by its name: counted, with the first names; empty folders."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        """Count one name."""
+        self.count += 1
+        if len(self.examples) < 3:
+            self.examples.append(name)
+
+
+def iterate_sources(
+    arguments: Iterable[str],
+    *,
+    subject_of: Callable[[str], str | None] = lambda _: None,
+    stdin: BinaryIO | None = None,
+    ignored: Ignored | None = None,
+    limits: DecodeLimits | None = None,
+    archive_limits: ArchiveLimits | None = None,
+) -> Iterator[Source]:
+    """Yield the images that the arguments name, in their order; folders, globs and lists sorted by name.
+
+    Parameters
+    ----------
+    arguments
+        Paths of images, folders (read recursively, links not followed), ZIP archives, glob patterns (``**`` for any
+        depth), or ``-`` for one image on standard input.
+    subject_of
+        Gives the subject of an image by its name.
+    stdin
+        Read where ``-`` is named.
+    ignored
+        Counts what was passed over in folders and archives, and names folders without an image.
+    limits, archive_limits
+        What is refused.
+
+    Yields
+    ------
+    Source
+        Its content is a path, bytes, or the ``ImageError`` that kept it from being read.
+
+    Raises
+    ------
+    UsageError
+        A pattern without an image, no image in all, ``-`` more than once.
+    """
+    ignored = ignored if ignored is not None else Ignored()
+    limits = limits or DecodeLimits()
+    archive_limits = archive_limits or ArchiveLimits()
+    stdin_taken = False
+    found = False
+
+    def source(name: str, content: bytes | Path | ImageError) -> Source:
+        nonlocal found
+        found = True
+        return Source(name, content, subject_of(name))
+
+    for argument in arguments:
+        if argument == STDIN:
+            if stdin is None or stdin_taken:
+                raise UsageError("- (standard input) can be named once; give the other images as files")
+            stdin_taken = True
+            # One byte more than the limit, so that the decoder sees that it is too large.
+            yield source(STDIN_NAME, stdin.read(limits.max_bytes + 1))
+            continue
+        for path in _expand(argument, ignored):
+            if _is_archive(path):
+                for name, content in _iterate_archive(path, limits, archive_limits, ignored):
+                    yield source(name, content)
+            else:
+                yield source(str(path), path)
+    if not found:
+        where = ", ".join(ignored.empty[:3]) or "the list"
+        raise UsageError(
+            f"{where}: no image ({', '.join(sorted(SUFFIXES))}); name cell images or folders of them"
+        )
+
+
+def count_sources(arguments: Iterable[str]) -> int:
+    """Count what ``iterate_sources`` will yield, for a progress bar; no image is opened.
+
+    An archive that is refused counts as one. Errors are left to ``iterate_sources``.
+    """
+    total = 0
+    ignored = Ignored()
+    for argument in arguments:
+        try:
+            for path in (Path(argument),) if argument == STDIN else _expand(argument, ignored):
+                total += _count_archive(path, ignored) if _is_archive(path) else 1
+        except UsageError:
+            continue
+    return total
+
+
+def read_list(stdin: BinaryIO) -> Iterator[str]:
+    """Yield the paths of a list, one a line; empty lines are passed over.
+
+    Raises
+    ------
+    UsageError
+        A line is not UTF-8 or too long for a path.
+    """
+    number = 0
+    while line := stdin.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise UsageError(
+                f"line {number} of the list has more than {MAX_LINE:,} bytes; give one path a line"
+            )
+        try:
+            text = line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise UsageError(f"line {number} of the list is not UTF-8; give one path a line") from None
+        if text:
+            yield text
+
+
+def read_subjects(path: Path) -> dict[str, str]:
+    """Read a CSV with the columns ``source`` (or ``file``, ``cell``) and ``subject``.
+
+    Returns
+    -------
+    dict
+        Name as written -> subject.
+
+    Raises
+    ------
+    UsageError
+        The file cannot be read, lacks a column, or gives one image two subjects.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not UTF-8; save the table as CSV in UTF-8") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    columns = reader.fieldnames or []
+    key = next((name for name in ("source", "file", "cell") if name in columns), None)
+    if key is None or "subject" not in columns:
+        raise UsageError(
+            f"{path}: columns {', '.join(columns) or 'none'}; expected source (or file) and subject"
+        )
+    subjects: dict[str, str] = {}
+    try:
+        for row in reader:
+            name, subject = (row[key] or "").strip(), (row["subject"] or "").strip()
+            if not name or not subject:
+                continue
+            if subjects.setdefault(name, subject) != subject:
+                raise UsageError(
+                    f"{path}, line {reader.line_num}: {name} has two subjects, {subjects[name]} and {subject}"
+                )
+    except csv.Error as error:
+        raise UsageError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
+    return subjects
+
+
+class SubjectTable:
+    """Tells the subject of an image by its name, and counts what had no counterpart.
+
+    A row fits an image whose path ends with the row's path, whole folder names at a time; where several rows fit, the
+    longest path counts. So a row without a folder fits that file name in any folder, a row with one only there.
+
+    Parameters
+    ----------
+    subjects
+        Name as written in the table -> subject.
+
+    Attributes
+    ----------
+    unmatched_images
+        Images asked about that no row fits.
+
+    Raises
+    ------
+    UsageError
+        Two spellings of one path have two subjects.
+    """
+
+    def __init__(self, subjects: dict[str, str]) -> None:
+        self._subjects: dict[tuple[str, ...], str] = {}
+        for name, subject in subjects.items():
+            if self._subjects.setdefault(_path_parts(name), subject) != subject:
+                raise UsageError(f"subject table: {name} stands there in two spellings with two subjects")
+        self._here = _path_parts(str(Path.cwd()))
+        self._matched: set[tuple[str, ...]] = set()
+        self.unmatched_images = 0
+
+    @property
+    def unmatched_rows(self) -> int:
+        """Rows that fitted no image so far."""
+        return len(self._subjects) - len(self._matched)
+
+    def __call__(self, name: str) -> str | None:
+        """Return the subject, or None where no row fits."""
+        parts = _path_parts(name)
+        if not os.path.isabs(name):  # noqa: PTH117 - a plain string
+            parts = self._here + parts
+        for start in range(len(parts)):
+            if parts[start:] in self._subjects:
+                self._matched.add(parts[start:])
+                return self._subjects[parts[start:]]
+        self.unmatched_images += 1
+        return None
+
+
+def _path_parts(name: str) -> tuple[str, ...]:
+    return tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
+
+
+def _file_name(name: str) -> str:
+    return name.replace("\\", "/").rpartition("/")[2]
+
+
+def _expand(argument: str, ignored: Ignored) -> Iterator[Path]:
+    path = Path(argument)
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        if glob.has_magic(argument):
+            yield from _glob(argument, ignored)
+        else:
+            yield path  # the decoder says what is wrong with it
+        return
+    if not stat.S_ISDIR(mode):
+        yield path
+        return
+    found = False
+    for file in _walk(path, ignored):
+        found = True
+        yield file
+    if not found:
+        ignored.empty.append(argument)
+
+
+def _glob(pattern: str, ignored: Ignored) -> Iterator[Path]:
+    found = False
+    for name in sorted(glob.iglob(pattern, recursive=True)):  # noqa: PTH207 - patterns may be absolute
+        path = Path(name)
+        if path.is_dir():
+            continue
+        if _is_image_name(name) or _is_archive(path):
+            found = True
+            yield path
+        else:
+            ignored.add(name)
+    if not found:
+        raise UsageError(f"{pattern}: the pattern matches no image ({', '.join(sorted(SUFFIXES))})")
+
+
+def _walk(directory: Path, ignored: Ignored) -> Iterator[Path]:
+    """Yield the images below a folder, sorted within each folder; links to folders are not followed."""
+    try:
+        with os.scandir(directory) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UsageError(f"{directory}: the folder cannot be read ({error.strerror})") from None
+    for entry in ordered:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(entry.path), ignored)
+        elif _is_image_name(entry.name) and not entry.is_dir():
+            yield Path(entry.path)
+        else:
+            ignored.add(entry.path)
+
+
+def _is_image_name(name: str) -> bool:
+    file = _file_name(name)
+    return not file.startswith(".") and os.path.splitext(file)[1].lower() in SUFFIXES  # noqa: PTH122 - a plain string
+
+
+def _is_archive(path: Path) -> bool:
+    return path.suffix.lower() == ".zip" and path.is_file()
+
+
+def _iterate_archive(
+    path: Path, limits: DecodeLimits, archive_limits: ArchiveLimits, ignored: Ignored
+) -> Iterator[tuple[str, bytes | ImageError]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = _members(path, archive, archive_limits, ignored)
+            if isinstance(members, ImageError):
+                yield str(path), members
+                return
+            for member in members:
+                yield f"{path}/{_printable(member.filename)}", _read_member(archive, member, limits)
+    except OSError as error:
+        yield (
+            str(path),
+            ImageError(Reason.UNREADABLE, f"the archive cannot be read ({error.strerror}); copy it again"),
+        )
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        yield str(path), ImageError(Reason.UNREADABLE, f"the archive is damaged ({error}); copy it again")
+
+
+def _count_archive(path: Path, ignored: Ignored) -> int:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = _members(path, archive, ArchiveLimits(), ignored)
+            return 1 if isinstance(members, ImageError) else len(members)
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return 1
+
+
+def _members(
+    path: Path, archive: zipfile.ZipFile, limits: ArchiveLimits, ignored: Ignored
+) -> list[zipfile.ZipInfo] | ImageError:
+    entries = archive.infolist()
+    if len(entries) > limits.max_members:
+        text = f"the archive has {len(entries):,} entries, the limit is {limits.max_members:,}; split it"
+        return ImageError(Reason.FILE_TOO_LARGE, text)
+    members = []
+    for entry in entries:
+        if entry.is_dir():
+            continue
+        if _is_image_name(entry.filename) and "__MACOSX/" not in entry.filename:
+            members.append(entry)
+        else:
+            ignored.add(f"{path}/{_printable(entry.filename)}")
+    if not members:
+        return ImageError(
+            Reason.EMPTY_FILE, "the archive holds no image; name one with BMP, PNG, JPEG, TIFF or WebP files"
+        )
+    unpacked = sum(entry.file_size for entry in members)
+    packed = max(1, min(path.stat().st_size, sum(entry.compress_size for entry in members)))
+    if unpacked > limits.free_bytes and unpacked > limits.max_ratio * packed:
+        text = f"the archive unpacks to {unpacked / packed:,.0f} times its size, the limit is {limits.max_ratio:g}"
+        return ImageError(Reason.FILE_TOO_LARGE, f"{text}; unpack it yourself if you trust it")
+    return members
+
+
+def _read_member(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, limits: DecodeLimits
+) -> bytes | ImageError:
+    if member.flag_bits & 0x1:
+        return ImageError(
+            Reason.UNREADABLE, "the file is encrypted; unpack the archive with its password first"
+        )
+    if member.file_size > limits.max_bytes:
+        text = (
+            f"the file has {member.file_size:,} bytes, the limit is {limits.max_bytes:,}; give one cell image"
+        )
+        return ImageError(Reason.FILE_TOO_LARGE, text)
+    try:
+        with archive.open(member) as file:
+            return file.read(limits.max_bytes + 1)  # the declared size may be a lie
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        RuntimeError,
+        NotImplementedError,
+        ValueError,
+    ) as error:
+        detail = str(error)[:200] or type(error).__name__
+        return ImageError(Reason.UNREADABLE, f"the archive is damaged here ({detail}); copy it again")
+
+
+def _printable(name: str) -> str:
+    """Return a member's name without control characters, which could steer a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)[:500]

@@ -1,0 +1,1 @@
+"""The bundle contract: manifest, report, card, graph, and the engines that run it."""

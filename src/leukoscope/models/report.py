@@ -1,0 +1,390 @@
+"""The schema of ``report.json``: every measured number once, with its counts, its interval and its split.
+
+The evaluation writes it; the model card, the tables of the documentation and the web page about the model are
+rendered from it. This module needs pydantic only, so that the operating world can read a report.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from leukoscope.core.errors import BundleError
+from leukoscope.core.terms import RESEARCH_USE
+from leukoscope.models.metric_info import NOT_ESTIMABLE, format_value
+
+SCHEMA_VERSION = 1
+
+Unit = Literal["cell", "subject"]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    """Frozen, closed, and without not-a-number: a report is JSON that every reader understands."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Measurement(_Record):
+    """One number with everything that is needed to judge it.
+
+    ``value`` is null where the data do not determine it, ``low`` and ``high`` where they do not determine an
+    interval; ``not_estimable`` then says why.
+    """
+
+    value: float | None
+    low: float | None = Field(description="Lower end of the interval, at the report's level.")
+    high: float | None = Field(description="Upper end of the interval, at the report's level.")
+    n_cells: Count
+    n_subjects: Count
+    split: str
+    unit: Unit = Field(
+        description="What is counted: cells or subjects. Intervals resample subjects in either case."
+    )
+    method: str = Field(description="How the interval was made.")
+    not_estimable: str | None = Field(default=None, description="Why the value or its interval is missing.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        interval = (self.low, self.high)
+        if (self.low is None) != (self.high is None):
+            raise ValueError("an interval has two ends or none")
+        if self.value is None and interval != (None, None):
+            raise ValueError("an interval without a value")
+        if (self.value is None or self.low is None) != (self.not_estimable is not None):
+            raise ValueError("a missing value or interval needs a reason, and only a missing one")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"the interval {self.low} to {self.high} is upside down")
+        return self
+
+
+Measurements = dict[str, Measurement]
+
+
+class PartCounts(_Record):
+    """What one part of a split holds."""
+
+    cells: Count
+    subjects: Count
+    groups: Count
+    blasts: Count
+    normals: Count
+    blast_subjects: Count
+    normal_subjects: Count
+
+
+class RunRecord(_Record):
+    """Which run gave the scores and what it cost; costs are null where nobody measured them."""
+
+    name: str
+    split: str
+    protocol: str
+    leaks: bool
+    architecture: str | None = None
+    initial_weights: str | None = None
+    seed: int | None = None
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    config_sha256: str
+    scores_sha256: str
+    cells_sha256: str
+    versions: dict[str, str] = Field(default_factory=dict)
+    parameters: Count | None = None
+    flops: float | None = Field(
+        default=None, ge=0, description="Floating-point operations of one forward pass of one cell."
+    )
+    training_seconds: float | None = Field(default=None, ge=0)
+    milliseconds_per_image: float | None = Field(default=None, ge=0)
+    peak_memory_mb: float | None = Field(default=None, ge=0)
+
+
+class Confusion(_Record):
+    """Counts of calls; blast is the positive class."""
+
+    true_positive: Count
+    false_negative: Count
+    false_positive: Count
+    true_negative: Count
+
+
+class CurvePoint(_Record):
+    """One point of a curve, with the ends of its pointwise interval where it has one."""
+
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+
+
+Curve = tuple[CurvePoint, ...]
+
+
+class ReliabilityBin(_Record):
+    """One equal-mass bin of predicted probability."""
+
+    cells: Count
+    predicted: Share = Field(description="Mean predicted probability.")
+    observed: Share = Field(description="Share of blasts.")
+    low: Share | None = None
+    high: Share | None = None
+
+
+class OperatingPointResult(_Record):
+    """A threshold chosen on validation rows, and what it does on the test part."""
+
+    name: str
+    rule: str
+    threshold: float | None = Field(
+        description="On the calibrated probability: blast is called at or above it. Null where splits are pooled: each "
+        "has its own."
+    )
+    default: bool = Field(description="Whether the measures of this report use this point.")
+    measures: Measurements
+
+
+class Fitted(_Record):
+    """What the decision layer learned, and from how much."""
+
+    part: Literal["validation"] = "validation"
+    cells: Count
+    subjects: Count
+    temperature: float = Field(gt=0)
+    bias: float = 0.0
+    conformal_alpha: Share | None = None
+    conformal_quantiles: dict[str, float] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class LevelResult(_Record):
+    """Measures at one level: single cells, or subjects with their cells pooled."""
+
+    unit: Unit
+    rule: str = Field(description="How cells become a call of this level.")
+    measures: Measurements
+    confusion: Confusion
+
+
+class BaselineResult(_Record):
+    """A simple score under the same split, and how much better the model is."""
+
+    name: str
+    title: str
+    description: str
+    measures: Measurements
+    differences: Measurements = Field(
+        description="Model minus baseline, paired on the same resampled subjects."
+    )
+
+
+class AreaMatched(_Record):
+    """Discrimination with size held equal: cells are compared only with cells of nearly their area."""
+
+    roc_auc: Measurement
+    area_alone: Measurement = Field(
+        description="The same comparison by area itself: near 0.5 when matching works."
+    )
+    pairs: Count
+    caliper: float = Field(gt=0, description="Largest difference of a pair's log area.")
+    matched_blasts: Count
+    matched_normals: Count
+
+
+class PrevalencePoint(_Record):
+    """Predictive values where a given share of cells is blast."""
+
+    prevalence: Share
+    ppv: Measurement
+    npv: Measurement
+
+
+class NetBenefitPoint(_Record):
+    """One point of the decision curve (Vickers and Elkin 2006, doi 10.1177/0272989X06295361)."""
+
+    threshold: Share
+    model: Measurement
+    call_all: float = Field(description="Net benefit of calling every cell blast.")
+    baseline: float | None = Field(default=None, description="Net benefit of the nine scalars.")
+
+
+class Abstention(_Record):
+    """What the prediction sets do on the test part."""
+
+    alpha: Share
+    measures: Measurements
+    outcomes: dict[str, Count] = Field(
+        description="Cells: decided as blast or normal; uncertain since both classes, neither, or only the class that "
+        "the operating point does not call ('contradiction') remain plausible."
+    )
+    risk_coverage: Curve = Field(
+        description="x: share of cells decided, most certain first; y: share of wrong calls among them."
+    )
+    risk_coverage_area: Measurement
+
+
+class SubgroupResult(_Record):
+    """Measures in one slice of the test part."""
+
+    dimension: str
+    name: str
+    description: str
+    cells: Count
+    subjects: Count
+    measures: Measurements
+
+
+class SubjectRow(_Record):
+    """One subject of the test part."""
+
+    subject: str
+    group: str
+    label: Literal["blast", "normal", "mixed"]
+    cells: Count
+    accuracy: Share
+    low: Share = Field(description="Lower end of the Wilson interval over this subject's cells.")
+    high: Share
+    mean_probability: Share
+    called_by_mean: bool | None = Field(
+        description="Whether the pooled logit calls blast; null for a mixed subject."
+    )
+    called_by_majority: bool | None
+
+
+class CellCase(_Record):
+    """One cell worth looking at: a confident error or a suspected wrong label."""
+
+    cell: str
+    sha256: str
+    subject: str
+    label: Literal["blast", "normal"]
+    probability: Share
+    part: str
+    split: str
+    rank: int = Field(ge=1)
+    quality: Share | None = Field(
+        default=None, description="Label quality, 0 suspicious to 1 (self-confidence); suspects only."
+    )
+
+
+class Histogram(_Record):
+    """Counts of calibrated probabilities by class over equal bins of 0 to 1."""
+
+    edges: tuple[float, ...]
+    blasts: tuple[int, ...]
+    normals: tuple[int, ...]
+
+
+class Curves(_Record):
+    """Everything the figures draw."""
+
+    roc: Curve
+    precision_recall: Curve
+    reliability: tuple[ReliabilityBin, ...]
+    histogram: Histogram
+
+
+class SplitReport(_Record):
+    """The results of one test part, or of several pooled."""
+
+    name: str
+    protocol: str
+    leaks: bool = Field(description="Whether subjects stand on both sides: such figures are not evidence.")
+    parts: dict[str, PartCounts]
+    fitted: tuple[Fitted, ...]
+    operating_points: tuple[OperatingPointResult, ...]
+    cell: LevelResult
+    at_half: Measurements = Field(
+        description="Of single cells called blast from a probability of 0.5, as the baselines call them."
+    )
+    subject_mean: LevelResult
+    subject_majority: LevelResult
+    baselines: tuple[BaselineResult, ...]
+    area_matched: AreaMatched | None
+    prevalence: tuple[PrevalencePoint, ...]
+    decision_curve: tuple[NetBenefitPoint, ...]
+    abstention: Abstention | None
+    subgroups: tuple[SubgroupResult, ...]
+    subjects: tuple[SubjectRow, ...]
+    worst_errors: tuple[CellCase, ...]
+    label_suspects: tuple[CellCase, ...]
+    curves: Curves
+    remarks: tuple[str, ...] = Field(default=(), description="What could not be done, and why.")
+
+
+class Supplement(_Record):
+    """Measurements of another command carried along: novelty, explanations, speed."""
+
+    name: str
+    title: str
+    text: str
+    measures: Measurements
+
+
+class Report(_Record):
+    """All of ``report.json``."""
+
+    schema_version: Literal[1] = 1
+    title: str
+    created: str = Field(description="UTC, ISO 8601.")
+    notice: str = RESEARCH_USE
+    level: Share = Field(description="Nominal level of every interval.")
+    resamples: Count
+    seed: int
+    protocol: tuple[str, ...] = Field(description="Sentences that say what was fitted where.")
+    caveats: tuple[str, ...] = Field(description="What a reader must know before using any number.")
+    runs: tuple[RunRecord, ...]
+    splits: tuple[SplitReport, ...] = Field(min_length=1)
+    pooled: SplitReport | None = Field(default=None, description="All test parts together, each cell once.")
+    supplements: tuple[Supplement, ...] = ()
+
+    @property
+    def headline(self) -> SplitReport:
+        """The pooled estimate where there is one, else the only or first split."""
+        return self.pooled if self.pooled is not None else self.splits[0]
+
+    def columns(self) -> Iterator[SplitReport]:
+        """Yield the splits, then the pooled estimate where there is one."""
+        yield from self.splits
+        if self.pooled is not None:
+            yield self.pooled
+
+
+def read_report(path: Path) -> Report:
+    """Read and check one ``report.json``.
+
+    Raises
+    ------
+    BundleError
+        The file is missing, is not JSON or does not follow the schema; the first wrong place is named.
+    """
+    try:
+        return Report.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BundleError(f"{path}: the report cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "top level"
+        raise BundleError(
+            f"{path}: not a report of schema {SCHEMA_VERSION}: {place}: {first['msg']}"
+        ) from None
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write ``report.json`` in one step; a killed process leaves the old file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def format_measurement(measurement: Measurement, *, percent: bool = False, signed: bool = False) -> str:
+    """Return a value with its interval, ``0.913 (0.861 to 0.949)``, or ``not estimable``."""
+    if measurement.value is None:
+        return NOT_ESTIMABLE
+    value = format_value(measurement.value, percent=percent, signed=signed)
+    if measurement.low is None or measurement.high is None:
+        return f"{value} (interval {NOT_ESTIMABLE})"
+    low = format_value(measurement.low, percent=percent, signed=signed).removesuffix(" %")
+    high = format_value(measurement.high, percent=percent, signed=signed).removesuffix(" %")
+    return f"{value} ({low} to {high})"

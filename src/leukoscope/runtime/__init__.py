@@ -1,1 +1,0 @@
-"""A bundle at work: engine sessions, the predictor, attribution and the result schema."""

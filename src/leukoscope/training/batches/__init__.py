@@ -1,0 +1,1 @@
+"""Cells as batches: decoding, augmentation, cached activations and embeddings."""

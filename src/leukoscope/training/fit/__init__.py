@@ -1,0 +1,1 @@
+"""The training loop: trainer, optimizer, state, checkpoints, scoring."""

@@ -1,0 +1,118 @@
+"""The state of a training after an epoch, in one safetensors file that is replaced as a whole.
+
+Randomness needs no place in it: every epoch seeds itself from the run's seed and its number.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from leukoscope.core.config import build, read_toml
+from leukoscope.core.errors import TrainingError, UsageError, WeightsError
+from leukoscope.training.networks.network import CellNetwork
+from leukoscope.training.replacing import replacing
+from leukoscope.training.settings import TrainSettings
+from leukoscope.training.weights.loading import check_tensors, read_tensors
+
+LAST = "last.safetensors"
+FINAL = "final.safetensors"
+_RECORD = "record"
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], record: dict[str, Any] | None = None) -> None:
+    """Write tensors and a JSON record; an interrupted write leaves the old file in place."""
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with replacing(path) as part:
+        save_file(plain, part, metadata={_RECORD: json.dumps(record or {})})
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the JSON record of a file of ``write_tensors``."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            record: dict[str, Any] = json.loads((file.metadata() or {}).get(_RECORD, "{}"))
+            return record
+    except (SafetensorError, OSError, ValueError) as error:
+        raise TrainingError(
+            f"{path}: damaged checkpoint ({error}); delete it to start this model again"
+        ) from None
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimiser's moments as named tensors."""
+    state = optimiser.state_dict()["state"]
+    return {
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, entry in state.items()
+        for name, value in entry.items()
+        if value is not None
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what ``optimiser_tensors`` returned."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition(".")
+        parameter = parameters[int(index)]
+        # A fused step goes through memory in order: moments have to lie as their parameter does.
+        same = tensor.shape == parameter.shape
+        laid = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor) if same else tensor
+        state.setdefault(int(index), {})[name] = laid
+    whole = optimiser.state_dict()
+    whole["state"] = state
+    optimiser.load_state_dict(whole)
+
+
+def read_sections(path: Path) -> dict[str, dict[str, Tensor]]:
+    """Read tensors named ``section/name`` into one mapping a section."""
+    sections: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in load_file(path).items():
+        section, _, name = key.partition("/")
+        sections.setdefault(section, {})[name] = tensor
+    return sections
+
+
+def load_final(network: CellNetwork, path: Path) -> None:
+    """Fill a network with the tensors of a finished model.
+
+    Raises
+    ------
+    WeightsError
+        No such file, or its tensors are not the network's.
+    """
+    tensors = read_tensors(path)
+    check_tensors(network.state_dict(), tensors, str(path))
+    network.load_state_dict(tensors, strict=True)
+
+
+def load_trained(run: Path) -> CellNetwork:
+    """Return the trained network of a finished run, in evaluation mode.
+
+    Raises
+    ------
+    UsageError
+        The folder is not a run.
+    WeightsError
+        The run is not finished, or its checkpoint does not fit its configuration.
+    """
+    if not (run / "config.toml").is_file():
+        raise UsageError(
+            f"{run}: not a run folder (no config.toml); give a folder that 'leukoscope train' wrote"
+        )
+    settings = build(TrainSettings, read_toml(run / "config.toml"))
+    path = run / "checkpoints" / FINAL
+    if not path.is_file():
+        raise WeightsError(f"{run}: training is not finished; go on with 'leukoscope train --resume {run}'")
+    network = CellNetwork(settings.network)
+    load_final(network, path)
+    return network.eval()

@@ -1,0 +1,72 @@
+"""Forward passes over whole parts, cell-level figures of them, and failures of memory in plain words."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+
+from leukoscope.core.errors import TrainingError
+from leukoscope.stats.metrics import roc_auc
+from leukoscope.training.batches.pixel_source import PLAIN_VIEW, Feeder
+from leukoscope.training.fit.callbacks import Listener
+from leukoscope.training.networks.network import CellNetwork
+
+
+def predict_rows(
+    fabric: Fabric,
+    network: CellNetwork,
+    feeder: Feeder,
+    rows: NDArray[np.int64],
+    *,
+    batch_size: int,
+    listener: Listener | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return logits (N,) and embeddings (N, D) of unchanged cells, computed by all processes together."""
+    network.eval()
+    logits = torch.zeros(len(rows), device=fabric.device)
+    embeddings = torch.zeros(len(rows), network.embedding_width, device=fabric.device)
+    mine = np.arange(fabric.global_rank, len(rows), fabric.world_size)
+    with torch.no_grad(), fabric.autocast():
+        for begin in range(0, len(mine), batch_size):
+            places = mine[begin : begin + batch_size]
+            batch = feeder.batch(rows[places], PLAIN_VIEW)
+            embedding = network.embed(batch.activations, feeder.start)
+            output = network.classify(network.standardise(embedding), batch.descriptors)[:, 0]
+            logits[places], embeddings[places] = output.float(), embedding.float()
+            if listener is not None:
+                listener.advance(len(places))
+    if fabric.world_size > 1:
+        logits = torch.as_tensor(fabric.all_reduce(logits, reduce_op="sum"))
+        embeddings = torch.as_tensor(fabric.all_reduce(embeddings, reduce_op="sum"))
+    return logits.cpu().numpy(), embeddings.cpu().numpy()
+
+
+@contextmanager
+def explain_failures(batch_size: int) -> Iterator[None]:
+    """Turn the many ways of running out of memory into one ``TrainingError``."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        text = str(error)
+        about_memory = "memory" in text.lower() and "alloc" in text.lower()
+        if not about_memory and not isinstance(error, torch.OutOfMemoryError | MemoryError):
+            raise
+        raise TrainingError(
+            f"out of memory at batch_size = {batch_size}; lower engine.batch_size or network.input_px "
+            f"({text.splitlines()[0] if text else type(error).__name__})"
+        ) from None
+
+
+def accuracy(logits: NDArray[np.float32], labels: NDArray[np.float32]) -> float:
+    """Return the share of cells on the right side of logit 0; by cell."""
+    return float(((logits >= 0) == (labels > 0.5)).mean())
+
+
+def area_under_curve(logits: NDArray[np.float32], labels: NDArray[np.float32]) -> float | None:
+    """Return the area under the ROC curve by cell, or None with a single class."""
+    if len(np.unique(labels)) < 2:
+        return None
+    return float(roc_auc(labels.astype(np.int64), logits))

@@ -1,0 +1,109 @@
+"""Statistics that are taken from the training cells before training starts."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from leukoscope.training.batches.dataset import CellSet, cell_chances
+from leukoscope.training.batches.pixel_source import PLAIN_VIEW, Feeder, PixelFeeder
+from leukoscope.training.fit.callbacks import Listener
+from leukoscope.training.fit.head_fit import fit_head
+from leukoscope.training.fit.optimizer import Objective
+from leukoscope.training.networks.freezing import collect_batch_norm_statistics
+from leukoscope.training.networks.network import CellNetwork
+from leukoscope.training.settings import TrainSettings
+
+_CHOICE = 3
+_SMALLEST_STD = 1e-6
+
+
+@torch.no_grad()
+def reestimate_batch_norm(
+    network: CellNetwork,
+    feeder: PixelFeeder,
+    rows: NDArray[np.int64],
+    settings: TrainSettings,
+    listener: Listener,
+) -> None:
+    """Replace the backbone's batch-norm statistics by those of some training cells, where the settings ask for it."""
+    count = min(settings.batch_norm.reestimate_cells, len(rows))
+    if not count:
+        return
+    rng = np.random.default_rng(np.random.SeedSequence([settings.seed, _CHOICE]))
+    chosen = rng.permutation(rows)[:count]
+    listener.begin("Batch-norm statistics", count)
+    momenta = collect_batch_norm_statistics(network)
+    size = settings.engine.batch_size
+    for begin in range(0, count, size):
+        batch = chosen[begin : begin + size]
+        if len(batch) > 1:
+            network.backbone(feeder.batch(batch, PLAIN_VIEW).activations)
+        listener.advance(len(batch))
+    for module, momentum in momenta:
+        module.momentum = momentum  # type: ignore[assignment]
+    network.eval()
+    listener.end()
+
+
+class Inputs(NamedTuple):
+    """What the heads see of some cells."""
+
+    embedding: Tensor
+    """(N, D)"""
+    descriptors: Tensor | None
+    """(N, 9), or None without a descriptor head."""
+
+
+@torch.no_grad()
+def prepare_heads(
+    network: CellNetwork,
+    feeder: Feeder,
+    cells: CellSet,
+    rows: NDArray[np.int64],
+    *,
+    settings: TrainSettings,
+    listener: Listener,
+) -> None:
+    """Set from the unchanged training cells what the settings ask for: input statistics, and the head's exact fit."""
+    if not settings.network.standardise_features and network.descriptor_head is None:
+        return
+    inputs = _gather_inputs(network, feeder, rows, settings, listener)
+    if settings.network.standardise_features:
+        network.feature_mean.copy_(inputs.embedding.mean(dim=0))
+        network.feature_std.copy_(inputs.embedding.std(dim=0).clamp(min=_SMALLEST_STD))
+    if inputs.descriptors is not None:
+        network.descriptor_mean.copy_(inputs.descriptors.mean(dim=0))
+        network.descriptor_std.copy_(inputs.descriptors.std(dim=0).clamp(min=_SMALLEST_STD))
+    if settings.head_fit.penalty:
+        labels = torch.from_numpy(cells.labels[rows])
+        groups = torch.from_numpy(cells.groups[rows])
+        chances = cell_chances(cells, rows, settings.data.sampling)
+        loss = fit_head(
+            network,
+            *inputs,
+            labels,
+            weights=torch.from_numpy(chances * len(rows)),
+            objective=Objective(settings.loss, labels, groups, torch.device("cpu")),
+            penalty=settings.head_fit.penalty,
+        )
+        listener.say(f"head fitted on {len(rows)} cells, loss with penalty {loss:.4f}")
+
+
+def _gather_inputs(
+    network: CellNetwork, feeder: Feeder, rows: NDArray[np.int64], settings: TrainSettings, listener: Listener
+) -> Inputs:
+    network.eval()
+    listener.begin("Feature statistics", len(rows))
+    embeddings, descriptors = [], []
+    for begin in range(0, len(rows), settings.engine.batch_size):
+        chosen = rows[begin : begin + settings.engine.batch_size]
+        batch = feeder.batch(chosen, PLAIN_VIEW)
+        embeddings.append(network.embed(batch.activations, feeder.start).double())
+        if batch.descriptors is not None:
+            descriptors.append(batch.descriptors.double())
+        listener.advance(len(chosen))
+    listener.end()
+    return Inputs(torch.cat(embeddings), torch.cat(descriptors) if descriptors else None)

@@ -1,0 +1,358 @@
+"""One model: two stages, early stopping, a checkpoint after every epoch."""
+
+import gc
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from leukoscope.core.errors import DivergedError, TrainingError
+from leukoscope.training.batches.activation_cache import ActivationFeeder
+from leukoscope.training.batches.dataset import CellSet, check_classes, epoch_order
+from leukoscope.training.batches.frozen_source import GraphEngine
+from leukoscope.training.batches.pixel_source import PLAIN_VIEW, Batch, Feeder
+from leukoscope.training.batches.sources import Feeders
+from leukoscope.training.fit import checkpoint
+from leukoscope.training.fit.callbacks import EpochRecord, Listener
+from leukoscope.training.fit.optimizer import AveragedWeights, Objective, make_optimiser, set_learning_rate
+from leukoscope.training.fit.prediction import accuracy, area_under_curve, explain_failures, predict_rows
+from leukoscope.training.fit.preparation import prepare_heads, reestimate_batch_norm
+from leukoscope.training.fit.state import Progressed, Running, Task, Trainee
+from leukoscope.training.networks.freezing import set_modes, set_trainable
+from leukoscope.training.networks.network import CellNetwork
+from leukoscope.training.settings import STAGE_NAMES, StageSettings, TrainSettings
+
+_ORDER, _DROPOUT = 1, 2
+
+
+class Finetuner:
+    """Trains one model.
+
+    Parameters
+    ----------
+    fabric
+        Launched.
+    network
+        With its first weights; changed in place.
+    cells
+        All cells of the run.
+    task
+        Which of them, and where to keep the state.
+    settings
+        The run's.
+    listener
+        Hears of progress.
+    shared
+        Folder of what later runs can use again: embeddings of a backbone that is frozen as a whole.
+    engine
+        Computes the frozen part where the settings allow it; None for torch.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        network: CellNetwork,
+        cells: CellSet,
+        task: Task,
+        *,
+        settings: TrainSettings,
+        listener: Listener,
+        shared: Path | None = None,
+        engine: GraphEngine | None = None,
+    ) -> None:
+        self.fabric, self.network, self.cells = fabric, network, cells
+        self.task, self.settings, self.listener = task, settings, listener
+        self.progressed = Progressed()
+        self._start_time = time.perf_counter()
+        self._earlier_seconds = 0.0
+        self.feeders = Feeders(
+            fabric, network, cells, task, settings=settings, listener=listener, engine=engine, shared=shared
+        )
+        self._feeder: Feeder = self.feeders.pixels
+        check_classes(cells, task.train, "train")
+        if len(task.validation):
+            check_classes(cells, task.validation, "validation")
+
+    def fit(self) -> Progressed:
+        """Train, or go on where the last checkpoint ends; the network then holds the kept weights.
+
+        Raises
+        ------
+        TrainingError
+            The loss is not a number, memory is out, a class is empty, a checkpoint is damaged.
+        """
+        self._start_time = time.perf_counter()
+        final = self.task.folder / checkpoint.FINAL
+        if final.is_file():
+            self.progressed = Progressed(**checkpoint.read_record(final))
+            checkpoint.load_final(self.network, final)
+            self.fabric.to_device(self.network)
+            return self.progressed
+        with explain_failures(self.settings.engine.batch_size):
+            self._fit()
+        self._take_time()
+        if self.fabric.is_global_zero:
+            checkpoint.write_tensors(final, self.network.state_dict(), asdict(self.progressed))
+            for pattern in ("best-*", f"{checkpoint.LAST}*"):  # with what a kill left half-written
+                for path in self.task.folder.glob(pattern):
+                    path.unlink()
+        self.fabric.barrier()
+        return self.progressed
+
+    def _take_time(self) -> None:
+        of_run = self.feeders.of_run
+        self.progressed.recalled |= isinstance(of_run, ActivationFeeder) and of_run.recalled
+        self.progressed.seconds = self._earlier_seconds + time.perf_counter() - self._start_time
+
+    def _fit(self) -> None:
+        network, settings = self.network, self.settings
+        last = self.task.folder / checkpoint.LAST
+        sections: dict[str, dict[str, Tensor]] = {}
+        if last.is_file():
+            self.progressed = Progressed(**checkpoint.read_record(last))
+            self._earlier_seconds = self.progressed.seconds
+            sections = checkpoint.read_sections(last)
+            network.load_state_dict(sections["model"], strict=True)
+        network.to(memory_format=torch.channels_last)
+        self.fabric.to_device(network)
+        if not sections:
+            reestimate_batch_norm(network, self.feeders.pixels, self.task.train, settings, self.listener)
+        feeder = self.feeders.start()
+        if not sections:
+            prepare_heads(
+                network, feeder, self.cells, self.task.train, settings=settings, listener=self.listener
+            )
+        first = self.progressed.stage
+        for number, stage in enumerate(settings.stages[first:], start=first):
+            self._run_stage(number, stage, sections if number == first else {})
+
+    @property
+    def _stage_number(self) -> int:
+        """Return the stage's number in the configuration: 2 for ``stage2``, whether or not ``stage1`` is run."""
+        return STAGE_NAMES.index(self.settings.stage_names[self.progressed.stage]) + 1
+
+    def _run_stage(self, number: int, stage: StageSettings, sections: dict[str, dict[str, Tensor]]) -> None:
+        state = self.progressed
+        if not sections:
+            state = Progressed(number, 0, state.total, best_epochs=state.best_epochs, history=state.history)
+            self.progressed = state
+        self._feeder = self.feeders.of_stage(number, stage)
+        running = self._start_stage(number, stage, sections)
+        patience = stage.patience if running.select else 0
+        while state.epoch < running.epochs and not (patience and state.stale >= patience):
+            trained = self._train_epoch(running)
+            self._finish_epoch(running, trained)
+        average = running.average
+        del running
+        gc.collect()  # a DistributedDataParallel that lives on would join in the next stage's gradients
+        self._keep_best(average)
+        state.best_epochs.append(state.best_epoch or state.epoch)
+        self.progressed = Progressed(
+            number + 1, 0, state.total, best_epochs=state.best_epochs, history=state.history
+        )
+
+    def _start_stage(
+        self, number: int, stage: StageSettings, sections: dict[str, dict[str, Tensor]]
+    ) -> Running:
+        set_trainable(self.network, stage)
+        optimiser = make_optimiser(self.network, stage, self.settings.optimiser)
+        decay = self.settings.optimiser.ema_decay
+        average = AveragedWeights(self.network, decay) if decay else None
+        objective = self._objective()
+        if sections:
+            checkpoint.restore_optimiser(optimiser, sections.get("optimiser", {}))
+            objective.group_weights = sections["objective"]["group_weights"].to(self.fabric.device)
+            if average is not None:
+                kept = dict(sections["average"])
+                average.steps = int(kept.pop("steps"))
+                average.tensors = {name: tensor.to(self.fabric.device) for name, tensor in kept.items()}
+        module, optimiser = self.fabric.setup(Trainee(self.network), optimiser)
+        epochs = self.task.epochs[number] if self.task.epochs else stage.epochs
+        select = not self.task.epochs and len(self.task.validation) > 0
+        return Running(number, epochs, select, optimiser, module, objective, average)
+
+    def _objective(self) -> Objective:
+        rows = self.task.train
+        labels, groups = torch.from_numpy(self.cells.labels[rows]), torch.from_numpy(self.cells.groups[rows])
+        return Objective(self.settings.loss, labels, groups, self.fabric.device)
+
+    def _train_epoch(self, running: Running) -> dict[str, Any]:
+        state, settings, fabric = self.progressed, self.settings, self.fabric
+        feeder = self._feeder
+        start_time = time.perf_counter()
+        batches = self._local_batches(state.total)
+        view = feeder.view_of_epoch(state.total)
+        cached_seconds = self._prepare_view(np.concatenate(batches), view)
+        processor_start = time.process_time()
+        set_modes(self.network, settings.batch_norm.unfrozen == "train")
+        torch.manual_seed(_seed(settings.seed, _DROPOUT, state.total, fabric.global_rank))
+        name = f"{self.task.name}: stage {self._stage_number}, epoch {state.epoch + 1} of {running.epochs}"
+        self.listener.begin(name, sum(map(len, batches)))
+        logits, total_loss, rate = [], 0.0, 0.0
+        warmup = settings.optimiser.warmup_epochs / running.epochs
+        for step, rows in enumerate(batches):
+            progress = (state.epoch + step / len(batches)) / running.epochs
+            rate = set_learning_rate(running.optimiser, settings.optimiser, progress, warmup)
+            output, losses = self._step(running, feeder.batch(rows, view), rows, step)
+            if running.average is not None:
+                running.average.update(self.network)
+            total_loss += float(losses.sum())
+            logits.append(output)
+            self.listener.advance(len(rows), float(losses.mean()))
+        self.listener.end()
+        shown, labels = torch.cat(logits).numpy(), self.cells.labels[np.concatenate(batches)]
+        seconds = time.perf_counter() - start_time
+        return {
+            "learning_rate": rate,
+            "loss": total_loss / len(shown),
+            "accuracy": accuracy(shown, labels),
+            "auc": area_under_curve(shown, labels),
+            "seconds": seconds,
+            "cached_seconds": cached_seconds,
+            "images_per_second": len(shown) * fabric.world_size / seconds,
+            "processor_seconds": time.process_time() - processor_start,
+        }
+
+    def _step(
+        self, running: Running, batch: Batch, rows: NDArray[np.int64], step: int
+    ) -> tuple[Tensor, Tensor]:
+        """Take one step; returns the logits and the losses of the batch's cells, on the CPU."""
+        fabric, clip_norm = self.fabric, self.settings.optimiser.clip_norm
+        targets = torch.from_numpy(self.cells.labels[rows]).to(fabric.device)
+        output = running.module(batch.activations, batch.descriptors, self._feeder.start)
+        losses = running.objective.cell_losses(output, targets)
+        groups = torch.from_numpy(self.cells.groups[rows])
+        loss = running.objective.batch_loss(losses, groups, fabric.world_size)
+        self._check_finite(loss, step)
+        running.optimiser.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        if clip_norm:
+            fabric.clip_gradients(
+                running.module, running.optimiser, max_norm=clip_norm, error_if_nonfinite=False
+            )
+        running.optimiser.step()
+        return output.detach().float().cpu(), losses.detach().cpu()
+
+    def _prepare_view(self, rows: NDArray[np.int64], view: int) -> float:
+        feeder, start = self._feeder, time.perf_counter()
+        if feeder.start == 0:
+            return 0.0  # the whole network runs in every step: nothing is done once
+        absent = feeder.count_absent(rows, view)
+        if absent:
+            self.listener.begin(f"{self.task.name}: frozen layers, view {view + 1}", absent)
+        feeder.prepare(rows, view, self.listener.advance)
+        if absent:
+            self.listener.end()
+        return time.perf_counter() - start
+
+    def _local_batches(self, total_epoch: int) -> list[NDArray[np.int64]]:
+        """Return this process's share of every batch of an epoch.
+
+        All shares of a batch are equally large, so that averaging gradients over processes is averaging over cells.
+        Left over are fewer cells than processes, or a last batch that gives a process a single cell (which no
+        batch norm can take).
+        """
+        settings, fabric = self.settings, self.fabric
+        rng = np.random.default_rng(np.random.SeedSequence([settings.seed, _ORDER, total_epoch]))
+        order = epoch_order(
+            self.cells, self.task.train, settings.data.sampling, settings.data.epoch_cells, rng
+        )
+        size, world = settings.engine.batch_size, fabric.world_size
+        batches = []
+        for start in range(0, len(order), size):
+            batch = order[start : start + size]
+            batch = batch[: len(batch) // world * world][fabric.global_rank :: world]
+            if len(batch) > 1:
+                batches.append(batch)
+        if not batches:
+            raise TrainingError(
+                f"{len(order)} training cells in batches of {size} over {world} processes leave no process 2 cells; "
+                "use fewer devices or larger batches"
+            )
+        return batches
+
+    def _check_finite(self, loss: Tensor, step: int) -> None:
+        if not bool(torch.isfinite(loss.detach())):
+            state = self.progressed
+            raise DivergedError(
+                f"the loss became {float(loss.detach())} in stage {self._stage_number}, epoch {state.epoch + 1}, step "
+                f"{step + 1}; lower the learning rate, or use --precision 32-true"
+            )
+
+    def _finish_epoch(self, running: Running, trained: dict[str, Any]) -> None:
+        average = running.average
+        state = self.progressed
+        if average is not None:
+            average.swap(self.network)
+        validated = self._validate()
+        loss = validated["validation_loss"]
+        if running.select and loss is not None and (state.best_loss is None or loss < state.best_loss):
+            state.best_loss, state.best_epoch, state.stale = loss, state.epoch + 1, 0
+            state.best_file = f"best-{state.stage + 1}-{state.epoch + 1}.safetensors"
+            if self.fabric.is_global_zero:
+                checkpoint.write_tensors(self.task.folder / state.best_file, self.network.state_dict())
+        else:
+            state.stale += 1
+        if average is not None:
+            average.swap(self.network)
+        state.epoch += 1
+        state.total += 1
+        figures: dict[str, Any] = {**trained, **validated}
+        record = EpochRecord(self.task.name, self._stage_number, state.epoch, **figures)
+        state.history.append(asdict(record))
+        self._save(running)
+        self.listener.epoch(record)
+
+    def _validate(self) -> dict[str, float | None]:
+        rows = self.task.validation
+        names = ("validation_loss", "validation_accuracy", "validation_auc")
+        if not len(rows):
+            return dict.fromkeys(names)
+        self._prepare_view(rows[self.fabric.global_rank :: self.fabric.world_size], PLAIN_VIEW)
+        logits = predict_rows(
+            self.fabric, self.network, self._feeder, rows, batch_size=self.settings.score.batch_size
+        )[0]
+        labels = self.cells.labels[rows]
+        loss = functional.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels))
+        if not bool(torch.isfinite(loss)):
+            raise DivergedError(
+                f"the validation loss became {float(loss)} in stage {self._stage_number}; "
+                "lower the learning rate"
+            )
+        return dict(
+            zip(names, (float(loss), accuracy(logits, labels), area_under_curve(logits, labels)), strict=True)
+        )
+
+    def _save(self, running: Running) -> None:
+        if self.fabric.is_global_zero:
+            moments = checkpoint.optimiser_tensors(running.optimiser)
+            tensors = {f"model/{name}": tensor for name, tensor in self.network.state_dict().items()}
+            tensors |= {f"optimiser/{name}": tensor for name, tensor in moments.items()}
+            tensors["objective/group_weights"] = running.objective.group_weights
+            if (average := running.average) is not None:
+                tensors |= {f"average/{name}": tensor for name, tensor in average.tensors.items()}
+                tensors["average/steps"] = torch.tensor(average.steps)
+            self._take_time()
+            checkpoint.write_tensors(self.task.folder / checkpoint.LAST, tensors, asdict(self.progressed))
+            for path in self.task.folder.glob("best-*.safetensors"):
+                if path.name != self.progressed.best_file:
+                    path.unlink()
+        self.fabric.barrier()
+
+    def _keep_best(self, average: AveragedWeights | None) -> None:
+        self.fabric.barrier()
+        if self.progressed.best_file is not None:
+            checkpoint.load_final(self.network, self.task.folder / self.progressed.best_file)
+        elif average is not None:
+            average.swap(self.network)
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

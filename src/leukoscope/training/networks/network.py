@@ -1,0 +1,246 @@
+"""The network: uint8 cells in; logit, embedding and exact Grad-CAM out of one forward pass.
+
+The classifier stands behind a global average over a feature map F (C, h, w) (``training.pooling``), so the logit
+depends on F only through its channel averages p, and d logit / d F[c, y, x] = (d logit / d p[c]) / (h w) everywhere.
+Grad-CAM (Selvaraju et al. 2017, doi 10.1109/ICCV.2017.74) averages that gradient over the map and therefore has the
+weights J[c] / (h w), with J the Jacobian of the head, which is written down here in closed form: no autograd, and the
+map is exact.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from leukoscope.core.errors import ConfigError
+from leukoscope.imaging.descriptors import NINE_SCALARS
+from leukoscope.training.networks.backbone import BackboneChain
+from leukoscope.training.networks.descriptor_graph import describe_pixels, mask_foreground
+from leukoscope.training.networks.pooling import AveragePooling, MomentPooling, Pooled
+from leukoscope.training.settings import NetworkSettings
+
+PAPER_HIDDEN = 128
+KERAS_BATCH_NORM_EPSILON = 1e-3
+KERAS_BATCH_NORM_MOMENTUM = 0.01  # Keras writes 0.99: the share of the old statistics
+
+
+class Outputs(NamedTuple):
+    """What the network says about a batch of N cells."""
+
+    logits: Tensor
+    """(N, 1), blast; log-odds before calibration."""
+    embedding: Tensor
+    """(N, D), the pooled features of all chosen stages."""
+    activation_map: Tensor
+    """(N, 1, h, w), Grad-CAM after ReLU, not normalised."""
+
+
+class LinearHead(nn.Module):
+    """Dropout, Dense(1)."""
+
+    def __init__(self, width: int, drop_rate: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(drop_rate)
+        self.dense = nn.Linear(width, 1)
+        nn.init.normal_(self.dense.weight, std=0.01)
+        nn.init.zeros_(self.dense.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the logits (N, 1) of the features (N, D)."""
+        logits: Tensor = self.dense(self.dropout(features))
+        return logits
+
+    def jacobian(self, features: Tensor) -> Tensor:
+        """Return d logit / d feature in evaluation mode, (N, 1, D): the weights, the same for every cell."""
+        weight: Tensor = self.dense.weight
+        return weight.expand(features.shape[0], 1, -1)
+
+
+class PaperHead(nn.Module):
+    """Dense(128, ReLU), BatchNorm, Dropout, Dense(1), initialised and normalised as in Keras."""
+
+    def __init__(self, width: int, drop_rate: float) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, PAPER_HIDDEN)
+        self.norm = nn.BatchNorm1d(
+            PAPER_HIDDEN, eps=KERAS_BATCH_NORM_EPSILON, momentum=KERAS_BATCH_NORM_MOMENTUM
+        )
+        self.dropout = nn.Dropout(drop_rate)
+        self.dense = nn.Linear(PAPER_HIDDEN, 1)
+        for layer in (self.hidden, self.dense):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the logits (N, 1) of the features (N, D)."""
+        logits: Tensor = self.dense(self.dropout(self.norm(functional.relu(self.hidden(features)))))
+        return logits
+
+    def jacobian(self, features: Tensor) -> Tensor:
+        """Return d logit / d feature in evaluation mode, (N, 1, D).
+
+        logit = w . (g relu(V p + b) + c) with g = gamma / sqrt(variance + epsilon), so the Jacobian is
+        (w g 1[V p + b > 0]) V.
+        """
+        norm = self.norm
+        assert norm.running_var is not None  # noqa: S101  (BatchNorm1d keeps statistics unless told not to)
+        gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        active = (self.hidden(features) > 0).to(features.dtype)
+        jacobian: Tensor = (self.dense.weight[0] * gain * active) @ self.hidden.weight
+        return jacobian.unsqueeze(1)
+
+
+class CellNetwork(nn.Module):
+    """Backbone, pooling of one or several stages, head.
+
+    Parameters
+    ----------
+    settings
+        Which backbone and head. Weights are random here; ``weights.load_weights`` fills them.
+
+    Attributes
+    ----------
+    backbone
+        The timm model as a chain of units.
+    embedding_width
+        D, the width of what pooling gives.
+
+    Notes
+    -----
+    Everything between the uint8 pixels and the logit is in here (scaling to 0..1, the backbone's own normalisation, the
+    statistics that standardise features and descriptors), as buffers that travel with the weights.
+    """
+
+    pixel_scale: Tensor
+    pixel_shift: Tensor
+    feature_mean: Tensor
+    feature_std: Tensor
+    descriptor_mean: Tensor
+    descriptor_std: Tensor
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.backbone = BackboneChain(settings.arch, settings.drop_path_rate)
+        self.pooled_stages = tuple(self._stage_index(stage) for stage in settings.pooled_stages)
+        channels = tuple(self.backbone.stages[stage].channels for stage in self.pooled_stages)
+        deepest = max(self.pooled_stages)
+        self.backbone.cut_behind(deepest)
+        self.pooling: AveragePooling | MomentPooling = (
+            MomentPooling(channels)
+            if settings.pooling == "moments"
+            else AveragePooling(channels, self.pooled_stages.index(deepest))
+        )
+        self.embedding_width = self.pooling.width
+        head_class = PaperHead if settings.head == "paper" else LinearHead
+        self.head: LinearHead | PaperHead = head_class(self.embedding_width, settings.drop_rate)
+        self.descriptor_head: nn.Linear | None = None
+        if settings.descriptor_head:
+            count = len(NINE_SCALARS)
+            width = count + count * (count + 1) // 2 if settings.descriptor_products else count
+            self.descriptor_head = nn.Linear(width, 1, bias=False)
+            nn.init.zeros_(self.descriptor_head.weight)
+        configuration: Any = self.backbone.model.pretrained_cfg
+        mean = settings.pixel_mean or tuple(255.0 * value for value in configuration["mean"])
+        std = settings.pixel_std or tuple(255.0 * value for value in configuration["std"])
+        scale = 1.0 / torch.tensor(std).view(1, 3, 1, 1)
+        self.register_buffer("pixel_scale", scale)
+        self.register_buffer("pixel_shift", -torch.tensor(mean).view(1, 3, 1, 1) * scale)
+        self.register_buffer("feature_mean", torch.zeros(self.embedding_width))
+        self.register_buffer("feature_std", torch.ones(self.embedding_width))
+        self.register_buffer("descriptor_mean", torch.zeros(len(NINE_SCALARS)))
+        self.register_buffer("descriptor_std", torch.ones(len(NINE_SCALARS)))
+
+    def forward(self, cells: Tensor) -> Outputs:
+        """Judge a batch; the graph that is exported.
+
+        Parameters
+        ----------
+        cells
+            (N, S, S, 3) uint8, RGB, from ``prepare_cell``.
+        """
+        pixels = cells.permute(0, 3, 1, 2).float()
+        pooled = self.pool(self.normalise(pixels))
+        descriptors = self.describe(pixels)
+        features = self.standardise(pooled.embedding)
+        explained_map = self.standardise_map(pooled)
+        weights = self.head.jacobian(features)[:, :, self.pooling.explained]
+        weights = weights / (explained_map.shape[2] * explained_map.shape[3])
+        activation_map = functional.relu(torch.einsum("nkc,nchw->nkhw", weights, explained_map))
+        return Outputs(self.classify(features, descriptors), pooled.embedding, activation_map)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Bring pixels (N, 3, S, S), 0..255, to the scale the backbone expects.
+
+        With statistics of cells (``pixel_mean``) the background becomes 0, which no cell's pixel is.
+        """
+        images = pixels * self.pixel_scale + self.pixel_shift
+        if self.settings.pixel_mean:
+            images = images * mask_foreground(pixels)
+        return images
+
+    def pool(self, images: Tensor, start: int = 0) -> Pooled:
+        """Return embedding and explained map from the input of backbone unit ``start``."""
+        pooled: Pooled = self.pooling(self.backbone.stage_maps(images, self.pooled_stages, start), images)
+        return pooled
+
+    def describe(self, pixels: Tensor) -> Tensor | None:
+        """Return the nine scalars (N, 9) of the pixels, or None where the network has no descriptor head."""
+        return describe_pixels(pixels) if self.descriptor_head is not None else None
+
+    def standardise(self, embedding: Tensor) -> Tensor:
+        """Apply the training cells' feature statistics (identity unless ``standardise_features`` is set)."""
+        return (embedding - self.feature_mean) / self.feature_std
+
+    def standardise_map(self, pooled: Pooled) -> Tensor:
+        """Return the explained map (N, C, h, w) in the features' standard deviations.
+
+        Moments are also taken as distances from the average training cell, in each place by what it counts: the map's
+        average is then just what the head sees, and Grad-CAM sums up why a cell differs from the average.
+        """
+        explained = self.pooling.explained
+        mean, std = (part[explained, None, None] for part in (self.feature_mean, self.feature_std))
+        explained_map = pooled.explained_map
+        if pooled.weight is not None:
+            explained_map = explained_map - mean * pooled.weight
+        return explained_map / std
+
+    def classify(self, features: Tensor, descriptors: Tensor | None = None) -> Tensor:
+        """Return the logits (N, 1) from standardised features and, for a descriptor head, raw descriptors."""
+        logits: Tensor = self.head(features)
+        if self.descriptor_head is not None:
+            if descriptors is None:
+                raise ValueError("this network has a descriptor head: descriptors are needed")
+            logits = logits + self.descriptor_head(self.expand(descriptors))
+        return logits
+
+    def expand(self, descriptors: Tensor) -> Tensor:
+        """Return the descriptor head's input: standardised, with the products of each two where they are wanted."""
+        standardised = (descriptors - self.descriptor_mean) / self.descriptor_std
+        if not self.settings.descriptor_products:
+            return standardised
+        products = standardised.unsqueeze(2) * standardised.unsqueeze(1)
+        rows, columns = torch.triu_indices(len(NINE_SCALARS), len(NINE_SCALARS)).unbind()
+        return torch.cat([standardised, products[:, rows, columns]], dim=1)
+
+    def embed(self, activations: Tensor, start: int = 0) -> Tensor:
+        """Return the embedding (N, D) from the input of backbone unit ``start``.
+
+        Normalised pixels for 0; behind the last unit it is the embedding itself.
+        """
+        return activations if start == len(self.backbone) else self.pool(activations, start).embedding
+
+    def used_parameters(self) -> int:
+        """Return how many parameters the forward pass uses: what timm keeps behind the deepest pooled stage is not."""
+        heads = [self.head] if self.descriptor_head is None else [self.head, self.descriptor_head]
+        modules = (*self.backbone.units, *heads)
+        return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+    def _stage_index(self, stage: int) -> int:
+        count = len(self.backbone.stages)
+        if not -count <= stage < count:
+            raise ConfigError(
+                f"network.pooled_stages: {stage} is outside the {count} stages of {self.settings.arch}"
+            )
+        return stage % count

@@ -1,0 +1,1 @@
+"""Initial weights: loading with pinned digests, and expansion of smaller networks."""

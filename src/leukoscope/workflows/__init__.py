@@ -1,0 +1,1 @@
+"""What joins inference, training and evaluation: the work behind a command."""

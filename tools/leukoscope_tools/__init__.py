@@ -1,0 +1,1 @@
+"""Maintainer tools that are not installed: benchmarks, published numbers, reference pages."""

@@ -1,0 +1,1 @@
+"""Numbers and reference pages in the documentation."""

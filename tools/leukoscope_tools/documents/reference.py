@@ -1,0 +1,63 @@
+"""``leukoscope docs``: the reference pages, written from the code."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MARK = "<!-- Written by `leukoscope docs` (make docs) from the code; changes here are overwritten. -->\n\n"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command(epilog="Example: leukoscope docs --check")(docs)
+
+
+def docs(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the pages.")] = Path("docs/reference"),
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; end with 1 where a page has drifted.")
+    ] = False,
+) -> None:
+    """Write the reference pages: commands, settings, result schema, bundle, words."""
+    from leukoscope.core.errors import LeukoscopeError
+
+    pages = render_reference()
+    drifted = [name for name, text in pages.items() if _read(out / name) != text]
+    if check:
+        if drifted:
+            raise LeukoscopeError(
+                f"{', '.join(drifted)} in {out}: not what the code says; run: leukoscope docs"
+            )
+        typer.echo(f"{len(pages)} pages in {out} are what the code says.")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    for name in drifted:
+        part = out / f"{name}.part"
+        part.write_text(pages[name], encoding="utf-8", newline="\n")
+        part.replace(out / name)
+    typer.echo(f"{out}: {len(drifted)} of {len(pages)} pages written anew")
+
+
+def render_reference() -> dict[str, str]:
+    """Return the text of every reference page by its file name."""
+    from leukoscope_tools.documents import reference_commands
+    from leukoscope_tools.documents import reference_pages
+
+    pages = {
+        "cli.md": reference_commands.render_commands(),
+        "configuration.md": reference_pages.render_configuration(),
+        "result-schema.md": reference_pages.render_result_schema(),
+        "bundle.md": reference_pages.render_bundle(),
+        "glossary.md": reference_pages.render_glossary(),
+    }
+    marked = {name: MARK + text for name, text in pages.items()}
+    return {**marked, "result.schema.json": reference_pages.render_result_json()}
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
