@@ -8,7 +8,7 @@ VENV := .venv
 DEV := .venv-dev
 PIP_FLAGS ?= --disable-pip-version-check
 WORKERS ?= 2
-LINTED := src tests benchmarks docs gallery notebooks
+LINTED := src tests tools docs examples
 
 .DEFAULT_GOAL := help
 .PHONY: help demo setup test test-quick lint format types docs site bench bundle-check picture screenshots gallery notebooks published refresh \
@@ -59,7 +59,7 @@ types: setup  ## mypy, strict
 	$(DEV)/bin/mypy
 
 docs: setup  ## Write the reference pages from the code
-	$(DEV)/bin/leukoscope docs
+	PYTHONPATH=tools $(DEV)/bin/python -m leukoscope_tools docs
 
 site: setup  ## Build the documentation as a site into site/
 	$(DEV)/bin/sphinx-build -c docs -b html -W --keep-going -q . site
@@ -77,27 +77,27 @@ picture: setup  ## Draw the README's picture again
 		--sheet "$(CURDIR)/docs/images/contact_sheet.png" --quiet || true
 
 screenshots: setup  ## Draw the web application's pictures again
-	$(DEV)/bin/python docs/screenshots.py
+	$(DEV)/bin/python tools/screenshots.py
 
 gallery: setup $(addprefix gallery-,$(GALLERY))  ## Draw the pictures of docs/gallery.md again
 
 gallery-%:
-	$(DEV)/bin/python gallery/$*.py docs/images/gallery/$*.png
+	$(DEV)/bin/python examples/gallery/$*.py docs/images/gallery/$*.png
 
 notebooks: setup  ## Execute the notebooks and write them with their outputs
-	$(DEV)/bin/python notebooks/execute.py
+	$(DEV)/bin/python examples/notebooks/execute.py
 
 published: setup
-	$(DEV)/bin/leukoscope publish $(PUBLISHED)
+	PYTHONPATH=tools $(DEV)/bin/python -m leukoscope_tools publish $(PUBLISHED)
 
 refresh: published picture screenshots gallery notebooks  ## After a new bundle: every number, picture and notebook that shows it
 
 load: setup  ## 64 clients for a minute against a local server
-	$(DEV)/bin/python benchmarks/load.py --clients 64 --seconds 60
+	$(DEV)/bin/python tools/load.py --clients 64 --seconds 60
 
 bench: setup  ## Speed of prediction and of training, in tables
-	$(DEV)/bin/leukoscope benchmark predict --quick
-	$(DEV)/bin/leukoscope benchmark train --quick
+	PYTHONPATH=tools $(DEV)/bin/python -m leukoscope_tools benchmark predict --quick
+	PYTHONPATH=tools $(DEV)/bin/python -m leukoscope_tools benchmark train --quick
 
 bundle-check: setup  ## Verify the shipped bundle with both engines
 	$(DEV)/bin/leukoscope bundle verify --engine openvino --engine onnxruntime

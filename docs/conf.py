@@ -16,7 +16,7 @@ include_patterns = [
     "CONTRIBUTING.md",
     "SECURITY.md",
     "docs/**.md",
-    "notebooks/*.ipynb",
+    "examples/notebooks/*.ipynb",
 ]
 CONTENTS = {
     "Use": [
@@ -38,9 +38,9 @@ CONTENTS = {
         "docs/performance",
         "docs/training-performance",
         "docs/gallery",
-        "notebooks/explore_and_audit",
-        "notebooks/train_small",
-        "notebooks/evaluate_and_explain",
+        "examples/notebooks/explore_and_audit",
+        "examples/notebooks/train_small",
+        "examples/notebooks/evaluate_and_explain",
     ],
     "Understand": [
         "docs/explanations/subjects-not-cells",

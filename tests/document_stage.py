@@ -66,7 +66,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {
         **kept,
         "PATH": f"{folder / '.programs'}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT / "src"),
+        "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tools'}",
         "HOME": str(folder / ".home"),
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",

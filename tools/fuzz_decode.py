@@ -2,7 +2,7 @@
 
     pip install atheris
     mkdir -p fuzz
-    python benchmarks/fuzz_decode.py fuzz tests/hostile/corpus -max_total_time=600 -timeout=5 -rss_limit_mb=1024
+    python tools/fuzz_decode.py fuzz tests/hostile/corpus -max_total_time=600 -timeout=5 -rss_limit_mb=1024
 
 Coverage of ``containers`` and ``decode`` leads the search. What it found stays in ``tests/hostile/corpus``, which the
 tests replay; ``-merge=1 tests/hostile/corpus fuzz`` adds what reaches new code.

@@ -1,6 +1,6 @@
 """Many clients at once against ``leukoscope serve``: answers, latency and memory.
 
-    python benchmarks/load.py --clients 64 --seconds 60
+    python tools/load.py --clients 64 --seconds 60
 
 Starts the real command on a free port with records in a temporary folder, sends one cell a request from every client
 without a pause, and samples the server's memory. Ends with exit code 1 where an answer was neither a result nor a

@@ -1,6 +1,6 @@
 """Draw the pictures of the web application that stand in the documentation.
 
-    python docs/screenshots.py
+    python tools/screenshots.py
 
 Starts the real command over the shipped bundle with records in a temporary folder, uploads sample cells and images that
 are no cells in Chromium, and writes ``docs/images/web-*.png``. Needs Chromium (Debian's package, or its path in

@@ -4,7 +4,7 @@ From the ``report.json`` of the shipped bundle, on people who were held out. Lef
 the most certain share of cells is decided; the dot is where the prediction sets put the line by themselves. Right how
 often the sets held the true class, beside what they promise.
 
-    python gallery/abstention.py abstention.png
+    python examples/gallery/abstention.py abstention.png
 """
 
 import sys
@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from leukoscope.assets import default_bundle_path
+from leukoscope.evaluation import figure_style as style
 from leukoscope.models.bundle import Bundle
 from leukoscope.models.report import Abstention, Measurement, SplitReport, format_measurement
-from leukoscope.evaluation import figure_style as style
 
 ROWS = (
     ("coverage_blast", "Blasts covered", style.BLAST),

@@ -5,7 +5,7 @@ Above, cells and their Grad-CAM maps. Below, one line a cell: how the logit chan
 most are removed first, when those that it marks least are, and in random order. A map orders pixels as the model weighs
 them where the orange dot lies left of the blue one: without the marked pixels the logit is lowest.
 
-    python gallery/attribution.py attribution.png
+    python examples/gallery/attribution.py attribution.png
 """
 
 import sys
@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from leukoscope.assets import sample_cells_directory
 from leukoscope.evaluation import figure_style as style
-from leukoscope.imaging.overlay import heat_map_overlay
 from leukoscope.imaging.canvas import place_on_canvas
+from leukoscope.imaging.overlay import heat_map_overlay
 from leukoscope.inference.explain import ExplainCheck, check_explanations
 from leukoscope.inference.predictor import Prediction, Predictor, PreparedCell, Source
 

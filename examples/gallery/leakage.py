@@ -4,7 +4,7 @@ Simulated people, each with a look of their own (stain, day, camera) that all of
 label. Left the cells carry no sign of the disease at all, right a modest one. A logistic regression is scored twice
 on the same cells: on random fifths of the cells, and on people it has never seen. Bands: 10 to 90 % of repetitions.
 
-    python gallery/leakage.py leakage.png
+    python examples/gallery/leakage.py leakage.png
 """
 
 import sys

@@ -5,7 +5,7 @@ novelty, the distance of its embedding from those of the training cells. One dot
 the limit: right of 1 it is refused as novel. Hollow dots were refused by the checks before. The shipped cells were
 seen in training; foreign images are real ones and made ones, whole and cut out so that only their content differs.
 
-    python gallery/novelty.py novelty.png
+    python examples/gallery/novelty.py novelty.png
 """
 
 import sys
@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from leukoscope.assets import other_images_directory, sample_cells_directory
 from leukoscope.decision.input_checks import check_descriptors
 from leukoscope.evaluation import figure_style as style
-from leukoscope.evaluation.ood_report import measure_images
 from leukoscope.evaluation.ood_images import cut_out_cell, make_strangers
+from leukoscope.evaluation.ood_report import measure_images
 from leukoscope.imaging.decode import decode_image
 from leukoscope.inference.predictor import Predictor
 

@@ -4,7 +4,7 @@ From the ``report.json`` of the shipped bundle: cells of people who were neither
 the observed share of blasts over the predicted probability, with intervals over people; right how the probabilities
 are spread over the two classes.
 
-    python gallery/reliability.py reliability.png
+    python examples/gallery/reliability.py reliability.png
 """
 
 import sys
@@ -14,9 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from leukoscope.assets import default_bundle_path
+from leukoscope.evaluation import figure_style as style
 from leukoscope.models.bundle import Bundle
 from leukoscope.models.report import SplitReport, format_measurement
-from leukoscope.evaluation import figure_style as style
 
 
 def draw(split: SplitReport) -> Figure:

@@ -19,8 +19,6 @@ from IPython.display import Image
 from matplotlib.figure import Figure
 
 from leukoscope import assets
-from leukoscope.models.bundle import Bundle
-from leukoscope.models.report import format_measurement
 from leukoscope.data.audit import audit_cells, find_leaks
 from leukoscope.data.importing import import_cohort
 from leukoscope.data.splits import make_splits
@@ -28,8 +26,10 @@ from leukoscope.data.table import read_cells, resolve_paths
 from leukoscope.data.verify import verify_files
 from leukoscope.evaluation import figure_style as style
 from leukoscope.evaluation.baselines import area_baseline, nine_scalars_baseline
-from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.canvas import place_on_canvas
+from leukoscope.imaging.decode import decode_image
+from leukoscope.models.bundle import Bundle
+from leukoscope.models.report import format_measurement
 
 cohort = Path("work/C-NMC_sample")
 shutil.copytree(assets.sample_cells_directory(), cohort, dirs_exist_ok=True)

@@ -21,8 +21,6 @@ from IPython.display import Image
 from PIL import Image as Pictures
 
 from leukoscope import assets
-from leukoscope.models.metric_info import MEASURES
-from leukoscope.models.report import format_measurement
 from leukoscope.cli.export import Identity, export_run
 from leukoscope.core.config import apply_overrides, build
 from leukoscope.data.importing import import_cohort
@@ -32,8 +30,10 @@ from leukoscope.evaluation.protocol import evaluate
 from leukoscope.evaluation.report import write_outputs
 from leukoscope.evaluation.split_report import EvaluationSettings
 from leukoscope.imaging.overlay import contact_sheet
-from leukoscope.inference.predictor import Predictor
 from leukoscope.inference.html_sheet import sheet_item
+from leukoscope.inference.predictor import Predictor
+from leukoscope.models.metric_info import MEASURES
+from leukoscope.models.report import format_measurement
 from leukoscope.stats.intervals import BootstrapSettings
 from leukoscope.training.run import start_run
 from leukoscope.training.settings import TrainSettings

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from leukoscope_tools.documents.publish import find_drift, has_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,9 +21,8 @@ def test_documents_show_what_their_reports_say(path: Path) -> None:
 
 
 def test_a_drifted_number_would_be_found(evaluated, tmp_path: Path) -> None:
-    from leukoscope_tools.documents.publish import publish
-
     from leukoscope.models.report import write_report
+    from leukoscope_tools.documents.publish import publish
 
     write_report(evaluated.report, tmp_path / "report.json")
     page = tmp_path / "README.md"

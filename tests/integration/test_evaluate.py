@@ -141,14 +141,22 @@ def test_leakage_in_the_wrong_order_is_refused(written: Path, tmp_path: Path, ca
     assert "leaking run first" in capsys.readouterr().err
 
 
+def tools(*words: object) -> int:
+    from leukoscope_tools.__main__ import app
+
+    with pytest.raises(SystemExit) as end:
+        app([str(word) for word in words])
+    return end.value.code
+
+
 def test_publish_writes_and_check_ends_with_one_on_drift(written: Path, tmp_path: Path, capsys) -> None:
     page = tmp_path / "page.md"
     report = written / "out" / "report.json"
     page.write_text(f"<!-- leukoscope: results report={report} -->\n<!-- /leukoscope -->\n")
-    assert leukoscope("publish", page, "--check") == 1
+    assert tools("publish", page, "--check") == 1
     assert "page.md:1 (results)" in capsys.readouterr().err
-    assert leukoscope("publish", page) == 0
-    assert leukoscope("publish", page, "--check") == 0
+    assert tools("publish", page) == 0
+    assert tools("publish", page, "--check") == 0
 
 
 def test_wrong_usage_ends_with_two_and_one_line(tmp_path: Path, capsys) -> None:

@@ -373,7 +373,6 @@ def test_names_of_any_bytes_and_letters_reach_every_output(run, small_bundle_pat
         ("predict", "{cell}", "--out", "{cell}/x"),
         ("demo", "--out", "{cell}"),
         ("explain-check", "{cell}", "--out", "{folder}"),
-        ("benchmark", "predict", "{cell}", "--out", "{folder}", "--quick"),
         ("data", "sample", "{folder}/cells.csv", "--out", "{cell}/x"),
     ],
 )

@@ -20,8 +20,8 @@ from leukoscope.assets import default_bundle_path
 from leukoscope.cli.main import app
 from leukoscope.models.bundle import Bundle
 
-NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
-GALLERY = sorted(path.stem for path in (ROOT / "gallery").glob("*.py"))
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "examples" / "notebooks").glob("*.ipynb"))
+GALLERY = sorted(path.stem for path in (ROOT / "examples" / "gallery").glob("*.py"))
 SMALL = {"leakage": "1", "attribution": "3", "novelty": "1"}
 MACHINE = re.compile(r"(?<![\w.])/(?:work|tmp|root|home|Users|mnt|var)/|[A-Z]:\\\\Users")
 MAX_BYTES = 1_000_000
@@ -34,10 +34,10 @@ def shipped() -> Bundle:
 
 @pytest.fixture(scope="module")
 def executor() -> ModuleType:
-    """``notebooks/execute.py``, which needs the extra ``notebook``."""
+    """``examples/notebooks/execute.py``, which needs the extra ``notebook``."""
     pytest.importorskip("jupytext", reason='needs pip install -e ".[notebook]"')
     pytest.importorskip("nbclient", reason='needs pip install -e ".[notebook]"')
-    spec = importlib.util.spec_from_file_location("execute", ROOT / "notebooks" / "execute.py")
+    spec = importlib.util.spec_from_file_location("execute", ROOT / "examples" / "notebooks" / "execute.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -45,7 +45,7 @@ def executor() -> ModuleType:
 
 
 def committed(name: str) -> dict[str, Any]:
-    return json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    return json.loads((ROOT / "examples" / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
 
 
 def kinds(cell: Any) -> list[Any]:
@@ -65,7 +65,7 @@ def test_a_notebook_is_its_script(name: str, executor: ModuleType) -> None:
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_is_small_clean_and_of_the_shipped_bundle(name: str, shipped: Bundle) -> None:
-    file = ROOT / "notebooks" / f"{name}.ipynb"
+    file = ROOT / "examples" / "notebooks" / f"{name}.ipynb"
     assert file.stat().st_size < MAX_BYTES
     assert MACHINE.findall(file.read_text(encoding="utf-8")) == []
     notebook = committed(name)
@@ -94,7 +94,7 @@ def test_the_gallery_has_a_picture_and_a_section_for_every_script() -> None:
     for name in GALLERY:
         assert f"\n## {name.capitalize()}\n" in page
         assert f"images/gallery/{name}.png" in page
-        assert f"../gallery/{name}.py" in page
+        assert f"../examples/gallery/{name}.py" in page
 
 
 @pytest.mark.parametrize("name", [name for name in GALLERY if name != "leakage"])
@@ -111,7 +111,7 @@ def test_a_gallery_script_draws_its_picture(name: str, tmp_path: Path) -> None:
     picture = tmp_path / f"{name}.png"
     small = [SMALL[name]] if name in SMALL else []
     answer = subprocess.run(
-        [sys.executable, "-W", "error", ROOT / "gallery" / f"{name}.py", picture, *small],
+        [sys.executable, "-W", "error", ROOT / "examples" / "gallery" / f"{name}.py", picture, *small],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "error"},
         cwd=tmp_path,
         capture_output=True,

@@ -4,9 +4,6 @@ import sqlite3
 
 import pytest
 import typer
-from leukoscope_tools.benchmark import train as benchmark_train
-from leukoscope_tools.benchmark.training_records import TrainingSpeed, read_training_speed
-from leukoscope_tools.documents.publish import publish
 from typer.testing import CliRunner
 
 from cohort_files import write_cohort
@@ -18,6 +15,9 @@ from leukoscope.stats.metrics import roc_auc
 from leukoscope.training.run import start_run
 from leukoscope.training.settings import TrainSettings
 from leukoscope.training.tune import default_space, read_space, search
+from leukoscope_tools.benchmark import train as benchmark_train
+from leukoscope_tools.benchmark.training_records import TrainingSpeed, read_training_speed
+from leukoscope_tools.documents.publish import publish
 
 SMALL = [
     "network.arch=resnet10t",

@@ -1,4 +1,4 @@
-"""``leukoscope evaluate``, ``compare``, ``leakage`` and ``publish``: from finished runs to reports and documents."""
+"""``leukoscope evaluate``, ``compare`` and ``leakage``: from finished runs to reports."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +27,6 @@ def register(app: typer.Typer) -> None:
         (evaluate, "evaluate runs/fold_0_to_1 runs/fold_1_to_0 --pooled --out reports/b3"),
         (compare, "compare runs/b3 runs/resnet50 reports/b3/report.json --out reports/all"),
         (leakage, "leakage runs/paper_split runs/fold_0_to_1"),
-        (publish, "publish README.md docs/results.md --check"),
     ):
         app.command(epilog=f"Example: leukoscope {example}")(command)
 
@@ -159,31 +158,6 @@ def leakage(
     for warning in warnings:
         typer.echo(f"Note: {warning}")
     typer.echo(RESEARCH_USE)
-
-
-def publish(
-    documents: Annotated[list[Path], typer.Argument(help="Markdown files with 'leukoscope:' blocks.")],
-    *,
-    check: Annotated[
-        bool, typer.Option("--check", help="Change nothing; end with 1 where a number has drifted.")
-    ] = False,
-) -> None:
-    """Render the tables and numbers of documents from the reports they name.
-
-    A block is written between <!-- leukoscope: results report=PATH --> and <!-- /leukoscope -->.
-    """
-    from leukoscope_tools.documents.publish import DriftError, find_drift
-    from leukoscope_tools.documents.publish import publish as publish_document
-
-    if check:
-        drifts = [drift for path in documents for drift in find_drift(path)]
-        if drifts:
-            places = "; ".join(f"{drift.path}:{drift.line} ({drift.what})" for drift in drifts)
-            raise DriftError(f"differs from its report: {places}; run `leukoscope publish` on it")
-        typer.echo(f"{len(documents)} documents show what their reports say.")
-        return
-    for path in documents:
-        typer.echo(f"{path}: {'written' if publish_document(path) else 'already current'}")
 
 
 def _settings(replicates: int, seed: int) -> "EvaluationSettings":

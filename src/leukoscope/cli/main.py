@@ -50,11 +50,8 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command("evaluate", "Evaluate runs by subject and write the report.", _DEVELOP),
     "compare": Command("evaluate", "Compare runs and reports, paired by subject.", _DEVELOP),
     "leakage": Command("evaluate", "Show what a leaking split pretends.", _DEVELOP),
-    "publish": Command("evaluate", "Put the report's numbers into documents, or check them.", _DEVELOP),
     "novelty": Command("novelty", "Measure what a bundle refuses, and at what price.", _DEVELOP),
     "export": Command("export", "Make a bundle of a finished run.", _DEVELOP),
-    "benchmark": Command("benchmark_predict", "Measure speed and memory.", _DEVELOP),
-    "docs": Command("docs", "Write the reference pages from the code.", _DEVELOP),
 }
 """Name -> module under ``leukoscope.cli`` with ``register(app)``, or with ``app`` for a group of commands."""
 

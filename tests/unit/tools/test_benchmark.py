@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
+
+from leukoscope_tools.__main__ import app
 from leukoscope_tools.benchmark.backends import CONTESTANTS as RUNNABLE
 from leukoscope_tools.benchmark.backends import Job
 from leukoscope_tools.benchmark.machine import MachineWatch, resident_mb
 from leukoscope_tools.benchmark.records import derive_targets, read_performance, read_stream
 from leukoscope_tools.benchmark.run import CONTESTANTS, light_install_mb
-from typer.testing import CliRunner
-
-from leukoscope.cli.main import app
 
 
 def test_every_contestant_can_be_run() -> None:
@@ -42,9 +42,9 @@ def test_memory_of_a_process_that_is_gone() -> None:
 
 
 def test_the_machine_says_what_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["leukoscope", "benchmark", "predict", "a b.bmp"])
+    monkeypatch.setattr(sys, "argv", ["leukoscope_tools/__main__.py", "benchmark", "predict", "a b.bmp"])
     machine = MachineWatch().machine(threads=2)
-    assert machine.command == "leukoscope benchmark predict 'a b.bmp'"
+    assert machine.command == "python -m leukoscope_tools benchmark predict 'a b.bmp'"
     assert machine.others_share is None or 0 <= machine.others_share <= 1
 
 

@@ -1,6 +1,8 @@
 from pathlib import Path
 
 import pytest
+
+from leukoscope.core.errors import UsageError
 from leukoscope_tools.benchmark.records import (
     PERFORMANCE_BLOCKS,
     Machine,
@@ -18,11 +20,9 @@ from leukoscope_tools.benchmark.records import (
 )
 from leukoscope_tools.documents.publish import find_drift, publish
 
-from leukoscope.core.errors import UsageError
-
 MACHINE = Machine(
     created="2026-01-01T00:00:00+00:00",
-    command="leukoscope benchmark predict",
+    command="python -m leukoscope_tools benchmark predict",
     processor="P",
     cores=2,
     threads=2,

@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import pytest
-from leukoscope_tools.documents.publish import TABLES, find_drift, has_blocks, publish
 
 from leukoscope.core.errors import UsageError
 from leukoscope.models.report import Supplement, format_measurement, write_report
+from leukoscope_tools.documents.publish import TABLES, find_drift, has_blocks, publish
 
 CLOSE = "<!-- /leukoscope -->"
 

@@ -1,4 +1,4 @@
-"""The contestants of ``leukoscope benchmark predict``; each runs in a process of its own: ``python -m`` this, NAME."""
+"""Backends of ``benchmark predict``; each runs in a process of its own: ``python -m`` this module, NAME."""
 
 import importlib
 import sys
@@ -47,8 +47,8 @@ class Job:
 
 
 def _compile(job: Job, *, batch: int, map_too: bool = True, streams: int = 1) -> Any:
-    from leukoscope.models.files import MODEL
     from leukoscope.models.engines import import_openvino
+    from leukoscope.models.files import MODEL
 
     openvino = import_openvino()
     core = openvino.Core()

@@ -1,4 +1,4 @@
-"""The Keras contestant of ``leukoscope benchmark predict``: runs by itself in a Python that has TensorFlow.
+"""The Keras backend of ``benchmark predict``: runs in a Python that has TensorFlow.
 
 EfficientNetB3 with one output, and Grad-CAM by GradientTape, as the Keras documentation shows it. The weights
 are random: they do not change the time. Cells come prepared.
@@ -13,7 +13,7 @@ import numpy as np
 def prepare(job: dict[str, Any]) -> Any:
     """Return the contestant."""
     worker: Any = importlib.import_module(
-        "benchmark_worker"
+        "worker"
     )  # beside this file; leukoscope is not installed here
     tf: Any = importlib.import_module("tensorflow")  # of this Python, not of leukoscope's environment
     tf.config.threading.set_intra_op_parallelism_threads(job["threads"])
@@ -46,4 +46,4 @@ def prepare(job: dict[str, Any]) -> Any:
 
 
 if __name__ == "__main__":
-    importlib.import_module("benchmark_worker").serve(prepare)
+    importlib.import_module("worker").serve(prepare)

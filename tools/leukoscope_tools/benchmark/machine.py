@@ -33,7 +33,7 @@ class MachineWatch:
             others = min(1.0, max(0.0, busy_s - self._busy_s - (_own_s() - self._own_s)) / all_s)
         return Machine(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=shlex.join(["leukoscope", *sys.argv[1:]]),
+            command=shlex.join(["python", "-m", "leukoscope_tools", *sys.argv[1:]]),
             processor=_processor(),
             cores=os.cpu_count() or 1,
             threads=threads,

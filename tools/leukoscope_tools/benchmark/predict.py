@@ -1,14 +1,13 @@
-"""``leukoscope benchmark predict``: what a prediction costs, beside the usual ways of computing the same."""
+"""Command ``benchmark predict``: the cost of a prediction beside other ways of computing it."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from leukoscope_tools.benchmark import stream as benchmark_stream
-
-from leukoscope_tools.benchmark import train as benchmark_train
 from leukoscope.core.errors import LeukoscopeError
+from leukoscope_tools.benchmark import stream as benchmark_stream
+from leukoscope_tools.benchmark import train as benchmark_train
 
 app = typer.Typer(help="Measure speed and memory.", no_args_is_help=True)
 benchmark_train.register(app)
@@ -21,7 +20,7 @@ def _group() -> None:
 
 @app.command(
     "predict",
-    epilog="Example: leukoscope benchmark predict --keras-python keras/bin/python --out performance.json",
+    epilog="Example: benchmark predict --keras-python keras/bin/python --out performance.json",
 )
 def benchmark_predict(
     images: Annotated[
@@ -55,9 +54,9 @@ def benchmark_predict(
     Every contestant is a process of its own with the same cells and threads; all of them judge the cells in turn, round
     after round. What is not installed is left out and named.
     """
-    from leukoscope_tools.benchmark.run import BenchmarkOptions, run_benchmark
-    from leukoscope_tools.benchmark import records as performance
     from leukoscope.inference.output_file import check_output_file
+    from leukoscope_tools.benchmark import records as performance
+    from leukoscope_tools.benchmark.run import BenchmarkOptions, run_benchmark
 
     if out is not None:
         check_output_file(out)

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from leukoscope.models.bundle import Bundle
 from leukoscope.core.errors import UsageError
+from leukoscope.models.bundle import Bundle
 
 ENGINE_ROWS = ("engine_single", "engine_streams", "engine_batch_8", "engine_batch_16")
 OWN_ROWS = ("predict_single", "predict_stream", "shell_cold", "shell_warm")
@@ -116,7 +116,7 @@ class Target(Record):
 
 
 class Performance(Record):
-    """What ``leukoscope benchmark predict`` measured: all of its JSON file."""
+    """What ``python -m leukoscope_tools benchmark predict`` measured: all of its JSON file."""
 
     machine: Machine
     model: ModelFacts
@@ -142,7 +142,7 @@ class Stop(Record):
 
 
 class StreamReport(Record):
-    """What ``leukoscope benchmark stream`` measured: all of its JSON file."""
+    """What ``python -m leukoscope_tools benchmark stream`` measured: all of its JSON file."""
 
     machine: Machine
     model: ModelFacts

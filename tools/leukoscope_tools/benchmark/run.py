@@ -1,4 +1,4 @@
-"""How ``leukoscope benchmark predict`` goes about it: every contestant a process of its own, all of them in each round.
+"""Run ``benchmark predict``: every backend is a process of its own, and all of them run in each round.
 
 A machine is not equally fast from one minute to the next. So all contestants are started, and then judge the cells in
 turn, round after round; ratios are taken within a round.
@@ -20,8 +20,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from leukoscope_tools.benchmark.machine import MachineWatch
 from leukoscope.core.errors import EngineError, ImageError, UsageError
+from leukoscope_tools.benchmark.machine import MachineWatch
 from leukoscope_tools.benchmark.records import Measured, ModelFacts, Performance
 
 if TYPE_CHECKING:
@@ -165,9 +165,9 @@ def _write_job(paths: list[Path], folder: Path, bundle: "Bundle", threads: int) 
     from PIL import Image
 
     from leukoscope.decision.input_checks import check_descriptors
+    from leukoscope.imaging.canvas import prepare_cell
     from leukoscope.imaging.decode import decode_image
     from leukoscope.imaging.descriptors import describe_cell
-    from leukoscope.imaging.canvas import prepare_cell
 
     manifest = bundle.manifest
     files, prepared = [], []
@@ -210,7 +210,7 @@ class _Worker:
         if name == "keras_grad_cam":
             if keras_python is None:
                 raise _LeftOut("give a Python that has TensorFlow with --keras-python")
-            command = [str(keras_python), str(Path(__file__).with_name("benchmark_keras.py"))]
+            command = [str(keras_python), str(Path(__file__).with_name("keras_backend.py"))]
             environment = {**environment, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": ""}
         self._log = folder / f"{name}.log"
         began = time.perf_counter()
@@ -257,7 +257,7 @@ class _Worker:
         )
 
     def _ask(self, line: str) -> dict[str, Any]:
-        assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101 - pipes
+        assert self._process.stdin is not None and self._process.stdout is not None
         watchdog = threading.Timer(TIMEOUT_S, self._process.kill)
         watchdog.start()
         try:

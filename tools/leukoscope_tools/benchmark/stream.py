@@ -1,4 +1,4 @@
-"""``leukoscope benchmark stream``: a long list of images through ``leukoscope predict``, stopped and resumed."""
+"""Command ``benchmark stream``: a long list of images through ``leukoscope predict``, stopped and resumed."""
 
 import itertools
 import signal
@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
-from leukoscope_tools.benchmark.machine import MachineWatch, resident_mb
 from leukoscope.core.errors import EngineError, UsageError
+from leukoscope_tools.benchmark.machine import MachineWatch, resident_mb
 from leukoscope_tools.benchmark.records import (
     MemorySample,
     ModelFacts,
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
     """Add the command to the group ``benchmark``."""
     app.command(
         "stream",
-        epilog="Example: leukoscope benchmark stream C-NMC_training_data/ --rows 100000 --out stream.json",
+        epilog="Example: benchmark stream C-NMC_training_data/ --rows 100000 --out stream.json",
     )(benchmark_stream)
 
 
@@ -62,10 +62,10 @@ def benchmark_stream(
     itself, it reports the rows that are done.
     """
     from leukoscope.assets import default_bundle_path, sample_cells_directory
-    from leukoscope.models.bundle import Bundle
     from leukoscope.inference.output_file import check_output_file
-    from leukoscope.models.session import usable_cores
     from leukoscope.inference.sources import iterate_sources
+    from leukoscope.models.bundle import Bundle
+    from leukoscope.models.session import usable_cores
 
     if out is not None:
         check_output_file(out)

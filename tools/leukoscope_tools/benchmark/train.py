@@ -1,4 +1,4 @@
-"""``leukoscope benchmark train``: seconds per epoch, images/s, peak memory, plain torch beside it."""
+"""``python -m leukoscope_tools benchmark train``: seconds per epoch, images/s, peak memory, plain torch beside it."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
     """Add the command to the group ``benchmark``."""
     app.command(
         "train",
-        epilog="Example: leukoscope benchmark train --config configs/paper.toml --epochs 2 "
+        epilog="Example: python -m leukoscope_tools benchmark train --config configs/paper.toml --epochs 2 "
         "--set engine.precision=bf16-mixed --out training.json",
     )(benchmark_train)
 
@@ -63,8 +63,8 @@ def benchmark_train(
 
     The time of an epoch does not depend on what the cells show, so that no cohort is needed.
     """
-    from leukoscope_tools.benchmark.machine import MachineWatch
     from leukoscope.cli.train import make_listener, read_settings
+    from leukoscope_tools.benchmark.machine import MachineWatch
     from leukoscope_tools.benchmark.records import write_record
     from leukoscope_tools.benchmark.training_records import TrainingSpeed, render_training_speed
 

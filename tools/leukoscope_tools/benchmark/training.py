@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from leukoscope.core.errors import UsageError
 from leukoscope.training.batches.dataset import CellSet, load_cells
-from leukoscope.training.fit.trainer import Finetuner
 from leukoscope.training.batches.frozen_source import GraphEngine
 from leukoscope.training.fit.callbacks import Listener
+from leukoscope.training.fit.state import Task
+from leukoscope.training.fit.trainer import Finetuner
 from leukoscope.training.run import launch, make_network
 from leukoscope.training.run_folder import peak_memory_mb
 from leukoscope.training.settings import STAGE_NAMES, StageSettings, TrainSettings
-from leukoscope.training.fit.state import Task
 
 WARM_UP_EPOCHS = 1
 CELL_SHARE = 0.16

@@ -1,4 +1,4 @@
-"""What training costs, as ``leukoscope benchmark train`` measures it: the record and its table."""
+"""What training costs, as ``python -m leukoscope_tools benchmark train`` measures it: the record and its table."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class StageSpeed(Record):
 
 
 class TrainingSpeed(Record):
-    """What ``leukoscope benchmark train`` measured: all of its JSON file.
+    """What ``python -m leukoscope_tools benchmark train`` measured: all of its JSON file.
 
     Plain torch is the same recipe in float32 with the whole network in every step, nothing kept and no engine.
     """

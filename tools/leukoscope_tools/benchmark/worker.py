@@ -1,4 +1,4 @@
-"""The other end of ``leukoscope benchmark predict``: a process that answers once when it is ready, then once a round.
+"""The worker process of ``benchmark predict``: answers once when it is ready, then once per round.
 
 Only the standard library is imported, because the Keras contestant runs this in an environment without leukoscope.
 """

@@ -3,7 +3,7 @@
 A block stands between two comments, which a reader of the rendered page does not see::
 
     <!-- leukoscope: results report=reports/default/report.json -->
-    ... written by `leukoscope publish` ...
+    ... written by `python -m leukoscope_tools publish` ...
     <!-- /leukoscope -->
 
 ``results``, ``baselines``, ``subjects``, ``points``, ``abstention``, ``slices``, ``runs`` and ``caveats`` take
@@ -21,17 +21,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from leukoscope.models.metric_info import MEASURES
-from leukoscope.models.report import Measurements, Report, SplitReport, format_measurement, read_report
 from leukoscope.core.errors import LeukoscopeError, UsageError
 from leukoscope.evaluation.compare import Comparison, markdown_row, row_of_literature, to_markdown
 from leukoscope.evaluation.literature import LITERATURE
-from leukoscope_tools.benchmark.records import (
-    PERFORMANCE_BLOCKS,
-    read_performance,
-    read_stream,
-    render_stream,
-)
 from leukoscope.evaluation.split_report import (
     ABSTENTION_MEASURES,
     BASELINE_MEASURES,
@@ -39,6 +31,14 @@ from leukoscope.evaluation.split_report import (
     title_at_half,
 )
 from leukoscope.evaluation.subgroups import SUBGROUP_MEASURES
+from leukoscope.models.metric_info import MEASURES
+from leukoscope.models.report import Measurements, Report, SplitReport, format_measurement, read_report
+from leukoscope_tools.benchmark.records import (
+    PERFORMANCE_BLOCKS,
+    read_performance,
+    read_stream,
+    render_stream,
+)
 from leukoscope_tools.benchmark.training_records import read_training_speed, render_training_speed
 
 BLOCK = re.compile(

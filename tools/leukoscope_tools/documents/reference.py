@@ -1,16 +1,11 @@
-"""``leukoscope docs``: the reference pages, written from the code."""
+"""Command ``docs``: write the reference pages from the code."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-MARK = "<!-- Written by `leukoscope docs` (make docs) from the code; changes here are overwritten. -->\n\n"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to ``app``."""
-    app.command(epilog="Example: leukoscope docs --check")(docs)
+MARK = "<!-- Written by `make docs` from the code; changes here are overwritten. -->\n\n"
 
 
 def docs(
@@ -27,9 +22,7 @@ def docs(
     drifted = [name for name, text in pages.items() if _read(out / name) != text]
     if check:
         if drifted:
-            raise LeukoscopeError(
-                f"{', '.join(drifted)} in {out}: not what the code says; run: leukoscope docs"
-            )
+            raise LeukoscopeError(f"{', '.join(drifted)} in {out}: not what the code says; run: make docs")
         typer.echo(f"{len(pages)} pages in {out} are what the code says.")
         return
     out.mkdir(parents=True, exist_ok=True)
@@ -42,8 +35,7 @@ def docs(
 
 def render_reference() -> dict[str, str]:
     """Return the text of every reference page by its file name."""
-    from leukoscope_tools.documents import reference_commands
-    from leukoscope_tools.documents import reference_pages
+    from leukoscope_tools.documents import reference_commands, reference_pages
 
     pages = {
         "cli.md": reference_commands.render_commands(),

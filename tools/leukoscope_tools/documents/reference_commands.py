@@ -173,8 +173,8 @@ def _parts(hint: Any) -> Iterator[Any]:
 
 
 def _exit_codes() -> list[list[str]]:
-    from leukoscope.core import errors
     from leukoscope.cli.main import INTERNAL_ERROR
+    from leukoscope.core import errors
 
     kinds = [
         kind

@@ -117,9 +117,8 @@ def render_result_json() -> str:
 
 def render_bundle() -> str:
     """Return the page of the bundle's files and their fields."""
-    from leukoscope.models import files
-    from leukoscope.models import manifest
     from leukoscope.decision import parameters
+    from leukoscope.models import files, manifest
 
     rows = []
     for name, words in FILE_WORDS.items():
@@ -214,7 +213,7 @@ def _attribute_table(defaults: Any, skip: tuple[str, ...] = ()) -> list[str]:
 
 def _attribute_words(kind: type) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
-    assert isinstance(body, ast.ClassDef)  # noqa: S101 - the source of a class
+    assert isinstance(body, ast.ClassDef)
     words = {}
     for field, after in zip(body.body, body.body[1:], strict=False):
         if (

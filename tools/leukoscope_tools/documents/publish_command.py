@@ -1,0 +1,31 @@
+"""Command ``publish``: put the numbers of reports into documents, or check them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def publish(
+    documents: Annotated[list[Path], typer.Argument(help="Markdown files with 'leukoscope:' blocks.")],
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; end with 1 where a number has drifted.")
+    ] = False,
+) -> None:
+    """Render the tables and numbers of documents from the reports they name.
+
+    A block is written between <!-- leukoscope: results report=PATH --> and <!-- /leukoscope -->.
+    """
+    from leukoscope_tools.documents.publish import DriftError, find_drift
+    from leukoscope_tools.documents.publish import publish as publish_document
+
+    if check:
+        drifts = [drift for path in documents for drift in find_drift(path)]
+        if drifts:
+            places = "; ".join(f"{drift.path}:{drift.line} ({drift.what})" for drift in drifts)
+            raise DriftError(f"differs from its report: {places}; run: make published")
+        typer.echo(f"{len(documents)} documents show what their reports say.")
+        return
+    for path in documents:
+        typer.echo(f"{path}: {'written' if publish_document(path) else 'already current'}")
