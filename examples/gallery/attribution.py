@@ -18,8 +18,9 @@ from leukoscope.assets import sample_cells_directory
 from leukoscope.evaluation import figure_style as style
 from leukoscope.imaging.canvas import place_on_canvas
 from leukoscope.imaging.overlay import heat_map_overlay
+from leukoscope.inference.cells import Prediction, PreparedCell, Source
 from leukoscope.inference.explain import ExplainCheck, check_explanations
-from leukoscope.inference.predictor import Prediction, Predictor, PreparedCell, Source
+from leukoscope.inference.predictor import Predictor
 
 CELLS, SHOWN, WINDOW_PX = 16, 8, 300
 LINES = (
@@ -76,7 +77,7 @@ def judge(predictor: Predictor, count: int = CELLS) -> tuple[list[Prediction], E
     paths = sorted(sample_cells_directory().rglob("UID_*"))[:: max(1, 60 // count)][:count]
     prepared = [predictor.prepare(Source(path.stem, path)) for path in paths]
     cells = [one for one in prepared if isinstance(one, PreparedCell) and not one.refusals]
-    return predictor.predict_prepared(cells), check_explanations(predictor, cells)
+    return predictor.predict([cell.source for cell in cells]), check_explanations(predictor, cells)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ from leukoscope.evaluation import figure_style as style
 from leukoscope.evaluation.figures import draw_baselines, draw_reliability, draw_roc, draw_subjects
 from leukoscope.imaging.canvas import place_on_canvas
 from leukoscope.imaging.overlay import contact_sheet
+from leukoscope.inference.cells import Source
 from leukoscope.inference.explain import check_explanations
 from leukoscope.inference.html_sheet import sheet_item
 from leukoscope.inference.neighbours import NeighbourIndex
-from leukoscope.inference.predictor import Predictor, Source
+from leukoscope.inference.predictor import Predictor
 from leukoscope.models.report import format_measurement
 
 predictor = Predictor.open()  # the shipped bundle; Predictor.open(folder) for another

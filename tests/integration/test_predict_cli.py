@@ -479,6 +479,6 @@ def test_a_folder_takes_one_process_at_a_time_and_a_kill_frees_it(run, small_bun
 
 def test_the_shipped_bundle_judges_the_shipped_cells(shipped_bundle_path: Path) -> None:
     predictor = Predictor.open(shipped_bundle_path)
-    predictions = predictor.predict_many(PATHS[:4])
+    predictions = predictor.predict(PATHS[:4])
     assert all(entry.activation_map is not None for entry in predictions)
     assert all(entry.result.model.sha256 == predictor.bundle.model_sha256 for entry in predictions)

@@ -10,7 +10,8 @@ from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.inference.output_file import OutputFile, check_output_file
 
 if TYPE_CHECKING:
-    from leukoscope.inference.predictor import Predictor, PreparedCell
+    from leukoscope.inference.cells import PreparedCell
+    from leukoscope.inference.predictor import Predictor
 
 
 def run_explain_check(
@@ -62,7 +63,7 @@ def _prepare(
 ) -> "tuple[list[PreparedCell], int]":
     """Read at most ``limit`` images, spread evenly over the input."""
     from leukoscope.cli.predicting import subject_of
-    from leukoscope.inference.predictor import PreparedCell
+    from leukoscope.inference.cells import PreparedCell
     from leukoscope.inference.sources import count_sources, iterate_sources
 
     total = count_sources(sources)

@@ -16,8 +16,9 @@ from leukoscope.core.terms import RESEARCH_USE, Decision, Reason
 from leukoscope.inference.output_file import OutputFile, check_output_file, check_output_folder
 
 if TYPE_CHECKING:
+    from leukoscope.inference.cells import Prediction, Source
     from leukoscope.inference.journal import Journal
-    from leukoscope.inference.predictor import Prediction, Predictor, Source
+    from leukoscope.inference.predictor import Predictor
     from leukoscope.inference.results import CellResult, SubjectResult
     from leukoscope.inference.sources import Ignored, SubjectTable
 
@@ -225,7 +226,7 @@ class _Outputs:
             (options.out / HEAT_MAPS).mkdir(exist_ok=True)
 
     def add(self, prediction: "Prediction") -> None:
-        from leukoscope.inference.predictor import with_heat_map
+        from leukoscope.inference.cells import with_heat_map
 
         self._rows += 1
         out = self._options.out

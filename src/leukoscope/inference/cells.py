@@ -1,16 +1,23 @@
 """What goes into the predictor and what comes out: a source, a prepared cell, a prediction."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.core.errors import ImageError
+from leukoscope.core.errors import ImageError, UsageError
+from leukoscope.core.terms import RESEARCH_USE, Decision
 from leukoscope.decision.input_checks import Finding
 from leukoscope.decision.policy import Verdict
 from leukoscope.imaging.descriptors import Descriptors
-from leukoscope.inference.results import CellResult
+from leukoscope.inference.results import CellResult, ReasonDetail
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Rgb = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -66,6 +73,133 @@ class Prediction:
     activation_map: Floats | None = field(default=None, repr=False)
     embedding: Floats | None = field(default=None, repr=False)
 
+    @property
+    def source(self) -> str:
+        """Name of the image."""
+        return self.result.source
+
+    @property
+    def subject(self) -> str | None:
+        """Subject that the cell belongs to, if known."""
+        return self.result.subject
+
+    @property
+    def decision(self) -> Decision:
+        """``blast``, ``normal``, ``uncertain`` or ``rejected``."""
+        return self.result.decision
+
+    @property
+    def probability(self) -> float | None:
+        """Probability of blast, 0 to 1; None for a rejected image."""
+        return self.result.probability
+
+    @property
+    def prediction_set(self) -> tuple[str, ...]:
+        """Classes that conformal prediction cannot exclude."""
+        return tuple(str(name) for name in self.result.prediction_set)
+
+    @property
+    def reasons(self) -> tuple[ReasonDetail, ...]:
+        """Why the image is rejected or the cell uncertain; empty otherwise."""
+        return self.result.reasons
+
+    def heat_map(self, opacity: float = 0.6) -> Rgb:
+        """Draw the Grad-CAM map over the cell.
+
+        Parameters
+        ----------
+        opacity
+            Share of the color where the map is strong, 0 to 1.
+
+        Returns
+        -------
+        numpy.ndarray
+            uint8 (canvas, canvas, 3).
+
+        Raises
+        ------
+        UsageError
+            The image was rejected before the network ran, so that there is no map.
+        """
+        from leukoscope.imaging.overlay import heat_map_overlay
+
+        if self.canvas is None or self.activation_map is None:
+            raise UsageError(f"{self.source}: no heat map, the network did not run; see .reasons")
+        return heat_map_overlay(self.canvas, self.activation_map, opacity)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain Python values: the object that ``predict --json`` prints."""
+        return self.result.model_dump(mode="json")
+
+    def __repr__(self) -> str:
+        parts = [repr(self.source), f"decision={str(self.decision)!r}"]
+        if self.probability is not None:
+            parts.append(f"probability={self.probability:.3f}")
+        if self.reasons:
+            parts.append(f"reasons={[str(reason.code) for reason in self.reasons]}")
+        return f"Prediction({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        """Show the cell, its heat map and the decision in a notebook."""
+        pictures = ""
+        if self.canvas is not None:
+            shown = [self.canvas] if self.activation_map is None else [self.canvas, self.heat_map()]
+            pictures = "".join(f'<img src="{_data_url(rgb)}" width="160" alt="">' for rgb in shown)
+        number = "" if self.probability is None else f", probability of blast {self.probability:.2f}"
+        why = "".join(f"<br>{escape(reason.message)}" for reason in self.reasons)
+        return (
+            f"<div>{pictures}<p><b>{escape(str(self.decision))}</b>{number}: {escape(self.source)}{why}"
+            f"<br><small>{escape(RESEARCH_USE)}</small></p></div>"
+        )
+
+
+class Predictions(list[Prediction]):
+    """Several predictions in the order of their images: a list with table output."""
+
+    def __init__(self, items: Iterable[Prediction] = ()) -> None:
+        super().__init__(items)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return one dictionary per image."""
+        return [item.to_dict() for item in self]
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return one row per image, with the columns of ``predict --csv`` and ``reasons`` joined by a semicolon.
+
+        Raises
+        ------
+        UsageError
+            pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError:
+            raise UsageError("pandas is not installed; pip install pandas, or use .to_dicts()") from None
+        rows = []
+        for item in self.to_dicts():
+            model = item.pop("model")
+            item["reasons"] = ";".join(reason["code"] for reason in item["reasons"])
+            item["prediction_set"] = ";".join(item["prediction_set"])
+            rows.append({**item, "model": f"{model['name']} {model['version']}"})
+        return pd.DataFrame(rows, columns=None if rows else list(CellResult.model_fields))
+
+    def __repr__(self) -> str:
+        counts = {str(kind): sum(item.decision is kind for item in self) for kind in Decision}
+        said = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        return f"Predictions({len(self)} images{': ' if said else ''}{said})"
+
+    def _repr_html_(self) -> str:
+        """Show a table of the first hundred in a notebook."""
+        rows = "".join(
+            f"<tr><td>{escape(item.source)}</td><td>{escape(str(item.decision))}</td><td>"
+            f"{'' if item.probability is None else f'{item.probability:.3f}'}</td><td>"
+            f"{escape('; '.join(str(reason.code) for reason in item.reasons))}</td></tr>"
+            for item in self[:100]
+        )
+        more = f"<p>and {len(self) - 100} more</p>" if len(self) > 100 else ""
+        head = "<tr><th>source</th><th>decision</th><th>probability of blast</th><th>reasons</th></tr>"
+        return f"<table>{head}{rows}</table>{more}<small>{escape(RESEARCH_USE)}</small>"
+
 
 @dataclass(frozen=True)
 class PreparedCell:
@@ -99,3 +233,11 @@ def escape_surrogates(text: str) -> str:
 def with_heat_map(prediction: Prediction, path: str) -> Prediction:
     """Return the prediction with the path of its heat map in the result."""
     return replace(prediction, result=prediction.result.model_copy(update={"heat_map": path}))
+
+
+def _data_url(rgb: Rgb) -> str:
+    from base64 import b64encode
+
+    from leukoscope.imaging.overlay import encode_png
+
+    return f"data:image/png;base64,{b64encode(encode_png(rgb)).decode('ascii')}"

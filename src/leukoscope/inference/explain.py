@@ -24,7 +24,8 @@ from PIL import Image
 from leukoscope.core.errors import UsageError
 from leukoscope.imaging.canvas import rotate_quarter
 from leukoscope.imaging.foreground import cell_mask
-from leukoscope.inference.predictor import Predictor, PreparedCell
+from leukoscope.inference.cells import PreparedCell
+from leukoscope.inference.predictor import Predictor
 from leukoscope.models.bundle import Bundle
 from leukoscope.models.files import MODEL
 from leukoscope.models.onnx_graph import Weight, read_onnx_graph

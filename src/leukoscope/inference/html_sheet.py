@@ -11,8 +11,8 @@ from PIL import Image
 
 from leukoscope.core.terms import DECISION_WORDS, RESEARCH_USE, Decision
 from leukoscope.imaging.overlay import SheetItem, colour_legend, encode_png, heat_map_overlay
+from leukoscope.inference.cells import Prediction
 from leukoscope.inference.output_file import OutputFile
-from leukoscope.inference.predictor import Prediction
 from leukoscope.inference.results import SubjectResult
 
 MAX_ITEMS = 2000

@@ -1,17 +1,17 @@
 """From an image to a result: decode, check, prepare, one forward pass, decide."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.assets import default_bundle_path
 from leukoscope.core.errors import EngineError, ImageError, UsageError
 from leukoscope.core.terms import Decision
 from leukoscope.decision.input_checks import check_descriptors
@@ -20,13 +20,15 @@ from leukoscope.decision.policy import Verdict, decide
 from leukoscope.imaging.canvas import place_on_canvas, prepare_cell
 from leukoscope.imaging.decode import DecodeLimits, decode_image
 from leukoscope.imaging.descriptors import describe_cell
-from leukoscope.inference.cells import Content, Prediction, PreparedCell, Rgb, Source, with_heat_map
+from leukoscope.inference.cells import Prediction, Predictions, PreparedCell, Rgb, Source
+from leukoscope.inference.inputs import ImageLike, as_source, is_one_image, iterate_images
 from leukoscope.inference.results import CellResult, ModelReference, ReasonDetail
 from leukoscope.inference.tta import TURNS, join_turned, turn_cell
 from leukoscope.models.bundle import Bundle
+from leukoscope.models.registry import resolve_model
 from leukoscope.models.session import ForwardResult, Pending, Session
 
-__all__ = ["Content", "Prediction", "Predictor", "PreparedCell", "Source", "with_heat_map"]
+_EMBED_BATCH = 16
 
 
 class Predictor:
@@ -83,7 +85,7 @@ class Predictor:
     @classmethod
     def open(
         cls,
-        bundle: Path | None = None,
+        bundle: str | os.PathLike[str] | None = None,
         *,
         engine: str = "openvino",
         threads: int | None = None,
@@ -99,20 +101,20 @@ class Predictor:
         Parameters
         ----------
         bundle
-            Folder of the bundle.
+            Folder of the bundle, or a name of ``leukoscope.list_models()``.
         engine, threads, precision, cache_directory, streaming
-            As of ``Session``.
+            See ``Session``.
         tta, operating_point, limits
-            As ``turns``, ``operating_point`` and ``limits`` of the class.
+            See ``turns``, ``operating_point`` and ``limits`` of the class.
 
         Raises
         ------
         BundleError
             The bundle is damaged, altered or unknown.
         UsageError, EngineError
-            As of ``Session`` and of the class.
+            See ``Session`` and the class.
         """
-        opened = Bundle.open(default_bundle_path() if bundle is None else bundle)
+        opened = Bundle.open(resolve_model(bundle))
         session = Session(
             opened.model_path,
             engine=engine,
@@ -123,55 +125,110 @@ class Predictor:
         )
         return cls(opened, session, turns=tta, operating_point=operating_point, limits=limits)
 
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a str is an iterable, too
+        self,
+        images: "ImageLike | Source | ImageError",
+        *,
+        name: str | None = None,
+        subject: str | None = None,
+    ) -> Prediction: ...
+
+    @overload
     def predict(
-        self, content: Content | ImageError, *, name: str | None = None, subject: str | None = None
-    ) -> Prediction:
-        """Judge one image, using every core for it.
+        self, images: Iterable[Any], *, name: str | None = None, subject: str | None = None
+    ) -> Predictions: ...
+
+    def predict(self, images: Any, *, name: str | None = None, subject: str | None = None) -> Any:
+        """Classify one image, or each image of a folder, an archive, a glob pattern or an iterable.
 
         Parameters
         ----------
-        content
-            The file's bytes, its path, or uint8 RGB (H, W, 3).
+        images
+            A path, the bytes of a file, a Pillow image or uint8 RGB (H, W, 3); a folder, a ZIP archive or a pattern;
+            or an iterable of these.
         name
-            What the result calls it; the path where there is one.
+            What the result calls a single image; the path if there is one.
         subject
-            The person it belongs to.
+            Subject that the cells belong to.
 
         Returns
         -------
-        Prediction
-            An image that cannot be read or judged gives the decision ``rejected`` with its reasons, no exception.
+        Prediction or Predictions
+            One prediction for one image, a list for several. An image that cannot be read or classified gives the
+            decision ``rejected`` with its reasons, no exception.
 
         Raises
         ------
+        UsageError
+            The value is no image (then it is also a ``TypeError``), or a folder holds no image.
         EngineError
             The engine failed; this says nothing about the image.
+
+        Examples
+        --------
+        >>> import leukoscope
+        >>> predictor = leukoscope.load_model()
+        >>> folder = leukoscope.datasets.sample_directory() / "fold_1" / "hem"
+        >>> predictions = predictor.predict(folder)
+        >>> len(predictions)
+        8
         """
-        if name is None:
-            name = str(content) if isinstance(content, Path) else "image"
-        prepared = self.prepare(Source(name, content, subject))
+        if isinstance(images, ImageError):
+            return self._predict_one(Source(name or "image", images, subject))
+        if is_one_image(images):
+            return self._predict_one(as_source(images, name=name, subject=subject))
+        return Predictions(self.stream(iterate_images(images, subject=subject)))
+
+    def _predict_one(self, source: Source) -> Prediction:
+        """Classify one image with every thread of the engine."""
+        prepared = self.prepare(source)
         if isinstance(prepared, Prediction):
             return prepared
         if prepared.refusals:
             return self._refuse(prepared)
-        return self.predict_prepared([prepared])[0]
+        began = time.perf_counter()
+        forward = self.forward(prepared.cell[None])
+        return self._judge(prepared, forward, 0, time.perf_counter() - began)
 
-    def predict_many(self, contents: Iterable[Content]) -> list[Prediction]:
-        """Judge several images at full throughput; the results are in the order of ``contents``."""
-        return list(
-            self.stream(
-                Source(str(content) if isinstance(content, Path) else f"image {number}", content)
-                for number, content in enumerate(contents, 1)
-            )
-        )
+    def embed(self, images: Any) -> NDArray[np.float32]:
+        """Return the embeddings of images, whatever the input checks say of them.
 
-    def stream(self, sources: Iterable[Source]) -> Iterator[Prediction]:
-        """Judge any number of images in constant memory; the next ones are decoded while the engine works.
+        Parameters
+        ----------
+        images
+            See ``predict``.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 (N, D), one row per image in their order.
+
+        Raises
+        ------
+        ImageError
+            An image cannot be read.
+        """
+        rows: list[NDArray[np.float32]] = []
+        sources = iterate_images(images)
+        while batch := list(islice(sources, _EMBED_BATCH)):
+            cells = []
+            for source in batch:
+                prepared = self.prepare(source)
+                if isinstance(prepared, Prediction):
+                    reason = prepared.reasons[0]
+                    raise ImageError(reason.code, f"{source.name}: {reason.message}")
+                cells.append(prepared.cell)
+            rows.extend(self.forward(np.stack(cells)).embedding)
+        return np.stack(rows) if rows else np.empty((0, self.bundle.manifest.embedding_width), np.float32)
+
+    def stream(self, sources: Iterable[Any] | str | os.PathLike[str]) -> Iterator[Prediction]:
+        """Classify any number of images in constant memory; the next ones are decoded while the engine works.
 
         Parameters
         ----------
         sources
-            Read no further ahead than the engine can take.
+            See ``predict``; an iterator is read no further ahead than the engine can take.
 
         Yields
         ------
@@ -183,10 +240,10 @@ class Predictor:
         EngineError
             The engine failed.
         """
-        iterator = iter(sources)
+        iterator = iterate_images(sources)
         first = list(islice(iterator, 2))
         if len(first) == 1 and not self.session.streaming:  # one image gets every thread
-            yield self.predict(first[0].content, name=first[0].name, subject=first[0].subject)
+            yield self._predict_one(first[0])
             return
         waiting: deque[Prediction | _Started] = deque()
         running = 0
@@ -240,17 +297,14 @@ class Predictor:
         answers: list[Prediction] = []
         if judged:
             began = time.perf_counter()
-            forward = self._run(np.stack([prepared.cell for prepared in judged]))
+            forward = self.forward(np.stack([prepared.cell for prepared in judged]))
             share = (time.perf_counter() - began) / len(judged)
             answers = [self._judge(prepared, forward, row, share) for row, prepared in enumerate(judged)]
         remaining = iter(answers)
         return [self._refuse(prepared) if prepared.refusals else next(remaining) for prepared in cells]
 
     def forward(self, cells: NDArray[np.uint8]) -> ForwardResult:
-        """Return the network's outputs for prepared cells uint8 (N, S, S, 3), averaged over the turns."""
-        return self._run(cells)
-
-    def _run(self, cells: NDArray[np.uint8]) -> ForwardResult:
+        """Return the network's outputs for prepared cells uint8 (N, S, S, 3), averaged over the views."""
         if self.turns == 1:
             return self.session.run(cells)
         turned = np.concatenate([turn_cell(cell, self.turns) for cell in cells])

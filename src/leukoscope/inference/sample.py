@@ -15,7 +15,8 @@ from leukoscope.decision.policy import decide
 from leukoscope.imaging.canvas import prepare_cell
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.descriptors import describe_cell
-from leukoscope.inference.predictor import Prediction, Predictor
+from leukoscope.inference.cells import Prediction
+from leukoscope.inference.predictor import Predictor
 from leukoscope.models.bundle import Bundle, Check, SampleFile, write_bundle
 from leukoscope.models.files import SAMPLE
 from leukoscope.models.manifest import ExpectedCell, ExpectedOutputs, Manifest

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from leukoscope.core.errors import ImageError, UsageError
 from leukoscope.core.terms import Reason
 from leukoscope.imaging.decode import DecodeLimits
-from leukoscope.inference.predictor import Source
+from leukoscope.inference.cells import Source
 
 SUFFIXES = frozenset({".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 """Names that are taken from folders and archives; a file named by itself is read whatever its name is."""
@@ -60,7 +60,7 @@ class Ignored:
 
 
 def iterate_sources(
-    arguments: Iterable[str],
+    arguments: Iterable[str] | str | os.PathLike[str],
     *,
     subject_of: Callable[[str], str | None] = lambda _: None,
     stdin: BinaryIO | None = None,
@@ -94,6 +94,8 @@ def iterate_sources(
     UsageError
         A pattern without an image, no image in all, ``-`` more than once.
     """
+    if isinstance(arguments, str | os.PathLike):
+        arguments = [os.fspath(arguments)]  # a lone path, whose letters are no paths
     ignored = ignored if ignored is not None else Ignored()
     limits = limits or DecodeLimits()
     archive_limits = archive_limits or ArchiveLimits()

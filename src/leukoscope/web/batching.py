@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from threading import Condition, Thread
 
 from leukoscope.core.errors import EngineError
-from leukoscope.inference.predictor import Prediction
+from leukoscope.inference.cells import Prediction
 from leukoscope.web.metrics import Metrics
 from leukoscope.web.prediction import Judge, ToJudge
 from leukoscope.web.problems import busy

@@ -7,7 +7,7 @@ overlay that the command line draws at opacity p.
 from functools import lru_cache
 
 from leukoscope.imaging.overlay import OPACITY, colour_legend, encode_png, heat_map_overlay
-from leukoscope.inference.predictor import Prediction
+from leukoscope.inference.cells import Prediction
 
 DEFAULT_OPACITY_PERCENT = round(100 * OPACITY)
 _BAR_PX = 20

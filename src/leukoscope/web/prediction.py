@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from leukoscope.inference.predictor import Prediction, Predictor, Source
+from leukoscope.inference.cells import Prediction, Source
+from leukoscope.inference.predictor import Predictor
 
 NEUTRAL_NAME = "image"
 """What the predictor is told instead of the file's name, so that no message or log can repeat it."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import BoundedSemaphore
 
-from leukoscope.inference.predictor import Prediction
+from leukoscope.inference.cells import Prediction
 from leukoscope.inference.results import CellResult
 from leukoscope.web.artefacts import Artefacts
 from leukoscope.web.batching import Batcher

@@ -8,6 +8,7 @@ from leukoscope.core.errors import UsageError
 from leukoscope.imaging.canvas import prepare_cell
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.foreground import cell_mask
+from leukoscope.inference.cells import Source
 from leukoscope.inference.explain import (
     check_explanations,
     energy_inside,
@@ -15,7 +16,7 @@ from leukoscope.inference.explain import (
     remove_pixels,
     shuffle_weights,
 )
-from leukoscope.inference.predictor import Predictor, Source
+from leukoscope.inference.predictor import Predictor
 from leukoscope.models.bundle import Bundle
 from leukoscope.models.onnx_graph import read_onnx_graph
 from leukoscope.models.session import Session

@@ -15,7 +15,8 @@ from leukoscope.decision.policy import decide, pool_subject
 from leukoscope.imaging.canvas import prepare_cell
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.descriptors import describe_cell
-from leukoscope.inference.predictor import Prediction, Predictor, Source
+from leukoscope.inference.cells import Prediction, Source
+from leukoscope.inference.predictor import Predictor
 from leukoscope.inference.subject_pool import SubjectPool
 from leukoscope.inference.tta import join_turned, turn_cell
 from leukoscope.models.session import ForwardResult
@@ -92,15 +93,14 @@ def test_what_the_input_checks_refuse_costs_no_forward_pass(
     monkeypatch.setattr(small_predictor.session, "start", calls.append)
     blank = np.zeros((450, 450, 3), np.uint8)
     assert small_predictor.predict(blank).result.decision is Decision.REJECTED
-    assert len(small_predictor.predict_many([blank] * 3)) == 3
+    assert len(small_predictor.predict([blank] * 3)) == 3
     assert not calls
 
 
-def test_prepared_batch_equals_single_predictions(small_predictor: Predictor) -> None:
+def test_a_batch_equals_single_predictions(small_predictor: Predictor) -> None:
     blank = np.zeros((450, 450, 3), np.uint8)
     contents = [PATHS[0], blank, PATHS[1], PATHS[2]]
-    prepared = [small_predictor.prepare(Source("x", content)) for content in contents]
-    together = small_predictor.predict_prepared(prepared)
+    together = small_predictor.predict(contents)
     for content, entry in zip(contents, together, strict=True):
         alone = small_predictor.predict(content)
         assert entry.result.decision is alone.result.decision
@@ -175,7 +175,7 @@ def test_rotation_averaging_does_not_change_when_the_cell_turns(small_bundle_pat
         np.testing.assert_allclose(
             mirrored.activation_map[0, 0], forward.activation_map[0, 0, :, ::-1], atol=1e-6
         )
-    streamed = predictor.predict_many([PATHS[0], PATHS[1]])
+    streamed = predictor.predict([PATHS[0], PATHS[1]])
     assert streamed[0].result.logit == pytest.approx(float(forward.logits[0, 0]), abs=1e-6)
 
 
@@ -254,7 +254,7 @@ def test_a_cell_cut_off_by_a_small_frame_is_refused(small_predictor: Predictor) 
     cell = decode_image(PATHS[0])
     rows, columns = np.nonzero(cell.max(axis=2) > 8)
     tight = cell[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-    whole, cut = small_predictor.predict_many([tight, tight[:, : tight.shape[1] * 3 // 4]])
+    whole, cut = small_predictor.predict([tight, tight[:, : tight.shape[1] * 3 // 4]])
     assert whole.result.decision is not Decision.REJECTED
     assert Reason.CUT_OFF in [reason.code for reason in cut.result.reasons]
 

@@ -8,7 +8,7 @@ import pytest
 from leukoscope.core.errors import ImageError, UsageError
 from leukoscope.core.terms import Reason
 from leukoscope.imaging.decode import DecodeLimits
-from leukoscope.inference.predictor import Source
+from leukoscope.inference.cells import Source
 from leukoscope.inference.sources import (
     ArchiveLimits,
     Ignored,

@@ -8,7 +8,7 @@ import pytest
 
 from leukoscope.core.errors import EngineError
 from leukoscope.core.terms import Decision
-from leukoscope.inference.predictor import Prediction
+from leukoscope.inference.cells import Prediction
 from leukoscope.inference.results import CellResult, ModelReference
 from leukoscope.web.batching import Batcher
 from leukoscope.web.metrics import Metrics

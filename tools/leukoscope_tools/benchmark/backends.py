@@ -136,7 +136,8 @@ def predict_single(job: Job) -> Contestant:
 
 def predict_stream(job: Job) -> Contestant:
     """The predictor's stream over all files."""
-    from leukoscope.inference.predictor import Predictor, Source
+    from leukoscope.inference.cells import Source
+    from leukoscope.inference.predictor import Predictor
 
     predictor = Predictor.open(Path(job.bundle), threads=job.threads, streaming=True)
     files = job.files * STREAM_PASSES
