@@ -135,6 +135,7 @@ class SubjectLogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore
             logisticregression__sample_weight=weights,
         )
         self.classes_ = self.pipeline_.classes_
+        self.n_iter_ = self.pipeline_[-1].n_iter_
         return self
 
     def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:  # noqa: N803
