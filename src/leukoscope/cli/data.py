@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from leukoscope.cli.options import Overwrite
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def import_(
         list[str] | None, typer.Option(help="Class name that means normal; may be repeated.")
     ] = None,
     workers: Workers = None,
+    overwrite: Overwrite = False,
     strict: Annotated[
         bool, typer.Option(help="End with 1 when anything but duplicates and cropping is odd.")
     ] = False,
@@ -77,7 +79,13 @@ def import_(
 
     with _progress("Reading images") as progress:
         report = import_cohort(
-            source, out, blast=blast or (), normal=normal or (), workers=workers, progress=progress
+            source,
+            out,
+            blast=blast or (),
+            normal=normal or (),
+            workers=workers,
+            progress=progress,
+            overwrite=overwrite,
         )
     if as_json:
         _print_json(report.to_json())
@@ -188,13 +196,19 @@ def split(
     ] = 0.2,
     per_class: PerClass = 2100,
     cells_as_subjects: CellsAsSubjects = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Divide the cells into training, validation and test parts; no group stands on two sides."""
     from leukoscope.cli.data_tables import show_plan, summarise_plan
+    from leukoscope.core.outputs import Outputs, json_with
     from leukoscope.data.splits import make_splits, write_splits
     from leukoscope.data.table import read_cells
 
+    outputs = Outputs(overwrite=overwrite)
+    outputs.read(table)
+    outputs.file(out, "--out", own=json_with("protocol", "splits", "cells_sha256"))
+    outputs.check()
     cells = read_cells(table)
     plan = make_splits(
         cells,
@@ -222,12 +236,13 @@ def sample(
         Path | None, typer.Option(help="Copy the files there; without it they are listed.")
     ] = None,
     seed: Seed = 0,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Draw a balanced sample, spread over subjects, and copy or list its files."""
+    from leukoscope.core.io import check_output_folder
     from leukoscope.data.sampling import copy_sample, draw_sample
     from leukoscope.data.table import read_cells, resolve_paths
-    from leukoscope.inference.output_file import check_output_folder
 
     if out is not None:
         check_output_folder(out)
@@ -239,7 +254,9 @@ def sample(
             raise UsageError(f"--fold {min(unknown)!r}: there is no such fold; there are: {present}")
         cells = cells[cells["fold"].isin(fold)]
     drawn = draw_sample(cells, count, seed=seed)
-    files = resolve_paths(drawn, table) if out is None else copy_sample(drawn, table, out)
+    files = (
+        resolve_paths(drawn, table) if out is None else copy_sample(drawn, table, out, overwrite=overwrite)
+    )
     if as_json:
         rows = drawn[["cell", "label", "subject", "group", "fold"]].to_dict("records")
         _print_json([{**row, "file": str(file)} for row, file in zip(rows, files, strict=True)])

@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from leukoscope.cli.options import Overwrite
 
 SHEET = "contact_sheet.html"
 
@@ -19,6 +22,8 @@ def demo(
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Where results, heat maps and the sheet go.")
     ] = Path("demo"),
+    *,
+    overwrite: Overwrite = False,
 ) -> None:
     """Judge the shipped sample: 60 C-NMC cells of 42 subjects, and some images that must be refused.
 
@@ -30,13 +35,17 @@ def demo(
     from leukoscope import assets
     from leukoscope.cli.predicting import PredictOptions, run_predict
     from leukoscope.core.errors import UsageError
-    from leukoscope.inference.output_file import check_output_folder
+    from leukoscope.core.io import check_output_folder
 
     folders = (assets.sample_cells_directory(), assets.other_images_directory())
     check_output_folder(out)
-    if not ((out / SHEET).is_file() or _is_interrupted_demo(out, folders)):
-        raise UsageError(f"{out}: holds something else; name a new folder with --out DIR")
-    run_predict(PredictOptions(sources=tuple(map(_shown, folders)), out=out, sheet=out / SHEET, replace=True))
+    if not overwrite and not _is_of_demo(out, folders):
+        raise UsageError(
+            f"{out}: holds files that are not of a demo; name a new folder with --out DIR, or add --overwrite"
+        )
+    run_predict(
+        PredictOptions(sources=tuple(map(_shown, folders)), out=out, sheet=out / SHEET, overwrite=True)
+    )
     typer.echo(
         "\nSeen in training: these cells show the tool, not its worth (leukoscope bundle show --card)."
     )
@@ -45,16 +54,18 @@ def demo(
     )
 
 
-def _is_interrupted_demo(out: Path, folders: tuple[Path, ...]) -> bool:
+def _is_of_demo(out: Path, folders: tuple[Path, ...]) -> bool:
     """True for a folder with nothing but files of a demo, or with nothing; results of other images are the user's."""
     from leukoscope.cli.predicting import HEAT_MAPS, RESULTS_CSV, SUBJECTS_FILE
     from leukoscope.inference.journal import LOCK, RESULTS, SETTINGS
 
     files = {RESULTS, SETTINGS, LOCK, HEAT_MAPS, RESULTS_CSV, SUBJECTS_FILE, SHEET}
-    if out.exists() and any(path.name.removesuffix(".part") not in files for path in out.iterdir()):
+    if out.exists() and any(
+        re.sub(r"(\.[0-9a-f]{8})?\.part$", "", path.name) not in files for path in out.iterdir()
+    ):
         return False
     if not (out / RESULTS).exists():
-        return True
+        return not (out.exists() and any(out.iterdir()))
     shipped = {path.name for folder in folders for path in folder.rglob("*")}
     *lines, _ = (out / RESULTS).read_bytes().split(b"\n")  # what a kill left of a line does not count
     try:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from leukoscope.cli.options import Overwrite
 from leukoscope.core.errors import UsageError
+from leukoscope.core.io import write_text
 from leukoscope.core.terms import RESEARCH_USE
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ def evaluate(
     bundle: Annotated[Path | None, typer.Option(help="Bundle that draws the heat maps beside them.")] = None,
     replicates: Replicates = 2000,
     seed: Seed = 0,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of a table.")] = False,
 ) -> None:
     """Measure finished runs by cell and by subject; write report.json, figures and one HTML page.
@@ -61,10 +64,17 @@ def evaluate(
     """
     if bundle is not None and images is None:
         raise UsageError("--bundle draws heat maps over cell images; name their folder with --images")
+    from leukoscope.core.outputs import Outputs, json_with
     from leukoscope.evaluation.protocol import evaluate as evaluate_runs
-    from leukoscope.evaluation.report import cells_to_picture, write_outputs
+    from leukoscope.evaluation.report import OUTPUT_NAMES, cells_to_picture, write_outputs
 
     folder = out or (runs[0] / "evaluation" if len(runs) == 1 else Path("evaluation"))
+    outputs = Outputs(overwrite=overwrite)
+    outputs.read(*runs, *(attach or ()), images)
+    outputs.read_whole(bundle)
+    report_json = json_with("schema_version", "runs", "splits", "caveats")
+    outputs.folder(folder, "--out", OUTPUT_NAMES, marker=OUTPUT_NAMES[0], own=report_json)
+    outputs.check()
     supplements = tuple(_read_supplement(path) for path in attach or ())
     with _steps() as step:
         report = evaluate_runs(
@@ -91,24 +101,31 @@ def compare(
     literature: Annotated[bool, typer.Option(help="Add published figures with their kind of split.")] = True,
     replicates: Replicates = 2000,
     seed: Seed = 0,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Put runs, their baselines and the literature into one table, each row with its kind of split."""
+    from leukoscope.core.outputs import Outputs, json_with
     from leukoscope.evaluation.compare import compare as compare_sources
     from leukoscope.evaluation.compare import to_html, to_markdown
+
+    names = ("comparison.json", "comparison.md", "comparison.html")
+    outputs = Outputs(overwrite=overwrite)
+    outputs.read(*runs)
+    outputs.folder(out, "--out", names, marker=names[0], own=json_with("rows", "caveat", "notice"))
+    outputs.check()
 
     with _steps() as step:
         step("measuring")
         comparison = compare_sources(runs, literature=literature, settings=_settings(replicates, seed))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        texts = {
-            "comparison.json": comparison.model_dump_json(indent=1) + "\n",
-            "comparison.md": to_markdown(comparison) + "\n",
-            "comparison.html": to_html(comparison),
-        }
-        for name, text in texts.items():
-            _write(out / name, text)
+        texts = (
+            comparison.model_dump_json(indent=1) + "\n",
+            to_markdown(comparison) + "\n",
+            to_html(comparison),
+        )
+        for name, text in zip(names, texts, strict=True):
+            write_text(out / name, text)
     typer.echo(comparison.model_dump_json(indent=1) if as_json else to_markdown(comparison))
 
 
@@ -247,9 +264,3 @@ def _steps() -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading")
         yield lambda text: progress.update(task, description=text)
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from leukoscope.core.io import write_text
+from leukoscope.core.outputs import Outputs, json_with
 from leukoscope.core.terms import RESEARCH_USE
-from leukoscope.inference.output_file import OutputFile, check_output_file
 
 if TYPE_CHECKING:
     from leukoscope.inference.cells import PreparedCell
@@ -22,6 +23,7 @@ def run_explain_check(
     engine: str,
     threads: int | None,
     out: Path | None,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Measure and print; see the command's help."""
@@ -29,8 +31,11 @@ def run_explain_check(
     from leukoscope.inference.explain import check_explanations
     from leukoscope.inference.predictor import Predictor
 
-    if out is not None:
-        check_output_file(out)
+    outputs = Outputs(overwrite=overwrite)
+    outputs.read(*sources)
+    outputs.read_whole(bundle)
+    outputs.file(out, "--out", own=json_with("name", "title", "measures"))
+    outputs.check()
     predictor = Predictor.open(bundle, engine=engine, threads=threads)
     prepared, passed_over = _prepare(predictor, sources or (str(sample_cells_directory()),), limit)
     with _Bar(len(prepared)) as bar:
@@ -38,8 +43,7 @@ def run_explain_check(
     supplement = check.supplement()
     text = supplement.model_dump_json(indent=2) + "\n"
     if out is not None:
-        with OutputFile(out) as file:
-            file.stream.write(text)
+        write_text(out, text)
     if as_json:
         typer.echo(text, nl=False)
         return

@@ -128,7 +128,10 @@ def export_run(
     UsageError
         The run is not finished, its scores are no single view's, or name or version have another form.
     """
+    from leukoscope.models.bundle import check_bundle_place
+
     _check_identity(identity)  # before torch is loaded
+    check_bundle_place(out)
 
     from leukoscope.cli.export_words import read_training_data
     from leukoscope.evaluation.scores import check_finished

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from leukoscope.cli.options import Overwrite
+
 if TYPE_CHECKING:
     from leukoscope.evaluation.ood_report import MeasuredImages, NoveltyReport
     from leukoscope.inference.predictor import Predictor
@@ -38,21 +40,27 @@ def novelty(
         typer.Option(help="Cut each given image's cell out onto black as well, at its size and enlarged."),
     ] = True,
     out: Annotated[Path | None, typer.Option(help="JSON for `leukoscope evaluate --attach`.")] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print that JSON instead of a table.")] = False,
 ) -> None:
     """Measure the gate: share of foreign images refused, and share of unseen subjects' cells refused with them."""
+    from leukoscope.core.io import write_text
+    from leukoscope.core.outputs import Outputs, json_with
     from leukoscope.evaluation.ood_report import novelty_report
-    from leukoscope.inference.output_file import OutputFile
     from leukoscope.inference.predictor import Predictor
 
+    outputs = Outputs(overwrite=overwrite)
+    outputs.read(*(strangers or ()), cells, splits)
+    outputs.read_whole(bundle)
+    outputs.file(out, "--out", own=json_with("name", "title", "measures"))
+    outputs.check()
     predictor = Predictor.open(bundle)
     known, groups = _measure_cells(predictor, cells, splits, split, limit)
     kinds = dict(_measure_strangers(predictor, tuple(strangers or ()), cut_out))
     report = novelty_report(predictor.bundle.decision, predictor.bundle.novelty, known, groups, kinds)
     supplement = _as_supplement(report, split)
     if out is not None:
-        with OutputFile(out) as file:
-            file.stream.write(supplement.model_dump_json(indent=1) + "\n")
+        write_text(out, supplement.model_dump_json(indent=1) + "\n")
     if as_json:
         typer.echo(supplement.model_dump_json(indent=1))
     else:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from leukoscope.cli.options import Overwrite
+
 Bundle = Annotated[
     Path | None,
     typer.Option("--bundle", "-b", metavar="DIR", help="Folder of the bundle; the shipped one by default."),
@@ -62,6 +64,7 @@ def predict(
     stdin_list: Annotated[
         bool, typer.Option("--stdin-list", help="Read paths from standard input, one a line.")
     ] = False,
+    overwrite: Overwrite = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="With --out: go on where an earlier call stopped.")
     ] = False,
@@ -106,6 +109,7 @@ def predict(
         subjects=subjects,
         stdin_list=stdin_list,
         resume=resume,
+        overwrite=overwrite,
         quiet=quiet,
         operating_point=operating_point,
         tta=tta,
@@ -176,6 +180,7 @@ def explain_check(
     engine: Engine = "openvino",
     threads: Threads = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the measures as JSON.")] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Measure how faithful the heat maps are: energy inside the cell, deletion, randomised weights, rotation.
@@ -191,6 +196,7 @@ def explain_check(
         engine=engine,
         threads=threads,
         out=out,
+        overwrite=overwrite,
         as_json=as_json,
     )
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from leukoscope.cli.printing import CsvFile, print_json, print_row, print_subjects, say, write_subjects
 from leukoscope.core.errors import UsageError
+from leukoscope.core.io import OutputFile, write_bytes
 from leukoscope.core.terms import RESEARCH_USE, Decision, Reason
-from leukoscope.inference.output_file import OutputFile, check_output_file, check_output_folder
 
 if TYPE_CHECKING:
     from leukoscope.inference.cells import Prediction, Source
@@ -41,7 +41,7 @@ class PredictOptions:
     subjects: Path | None = None
     stdin_list: bool = False
     resume: bool = False
-    replace: bool = False
+    overwrite: bool = False
     quiet: bool = False
     operating_point: str | None = None
     tta: int = 1
@@ -57,6 +57,7 @@ def run_predict(options: PredictOptions) -> int:
     from leukoscope.inference.predictor import Predictor
     from leukoscope.inference.sources import Ignored, SubjectTable
 
+    _check_outputs(options)
     ignored = Ignored()
     subject = subject_of(options.subjects)
     found = _sources(options, subject, ignored)
@@ -120,11 +121,29 @@ def _check(options: PredictOptions) -> None:
         raise UsageError("--resume continues the results of a folder; name it with --out DIR")
     if options.sheet is not None and options.sheet.suffix.lower() not in (".png", ".html"):
         raise UsageError(f"--sheet {options.sheet}: the name must end in .png or .html")
-    for path in (options.csv_file, options.sheet):
-        if path is not None:
-            check_output_file(path)
+    if options.resume and options.overwrite:
+        raise UsageError("--resume continues results, --overwrite replaces them; leave out one of them")
+
+
+def _check_outputs(options: PredictOptions) -> None:
+    """Refuse, before the work, outputs that would lose a file."""
+    from leukoscope.cli.printing import CSV_COLUMNS, SUBJECT_COLUMNS
+    from leukoscope.core.outputs import Outputs, csv_with, json_with, with_mark
+    from leukoscope.inference.journal import RESULTS, SETTINGS
+
+    outputs = Outputs(overwrite=options.overwrite)
+    outputs.read(*(source for source in options.sources if source != "-"), options.subjects)
+    outputs.read_whole(options.bundle)
+    results = csv_with(CSV_COLUMNS)
+    outputs.file(options.csv_file, "--csv", own=results)
+    outputs.file(options.sheet, "--sheet", own=with_mark())
+    outputs.folder(
+        options.out, "--out", (SETTINGS, RESULTS, HEAT_MAPS), marker=SETTINGS, own=json_with("bundle_sha256")
+    )
     if options.out is not None:
-        check_output_folder(options.out)
+        outputs.file(options.out / RESULTS_CSV, "--out", own=results)
+        outputs.file(options.out / SUBJECTS_FILE, "--out", own=csv_with(SUBJECT_COLUMNS))
+    outputs.check()
 
 
 def _sources(
@@ -219,7 +238,7 @@ class _Outputs:
             "subjects_sha256": options.subjects and sha256(options.subjects.read_bytes()).hexdigest(),
         }
         self.journal = stack.enter_context(
-            Journal(options.out, settings, resume=options.resume, replace=options.replace)
+            Journal(options.out, settings, resume=options.resume, overwrite=options.overwrite)
         )
         self.done = self.journal.done
         if options.heat_maps:
@@ -359,7 +378,7 @@ def _write_heat_map(out: Path, number: int, prediction: "Prediction") -> str:
         letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "_" for letter in file
     )
     path = out / HEAT_MAPS / f"{number:06d}_{safe[:80] or 'image'}.png"
-    path.write_bytes(
-        encode_png(heat_map_overlay(prediction.canvas, prediction.activation_map), compress_level=1)
+    write_bytes(
+        path, encode_png(heat_map_overlay(prediction.canvas, prediction.activation_map), compress_level=1)
     )
     return escape_surrogates(str(path))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from leukoscope.core.io import OutputFile
 from leukoscope.core.terms import Decision
-from leukoscope.inference.output_file import OutputFile
 
 if TYPE_CHECKING:
     from leukoscope.inference.results import CellResult, SubjectResult
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 CSV_COLUMNS = (
     "source", "decision", "probability", "subject", "logit", "threshold", "prediction_set", "novelty",
     "reasons", "width_px", "height_px", "area_px", "heat_map", "duration_ms", "model", "model_sha256", "notice",
+)  # fmt: skip
+SUBJECT_COLUMNS = (
+    "subject", "cells", "judged", "rejected", "uncertain", "blasts", "blast_share", "blast_share_low",
+    "blast_share_high", "probability", "decision", "notice",
 )  # fmt: skip
 _COLOURS = {
     Decision.BLAST: "red", Decision.NORMAL: "blue", Decision.UNCERTAIN: "yellow", Decision.REJECTED: "bright_black",
@@ -55,13 +59,12 @@ class CsvFile:
 
 def write_subjects(path: Path, subjects: "list[SubjectResult]") -> None:
     """Write the pooled results of subjects as CSV, in one step."""
-    columns = [name for name in type(subjects[0]).model_fields if name != "model"]
     with OutputFile(path) as file:
         writer = csv.writer(file.stream, lineterminator="\n")
-        writer.writerow(columns)
+        writer.writerow(SUBJECT_COLUMNS)
         for entry in subjects:
             values = entry.model_dump(mode="json")
-            writer.writerow([_cell(values[name]) for name in columns])
+            writer.writerow([_cell(values[name]) for name in SUBJECT_COLUMNS])
 
 
 def _cell(value: object) -> str:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from leukoscope.cli.options import Overwrite
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def grow(
         str | None, typer.Option(help="Take cells of this fold only, so that another one stays unseen.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the new channels and of the choice of cells.")] = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Grow an EfficientNet-B3 out of the ImageNet weights of EfficientNet-Lite2 (Apache-2.0).
 
@@ -49,9 +51,14 @@ def grow(
     from rich.console import Console
 
     from leukoscope.cli.train import read_settings
+    from leukoscope.core.outputs import Outputs, with_mark
     from leukoscope.training.networks.network import CellNetwork
     from leukoscope.training.weights import expansion as growth
 
+    outputs = Outputs(overwrite=overwrite)
+    outputs.read(cells, source, config)
+    outputs.file(out, "--out", own=with_mark('"origin":"'))
+    outputs.check()
     console = Console(stderr=True)
     settings = read_settings(config, set_ or []).network
     lite = growth.read_source(source or _installed_source())

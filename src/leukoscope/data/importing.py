@@ -19,12 +19,14 @@ import pandas as pd
 
 from leukoscope import __version__
 from leukoscope.core.errors import CohortError, UsageError
+from leukoscope.core.io import write_text
+from leukoscope.core.outputs import Outputs, json_with
 from leukoscope.data.cnmc import CANVAS_PX, FINAL_TEST_PX
 from leukoscope.data.groups import assign_groups
 from leukoscope.data.layouts import LABEL_WORDS, Discovery, Oddity, OddityKind, Source, discover
 from leukoscope.data.measure import Measurement, Progress, map_files, measure_file
 from leukoscope.data.official import OfficialFile, official_by_sha256
-from leukoscope.data.table import COLUMNS, TEXT_COLUMNS, UNLABELLED, cell_key, write_atomically, write_cells
+from leukoscope.data.table import COLUMNS, TEXT_COLUMNS, UNLABELLED, cell_key, write_cells
 from leukoscope.imaging.descriptors import describe_cell
 
 
@@ -69,8 +71,9 @@ def import_cohort(
     normal: Iterable[str] = (),
     workers: int | None = None,
     progress: Progress | None = None,
+    overwrite: bool = False,
 ) -> ImportReport:
-    """Read a cohort and write its cell table; an earlier cell table of that name is replaced, nothing else is.
+    """Read a cohort and write its cell table; an earlier cell table of that name is replaced.
 
     Parameters
     ----------
@@ -84,17 +87,19 @@ def import_cohort(
         Threads; the number of processors where it is left out.
     progress
         Called with files done and files in all.
+    overwrite
+        Replace files that are no cell table.
 
     Raises
     ------
     UsageError
-        The source is not there or holds no image; the table's name is that of another file.
+        The source is not there or holds no image; the table's place is taken by another file.
     CohortError
         A label file contradicts itself, or no image could be read.
     """
     if table.is_dir() or table.suffix.lower() != ".csv":
         raise UsageError(f"{table}: the table must be named as a .csv file")
-    _check_target(source, table)
+    _check_target(source, table, overwrite)
     found = discover(source, blast=blast, normal=normal)
     keys = [cell_key(item.file, table) for item in found.sources]
     stamps = {key: _stamp(item.file) for key, item in zip(keys, found.sources, strict=True)}
@@ -124,20 +129,18 @@ def import_cohort(
     return report
 
 
-def _check_target(source: Path, table: Path) -> None:
-    """Refuse to write over the user's own file; an empty one may be filled."""
-    if not table.exists() or not table.stat().st_size:
-        return
-    if source.exists() and table.samefile(source):
-        raise UsageError(
-            f"{table}: is the source itself and would be overwritten; name another file with --out"
-        )
-    with table.open(encoding="utf-8", errors="replace", newline="") as file:
-        columns = next(csv.reader(file), [])
-    if not set(TEXT_COLUMNS) <= set(columns):
-        raise UsageError(
-            f"{table}: exists and is no cell table, it would be overwritten; name another file with --out"
-        )
+def _check_target(source: Path, table: Path, overwrite: bool) -> None:
+    """Refuse to lose a file of somebody else."""
+    outputs = Outputs(overwrite=overwrite)
+    outputs.read(source)
+    outputs.file(table, "--out", own=_is_cell_table)
+    outputs.file(report_path(table), "--out", own=json_with("leukoscope", "describer"))
+    outputs.check()
+
+
+def _is_cell_table(path: Path) -> bool:
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        return set(TEXT_COLUMNS) <= set(next(csv.reader(file), []))
 
 
 def _assemble(
@@ -308,4 +311,4 @@ def _write_sidecar(
             if measured.sha256
         },
     }
-    write_atomically(report_path(table), json.dumps(content, ensure_ascii=False) + "\n")
+    write_text(report_path(table), json.dumps(content, ensure_ascii=False) + "\n")

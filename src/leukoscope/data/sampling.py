@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 
 from leukoscope.core.errors import CohortError, UsageError
+from leukoscope.core.io import replacing, write_text
+from leukoscope.core.outputs import Outputs, Recognizer, with_mark
 from leukoscope.data.cnmc import ATTRIBUTION, FOLDER_OF_LABEL, parse_name
 from leukoscope.data.official import official_by_sha256
-from leukoscope.data.table import BLAST, LABEL_VALUES, NORMAL, labelled, resolve_paths, write_atomically
+from leukoscope.data.table import BLAST, LABEL_VALUES, NORMAL, labelled, resolve_paths
 
 
 def draw_sample(cells: pd.DataFrame, count: int, *, seed: int = 0) -> pd.DataFrame:
@@ -52,7 +54,7 @@ def draw_sample(cells: pd.DataFrame, count: int, *, seed: int = 0) -> pd.DataFra
     return cells.loc[sorted(positions)]
 
 
-def copy_sample(sample: pd.DataFrame, table: Path, folder: Path) -> list[Path]:
+def copy_sample(sample: pd.DataFrame, table: Path, folder: Path, *, overwrite: bool = False) -> list[Path]:
     """Copy the files of a sample; C-NMC files keep their layout, others go into one folder a class.
 
     Parameters
@@ -63,13 +65,17 @@ def copy_sample(sample: pd.DataFrame, table: Path, folder: Path) -> list[Path]:
         Where that table stands.
     folder
         Where the copies go; the attribution is put beside C-NMC cells.
+    overwrite
+        Replace other files of the same names.
 
     Raises
     ------
     CohortError
         A file of the table is no longer there.
+    UsageError
+        Another file has the name of a copy.
     """
-    written = []
+    plan: list[tuple[Path, Path]] = []
     from_cnmc = False
     for source, row in zip(resolve_paths(sample, table), sample.to_dict("records"), strict=True):
         is_cnmc = parse_name(source.name) is not None or row["sha256"] in official_by_sha256()
@@ -77,19 +83,29 @@ def copy_sample(sample: pd.DataFrame, table: Path, folder: Path) -> list[Path]:
         label = row["label"]
         inner = Path(row["fold"], FOLDER_OF_LABEL[LABEL_VALUES[label]]) if is_cnmc else Path(label)
         target = folder / inner / source.name
-        if target in written:
+        if any(target == other for _, other in plan):
             target = target.with_name(f"{source.stem}-{row['sha256'][:8]}{source.suffix}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + ".part")
+        plan.append((source, target))
+    outputs = Outputs(overwrite=overwrite)
+    outputs.read(table, *(source for source, _ in plan))
+    for source, target in plan:
+        outputs.file(target, "--out", own=_copy_of(source))
+    if from_cnmc:
+        outputs.file(folder / "ATTRIBUTION.txt", "--out", own=with_mark(ATTRIBUTION[:40]))
+    outputs.check()
+    for source, target in plan:
         try:
-            shutil.copyfile(source, part)
+            with replacing(target) as part:
+                shutil.copyfile(source, part)
         except FileNotFoundError:
             raise CohortError(f"{source}: no such file any more; import the cohort again") from None
-        part.replace(target)
-        written.append(target)
     if from_cnmc:
-        write_atomically(folder / "ATTRIBUTION.txt", ATTRIBUTION)
-    return written
+        write_text(folder / "ATTRIBUTION.txt", ATTRIBUTION)
+    return [target for _, target in plan]
+
+
+def _copy_of(source: Path) -> Recognizer:
+    return lambda path: path.read_bytes() == source.read_bytes()
 
 
 def _take_in_turn(of_class: pd.DataFrame, wanted: int, rng: np.random.Generator) -> list[int]:

@@ -14,7 +14,8 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from leukoscope.core.errors import SplitError, UsageError
-from leukoscope.data.table import table_sha256, write_atomically
+from leukoscope.core.io import write_text
+from leukoscope.data.table import table_sha256
 
 SCHEMA_VERSION: Final = 1
 
@@ -140,7 +141,7 @@ def check_plan(cells: pd.DataFrame, plan: SplitPlan) -> None:
 def write_splits(plan: SplitPlan, cells: pd.DataFrame, path: Path) -> None:
     """Check a plan and write it; an interrupted write leaves the old file in place."""
     check_plan(cells, plan)
-    write_atomically(path, json.dumps(dataclasses.asdict(plan), indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(dataclasses.asdict(plan), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_splits(path: Path, cells: pd.DataFrame) -> SplitPlan:

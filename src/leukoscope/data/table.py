@@ -4,7 +4,6 @@ Subjects, groups and folds are strings, always: "11", "H11" and "h3" are three p
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Final
 import pandas as pd
 
 from leukoscope.core.errors import CohortError, UsageError
+from leukoscope.core.io import write_text
 from leukoscope.core.terms import Label
 
 BLAST: Final = "blast"
@@ -112,18 +112,7 @@ def write_cells(frame: pd.DataFrame, path: Path) -> None:
     """Check a table and write it as UTF-8 CSV with LF line ends; an interrupted write leaves the old file in place."""
     check_cells(frame)
     extra = [column for column in frame.columns if column not in COLUMNS]
-    write_atomically(path, frame[[*COLUMNS, *extra]].to_csv(index=False, lineterminator="\n"))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file by way of a ``.part`` sibling, so that ``path`` never holds half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_text(path, frame[[*COLUMNS, *extra]].to_csv(index=False, lineterminator="\n"))
 
 
 def resolve_paths(frame: pd.DataFrame, table_path: Path) -> list[Path]:

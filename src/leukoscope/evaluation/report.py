@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from leukoscope.core.io import write_bytes
 from leukoscope.evaluation.figure_style import render
 from leukoscope.evaluation.figures import CAPTIONS, DRAWINGS, draw_all
 from leukoscope.evaluation.split_report import (
@@ -52,6 +53,8 @@ CELL_NAMES = (
     "specificity_at_sensitivity_95",
 )
 SUBJECT_NAMES = tuple(n for n in CELL_NAMES if n not in {"roc_auc_mean_of_splits", "ece"} and "_at_" not in n)
+OUTPUT_NAMES = ("report.json", "report.html", "figures")
+"""What ``write_outputs`` writes into a folder."""
 WIDE_FIGURES = ("baselines", "confusion", "subjects", "subgroups")
 
 
@@ -208,8 +211,5 @@ def _base64(content: bytes) -> str:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
+    write_bytes(path, content)
     return path

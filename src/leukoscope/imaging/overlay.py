@@ -14,8 +14,10 @@ from unicodedata import combining, normalize
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from leukoscope.core.errors import EngineError, UsageError
+from leukoscope.core.outputs import GENERATOR
 from leukoscope.core.terms import DECISION_WORDS, RESEARCH_USE, Decision
 from leukoscope.imaging.canvas import CANVAS_PX, place_on_canvas
 from leukoscope.imaging.foreground import cell_mask
@@ -137,7 +139,9 @@ def colour_legend(width_px: int = 320, height_px: int = 44) -> NDArray[np.uint8]
 def encode_png(rgb: NDArray[np.uint8], compress_level: int = 4) -> bytes:
     """Encode an image as PNG; lossless at every level, 0 (large, fast) to 9."""
     stream = io.BytesIO()
-    Image.fromarray(rgb).save(stream, "PNG", compress_level=compress_level)
+    info = PngInfo()
+    info.add_text("Software", GENERATOR)
+    Image.fromarray(rgb).save(stream, "PNG", compress_level=compress_level, pnginfo=info)
     return stream.getvalue()
 
 

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from leukoscope.core.io import OutputFile
+from leukoscope.core.outputs import GENERATOR
 from leukoscope.core.terms import DECISION_WORDS, RESEARCH_USE, Decision
 from leukoscope.imaging.overlay import SheetItem, colour_legend, encode_png, heat_map_overlay
 from leukoscope.inference.cells import Prediction
-from leukoscope.inference.output_file import OutputFile
 from leukoscope.inference.results import SubjectResult
 
 MAX_ITEMS = 2000
@@ -59,6 +60,7 @@ class HtmlSheet:
         self._file.stream.write(
             f'<!doctype html><html lang="en"><meta charset="utf-8">'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f'<meta name="generator" content="{GENERATOR}">'
             f"<title>{escape(title)}</title><style>{_STYLE}</style><h1>{escape(title)}</h1>"
             f"<p><strong>{escape(RESEARCH_USE)}</strong></p>"
             f'<p class="faint">Left the cell, right its Grad-CAM heat map. '

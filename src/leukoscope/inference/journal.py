@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Self
 from pydantic import ValidationError
 
 from leukoscope.core.errors import UsageError
+from leukoscope.core.io import write_text
 from leukoscope.inference.locking import FolderLock
 from leukoscope.inference.results import CellResult
 
@@ -33,8 +34,8 @@ class Journal:
         What the results depend on, kept beside them in ``predict.json``.
     resume
         Go on after the last whole line; what a kill left of a line is cut off. Without it the file must not exist.
-    replace
-        Throw away what is there, and begin.
+    overwrite
+        Delete the results that are there, and begin.
 
     Attributes
     ----------
@@ -45,11 +46,11 @@ class Journal:
     ------
     UsageError
         The folder cannot be written, or another process writes there; there are results and neither ``resume`` nor
-        ``replace`` is set; or they were made with other settings.
+        ``overwrite`` is set; or they were made with other settings.
     """
 
     def __init__(
-        self, directory: Path, settings: dict[str, Any], *, resume: bool, replace: bool = False
+        self, directory: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool = False
     ) -> None:
         self.path = directory / RESULTS
         try:
@@ -58,17 +59,19 @@ class Journal:
         except OSError as error:
             raise _cannot_write(directory, error) from None
         try:
-            self._open(directory, settings, resume=resume, replace=replace)
+            self._open(directory, settings, resume=resume, overwrite=overwrite)
         except BaseException:
             self._lock.release()
             raise
 
-    def _open(self, directory: Path, settings: dict[str, Any], *, resume: bool, replace: bool) -> None:
+    def _open(self, directory: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
         try:
-            if replace:
+            if overwrite:
                 self.path.unlink(missing_ok=True)
             if self.path.exists() and not resume:
-                raise UsageError(f"{self.path}: exists; continue it with --resume, or name another folder")
+                raise UsageError(
+                    f"{self.path}: exists; continue with --resume, replace with --overwrite, or name another folder"
+                )
             _keep_settings(directory / SETTINGS, settings, fresh=not self.path.exists())
             self.done = _repair(self.path) if self.path.exists() else 0
             self._file: BinaryIO = self.path.open("ab")
@@ -137,9 +140,7 @@ def _cannot_write(directory: Path, error: OSError) -> UsageError:
 def _keep_settings(path: Path, settings: dict[str, Any], *, fresh: bool) -> None:
     text = json.dumps(settings, indent=2) + "\n"
     if fresh:
-        part = path.with_name(path.name + ".part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        write_text(path, text)
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))

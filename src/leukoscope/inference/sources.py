@@ -20,6 +20,8 @@ from leukoscope.inference.cells import Source
 SUFFIXES = frozenset({".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 """Names that are taken from folders and archives; a file named by itself is read whatever its name is."""
 
+_RESULT_SETTINGS, _RESULT_PICTURES = "predict.json", "heat_maps"  # of a folder that predict --out has written
+
 STDIN = "-"
 STDIN_NAME = "<stdin>"
 MAX_LINE = 32_768
@@ -308,8 +310,11 @@ def _walk(directory: Path, ignored: Ignored) -> Iterator[Path]:
             ordered = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise UsageError(f"{directory}: the folder cannot be read ({error.strerror})") from None
+    results = any(entry.name == _RESULT_SETTINGS for entry in ordered)
     for entry in ordered:
-        if entry.is_dir(follow_symlinks=False):
+        if results and entry.name == _RESULT_PICTURES:
+            ignored.add(entry.path)  # heat maps of an earlier call, no cells
+        elif entry.is_dir(follow_symlinks=False):
             yield from _walk(Path(entry.path), ignored)
         elif _is_image_name(entry.name) and not entry.is_dir():
             yield Path(entry.path)

@@ -189,8 +189,7 @@ def write_bundle(
     """
     from leukoscope.models.card import render_card
 
-    if directory.exists() and not (directory / names.SUMS).is_file():
-        raise BundleError(f"{directory}: exists and is no bundle; name a new folder")
+    check_bundle_place(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     texts = {
         names.MANIFEST: manifest.to_json(),
@@ -223,6 +222,27 @@ def write_bundle(
     finally:
         shutil.rmtree(build, ignore_errors=True)
     return Bundle.open(directory)
+
+
+def check_bundle_place(directory: Path) -> None:
+    """Refuse a folder that cannot be replaced by a bundle without losing files.
+
+    Raises
+    ------
+    BundleError
+        The place is a file, or a folder that holds anything but an intact bundle.
+    """
+    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
+        raise BundleError(f"{directory}: exists and is no folder; name a new folder")
+    if not directory.exists() or not any(directory.iterdir()):
+        return
+    try:
+        Bundle.open(directory)
+    except BundleError as error:
+        raise BundleError(
+            f"{directory}: holds something else than an intact bundle, which would be lost ({error}); "
+            "name a new folder"
+        ) from None
 
 
 def _replace_folder(new: Path, place: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from leukoscope.core.errors import BundleError
+from leukoscope.core.io import write_text
 from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.models.metric_info import NOT_ESTIMABLE, format_value
 
@@ -372,10 +373,7 @@ def read_report(path: Path) -> Report:
 
 def write_report(report: Report, path: Path) -> None:
     """Write ``report.json`` in one step; a killed process leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_text(path, report.model_dump_json(indent=1) + "\n")
 
 
 def format_measurement(measurement: Measurement, *, percent: bool = False, signed: bool = False) -> str:

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from leukoscope.core.errors import WeightsError
+from leukoscope.core.io import replacing
 from leukoscope.training.networks.network import CellNetwork
-from leukoscope.training.replacing import replacing
 
 INPUT_NAME = "cells"
 OUTPUT_NAMES = ("logits", "embedding", "activation_map")

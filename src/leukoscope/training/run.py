@@ -1,6 +1,7 @@
 """A whole run: split, models, scores, pictures. Started once, gone on with as often as needed."""
 
 import dataclasses
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -93,7 +94,14 @@ def start_run(
             out, config_name, settings, plan=plan, cells=cells, inputs=inputs
         )
     folder = Path(fabric.broadcast(str(folder)))
-    return _carry_out(fabric, folder, settings, listener or Listener(), engine)
+    try:
+        return _execute_run(fabric, folder, settings, listener or Listener(), engine)
+    except Exception:
+        if fabric.is_global_zero and not _has_progress(folder):
+            shutil.rmtree(
+                folder, ignore_errors=True
+            )  # nothing that could be resumed, and nothing but our own files
+        raise
 
 
 def resume_run(
@@ -134,7 +142,7 @@ def resume_run(
             missing_ok=True
         )  # first, so that no scores stand under others' settings
         run_folder.write_config(folder, settings)
-    return _carry_out(launch(settings.engine), folder, settings, listener or Listener(), engine)
+    return _execute_run(launch(settings.engine), folder, settings, listener or Listener(), engine)
 
 
 def launch(engine: EngineSettings) -> Fabric:
@@ -145,6 +153,7 @@ def launch(engine: EngineSettings) -> Fabric:
     UsageError
         The machine has no such accelerator, or not so many devices.
     """
+    _check_machine(engine)
     if engine.threads:
         torch.set_num_threads(engine.threads)
     keep_freed_memory()
@@ -166,6 +175,21 @@ def launch(engine: EngineSettings) -> Fabric:
             ) from None
         raise
     return fabric
+
+
+def _check_machine(engine: EngineSettings) -> None:
+    """Refuse more devices than there are, before processes are started for them."""
+    known = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+    if engine.accelerator not in known:
+        raise UsageError(f"accelerator {engine.accelerator!r}: expected one of {', '.join(known)}")
+    cuda, mps = torch.cuda.device_count(), int(torch.backends.mps.is_available())
+    there = {"cpu": os.cpu_count() or 1, "cuda": cuda, "mps": mps, "gpu": cuda or mps, "tpu": engine.devices}
+    there["auto"] = there["gpu"] or there["cpu"]
+    if engine.devices > there[engine.accelerator]:
+        raise UsageError(
+            f"{engine.devices} devices asked for, this machine has {there[engine.accelerator]} of accelerator "
+            f"{engine.accelerator!r}; lower engine.devices (--devices) or choose another accelerator"
+        )
 
 
 def check_split(split: Split, settings: TrainSettings, cells: pd.DataFrame) -> None:
@@ -195,7 +219,12 @@ def one_split(plan: SplitPlan, name: str | None, cells: pd.DataFrame) -> SplitPl
     return single_split(plan, name, cells)
 
 
-def _carry_out(
+def _has_progress(folder: Path) -> bool:
+    """Tell whether a run folder holds more than what its start wrote."""
+    return (folder / "log.jsonl").exists() or any(folder.rglob("*.safetensors"))
+
+
+def _execute_run(
     fabric: Fabric, folder: Path, settings: TrainSettings, listener: Listener, engine: GraphEngine | None
 ) -> Path:
     started = time.perf_counter()

@@ -18,10 +18,10 @@ from safetensors.numpy import save_file
 
 from leukoscope.core.config import to_mapping
 from leukoscope.core.errors import TrainingError, UsageError
+from leukoscope.core.io import replacing, write_text
 from leukoscope.data.split_plan import SplitPlan, make_plan, read_splits, select_rows, write_splits
-from leukoscope.data.table import read_cells, table_sha256, write_atomically, write_cells
+from leukoscope.data.table import read_cells, table_sha256, write_cells
 from leukoscope.training.fit.callbacks import EpochRecord
-from leukoscope.training.replacing import replacing
 from leukoscope.training.settings import TrainSettings
 
 RECORDED_PACKAGES = (
@@ -104,7 +104,7 @@ def create_run_folder(
 
 def write_config(folder: Path, settings: TrainSettings) -> None:
     """Write ``config.toml``: every setting, those left at their default too."""
-    write_atomically(folder / "config.toml", to_toml(to_mapping(settings)))
+    write_text(folder / "config.toml", to_toml(to_mapping(settings)))
 
 
 def check_identity(folder: Path, settings: TrainSettings) -> None:
@@ -149,14 +149,14 @@ def read_inputs(folder: Path) -> Inputs:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON by way of a ``.part`` sibling."""
-    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_log(folder: Path, records: Sequence[EpochRecord | Mapping[str, Any]]) -> None:
     """Write ``log.jsonl``, one line an epoch of every model, and the same as ``log.csv`` for spreadsheets."""
     rows = [asdict(record) if isinstance(record, EpochRecord) else dict(record) for record in records]
-    write_atomically(folder / "log.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
-    write_atomically(folder / "log.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+    write_text(folder / "log.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    write_text(folder / "log.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
 
 
 def write_scores(folder: Path, scores: pd.DataFrame, embeddings: Any) -> None:
@@ -164,7 +164,7 @@ def write_scores(folder: Path, scores: pd.DataFrame, embeddings: Any) -> None:
     with replacing(folder / "embeddings.safetensors") as part:
         save_file({"embeddings": embeddings}, part)
     text = scores[list(SCORE_COLUMNS)].to_csv(index=False, lineterminator="\n", float_format="%.9g")
-    write_atomically(folder / "scores.csv", text)
+    write_text(folder / "scores.csv", text)
 
 
 def describe_environment() -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from optuna.trial import Trial, TrialState
 
 from leukoscope.core.config import apply_overrides, build, read_toml, to_mapping
 from leukoscope.core.errors import ConfigError, DivergedError, TrainingError, UsageError
+from leukoscope.core.io import check_output_file
 from leukoscope.data.split_plan import read_splits, select_rows
 from leukoscope.data.splits import InnerFold, inner_folds
 from leukoscope.data.table import read_cells
@@ -124,9 +127,10 @@ def search(
     split = plan.splits[0]
     side = select_rows(cells, (*split.train, *split.validation))
     fabric = launch(settings.engine)
-    folder = study_path.with_suffix("")
+    folder = study_path.with_name(f"{study_path.name}.files")
     paths = [table.parent / cell for cell in side["cell"]]
     inner = inner_folds(side, tuple(side["cell"]), folds, settings.seed)
+    is_new = not study_path.exists() and not folder.exists()
     study = _open_study(study_path, settings, space, plan.cells_sha256, folds)
 
     def objective(trial: Trial) -> float:
@@ -144,7 +148,13 @@ def search(
             engine=engine,
         )
 
-    _run_missing(study, objective, trials, listener)
+    try:
+        _run_missing(study, objective, trials, listener)
+    except Exception:
+        if is_new and not _finished(study):  # a search that never began leaves nothing
+            study_path.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     return {
         "best_value": study.best_value,
         "best_parameters": study.best_params,
@@ -182,6 +192,7 @@ def _why_idle(key: str, settings: TrainSettings, space: Mapping[str, Range]) -> 
 def _open_study(
     path: Path, settings: TrainSettings, space: Mapping[str, Range], cells_sha256: str, folds: int
 ) -> optuna.Study:
+    _check_study_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=settings.seed)
@@ -204,6 +215,20 @@ def _open_study(
             "name a new file with --study"
         )
     return study
+
+
+def _check_study_file(path: Path) -> None:
+    """Refuse a file that is no study of Optuna: its tables would be written into it."""
+    check_output_file(path)
+    if not path.exists() or not path.stat().st_size:
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    except sqlite3.Error:
+        tables = set()
+    if "studies" not in tables:
+        raise UsageError(f"{path}: exists and is no study; name another file with --study")
 
 
 def _run_missing(study: optuna.Study, objective: Any, trials: int, listener: Listener) -> None:

@@ -17,6 +17,7 @@ from flask import Flask, Response, current_app, redirect, request, session, url_
 from werkzeug.wrappers import Response as BaseResponse
 
 from leukoscope.core.errors import UsageError
+from leukoscope.core.io import replacing
 from leukoscope.web.memory import Memory, admit_body, release_body
 from leukoscope.web.problems import Problem
 from leukoscope.web.settings import WebSettings
@@ -183,10 +184,9 @@ def secret_key(folder: Path) -> bytes:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not path.exists():
-            part = path.with_name(path.name + ".part")
-            part.touch(mode=0o600)
-            part.write_bytes(secrets.token_bytes(32))
-            part.replace(path)
+            with replacing(path) as part:
+                part.touch(mode=0o600)
+                part.write_bytes(secrets.token_bytes(32))
         key = path.read_bytes()
     except OSError as error:
         raise UsageError(

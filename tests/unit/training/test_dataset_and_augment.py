@@ -9,6 +9,7 @@ import torch
 
 from cohort_files import draw_cell, write_cohort
 from leukoscope.core.errors import CohortError, TrainingError
+from leukoscope.core.io import replacing
 from leukoscope.data.table import read_cells
 from leukoscope.imaging.canvas import CANVAS_PX, prepare_cell
 from leukoscope.imaging.decode import decode_image
@@ -22,7 +23,6 @@ from leukoscope.training.batches.augment import (
 )
 from leukoscope.training.batches.dataset import CellSet, check_classes, epoch_order, load_cells
 from leukoscope.training.networks.descriptor_graph import describe_pixels
-from leukoscope.training.replacing import replacing
 from leukoscope.training.settings import AugmentSettings
 
 STILL = AugmentSettings(

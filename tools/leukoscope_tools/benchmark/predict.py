@@ -54,7 +54,7 @@ def benchmark_predict(
     Every contestant is a process of its own with the same cells and threads; all of them judge the cells in turn, round
     after round. What is not installed is left out and named.
     """
-    from leukoscope.inference.output_file import check_output_file
+    from leukoscope.core.io import check_output_file
     from leukoscope_tools.benchmark import records as performance
     from leukoscope_tools.benchmark.run import BenchmarkOptions, run_benchmark
 

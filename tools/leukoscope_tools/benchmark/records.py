@@ -8,6 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from leukoscope.core.errors import UsageError
+from leukoscope.core.io import write_text
 from leukoscope.models.bundle import Bundle
 
 ENGINE_ROWS = ("engine_single", "engine_streams", "engine_batch_8", "engine_batch_16")
@@ -182,10 +183,7 @@ def read_stream(path: Path) -> StreamReport:
 
 def write_record(record: Record, path: Path) -> None:
     """Write the JSON file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_text(path, record.model_dump_json(indent=1) + "\n")
 
 
 def derive_targets(measured: Performance) -> tuple[Target, ...]:

@@ -62,7 +62,7 @@ def benchmark_stream(
     itself, it reports the rows that are done.
     """
     from leukoscope.assets import default_bundle_path, sample_cells_directory
-    from leukoscope.inference.output_file import check_output_file
+    from leukoscope.core.io import check_output_file
     from leukoscope.inference.sources import iterate_sources
     from leukoscope.models.bundle import Bundle
     from leukoscope.models.session import usable_cores

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leukoscope.core.errors import LeukoscopeError, UsageError
+from leukoscope.core.io import write_text
 from leukoscope.evaluation.compare import Comparison, markdown_row, row_of_literature, to_markdown
 from leukoscope.evaluation.literature import LITERATURE
 from leukoscope.evaluation.split_report import (
@@ -90,9 +91,7 @@ def publish(path: Path) -> bool:
     new = render_document(old, path)
     if new == old:
         return False
-    part = path.with_name(path.name + ".part")
-    part.write_text(new, encoding="utf-8", newline="")
-    part.replace(path)
+    write_text(path, new)
     return True
 
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from leukoscope.core.io import write_text
+
 MARK = "<!-- Written by `make docs` from the code; changes here are overwritten. -->\n\n"
 
 
@@ -25,11 +27,8 @@ def docs(
             raise LeukoscopeError(f"{', '.join(drifted)} in {out}: not what the code says; run: make docs")
         typer.echo(f"{len(pages)} pages in {out} are what the code says.")
         return
-    out.mkdir(parents=True, exist_ok=True)
     for name in drifted:
-        part = out / f"{name}.part"
-        part.write_text(pages[name], encoding="utf-8", newline="\n")
-        part.replace(out / name)
+        write_text(out / name, pages[name])
     typer.echo(f"{out}: {len(drifted)} of {len(pages)} pages written anew")
 
 

@@ -12,11 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import CohortError, ImageError, TrainingError
+from leukoscope.core.io import replacing
 from leukoscope.core.terms import Label
 from leukoscope.data.table import LABEL_VALUES
 from leukoscope.imaging.canvas import CANVAS_PX, prepare_cell
 from leukoscope.imaging.decode import decode_image, read_file
-from leukoscope.training.replacing import replacing
 
 CHUNK = 64
 Progress = Callable[[int, int], None]

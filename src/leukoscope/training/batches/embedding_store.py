@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from leukoscope.core.io import replacing
 from leukoscope.training.batches.dataset import CellSet
 from leukoscope.training.networks.network import CellNetwork
-from leukoscope.training.replacing import replacing
 
 
 class StoredEmbeddings(NamedTuple):

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from leukoscope.core.config import build, read_toml
 from leukoscope.core.errors import TrainingError, UsageError, WeightsError
+from leukoscope.core.io import replacing
 from leukoscope.training.networks.network import CellNetwork
-from leukoscope.training.replacing import replacing
 from leukoscope.training.settings import TrainSettings
 from leukoscope.training.weights.loading import check_tensors, read_tensors
 

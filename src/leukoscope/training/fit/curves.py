@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from leukoscope.training.replacing import replacing
+from leukoscope.core.io import replacing
 
 PANELS = (
     ("Loss", "loss", "validation_loss"),

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from leukoscope.core.errors import WeightsError
-from leukoscope.training.replacing import replacing
+from leukoscope.core.io import replacing
 from leukoscope.training.weights.loading import file_sha256
 
 SOURCE_ARCH = "tf_efficientnet_lite2"

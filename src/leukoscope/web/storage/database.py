@@ -61,6 +61,7 @@ class Database:
             self.is_sqlite = parsed.get_backend_name() == "sqlite"
             if self.is_sqlite and parsed.database not in (None, "", ":memory:"):
                 _private_folder(Path(str(parsed.database)))
+                _check_records_file(Path(str(parsed.database)))
             options: dict[str, Any] = (
                 {"connect_args": {"timeout": lock_wait_s, "check_same_thread": False}}
                 if self.is_sqlite
@@ -195,6 +196,21 @@ def _private_folder(path: Path) -> None:
             path.touch(mode=0o600)
     except OSError as error:
         raise UsageError(f"{path.parent}: the folder for records cannot be used: {error.strerror}") from None
+
+
+def _check_records_file(path: Path) -> None:
+    """Refuse an existing file that is no database of records: tables would be written into it."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    except sqlite3.OperationalError:  # locked by another process, which has checked it
+        return
+    except sqlite3.DatabaseError:
+        raise UsageError(f"{path}: exists and is no SQLite database; name another with --database") from None
+    if tables and not {"alembic_version", "cases"} & tables:
+        raise UsageError(f"{path}: a database of another program; name another with --database")
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

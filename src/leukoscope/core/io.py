@@ -1,22 +1,61 @@
-"""Files that the user names for results: checked before the work, complete or not there after it."""
+"""Write files so that they are complete or not there: the one place of the package that replaces files."""
 
+import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
+from uuid import uuid4
 
 from leukoscope.core.errors import UsageError
 
+PART = ".part"
+"""Ending of a file that is being written; what a kill leaves of it is replaced by the next call."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a new path beside ``path`` to write to; it takes the name at the end, or is removed on an error.
+
+    Several processes may do so at once: each writes a file of its own, and the last one stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _part(path)
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file in one step; its folder is made if it is missing."""
+    with OutputFile(path, binary=True) as file:
+        file.stream.write(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file in UTF-8 with the line ends of ``text`` in one step."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
 
 class OutputFile:
-    """A file that takes its place when it is complete; what stood there stays until then.
+    """A file that takes its place when it is complete; what was there stays until then.
 
     A device, a pipe or a link is written into and never replaced.
 
     Parameters
     ----------
     path
-        Its folder is made where it is missing.
+        Its folder is made if it is missing.
     binary
         Bytes instead of text in UTF-8.
 
@@ -30,7 +69,7 @@ class OutputFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         direct = path.is_symlink() or (path.exists() and not path.is_file())
-        self._written = path if direct else path.with_name(path.name + ".part")
+        self._written = path if direct else _part(path)
         self.stream: IO[Any] = (
             self._written.open("wb") if binary else self._written.open("w", encoding="utf-8", newline="")
         )
@@ -48,17 +87,26 @@ class OutputFile:
 
     def finish(self) -> None:
         """Put the file into its place."""
-        self.stream.close()
+        try:
+            self.stream.close()
+        except BaseException:
+            self.discard()
+            raise
         if self._written != self._path:
             self._written.replace(self._path)
 
     def discard(self) -> None:
-        """Leave what stood there before."""
+        """Leave what was there before."""
         try:
             self.stream.close()
         finally:
             if self._written != self._path:
                 self._written.unlink(missing_ok=True)
+
+
+def _part(path: Path) -> Path:
+    """Return a name beside ``path`` that no other file has, not even one of another process."""
+    return path.with_name(f"{path.name}.{uuid4().hex[:8]}{PART}")
 
 
 def check_output_file(path: Path) -> None:
