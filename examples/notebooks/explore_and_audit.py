@@ -64,7 +64,7 @@ table = cohort / "cells.csv"
 report = import_cohort(cohort, table)
 cells = read_cells(table)
 print(f"{report.cells} cells of {report.subjects} subjects in {report.groups} groups")
-print("odd:", report.oddity_counts() or "nothing")
+print("odd:", report.issue_counts() or "nothing")
 cells[["cell", "label", "subject", "group", "area_px", "focus"]].head().round(1)
 
 # %% [markdown]

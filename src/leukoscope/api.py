@@ -155,7 +155,7 @@ def read_images(*images: Any, subjects: PathLike | Mapping[str, str] | None = No
     """
     from dataclasses import replace
 
-    from leukoscope.inference.sources import SubjectTable, read_subjects
+    from leukoscope.core.subjects import SubjectTable, read_subjects
 
     table = None
     if subjects is not None:

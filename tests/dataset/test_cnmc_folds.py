@@ -47,7 +47,7 @@ def test_counts_duplicates_and_groups(imported):
     assert {found.subjects for found in audit.duplicates} == {("H10",)}
     assert all(len(found.cells) == 2 for found in audit.duplicates)
     assert audit.merged_groups == ("20+21", "51+75+78", "H10+h3", "H2+H4+H5+H6")
-    assert not {"unreadable", "name_not_parsed", "label_conflict"} & set(report.oddity_counts())
+    assert not {"unreadable", "name_not_parsed", "label_conflict"} & set(report.issue_counts())
 
 
 def test_every_file_is_official():

@@ -57,17 +57,19 @@ def test_import_says_in_json_what_it_prints(imported, tmp_path):
     report = json.loads(done.stdout)
     assert (report["cells"], report["subjects"], report["groups"]) == (60, 42, 42)
     assert report["counts"]["fold_0"] == {"blast": 19, "normal": 22}
-    assert report["oddity_counts"]["duplicate"] == 1
+    assert report["issue_counts"]["duplicate"] == 1
 
 
-def test_strict_import_fails_on_oddities_only(tmp_path):
+def test_strict_import_fails_on_issues_only(tmp_path):
     assert leukoscope("import", sample_cells_directory(), "--strict", cwd=tmp_path).returncode == 0
     write_image(tmp_path / "data/fold_0/all/UID_1_1_1_all.bmp", 1)
     (tmp_path / "data/fold_0/all/UID_1_1_2_all.bmp").write_bytes(b"no image")
     loose = leukoscope("import", "data", cwd=tmp_path)
-    assert loose.returncode == 0
+    assert loose.returncode == 1  # one file is missing from the table
+    (tmp_path / "cells.csv").unlink()
     assert "1 x unreadable" in loose.stdout and "1 images are not in the table" in loose.stdout
     assert leukoscope("import", "data", "--strict", cwd=tmp_path).returncode == 1
+    assert not (tmp_path / "cells.csv").exists()
 
 
 def test_audit_of_a_clean_split_ends_with_0_and_of_a_leaking_one_with_1(imported):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leukoscope.cli.options import Overwrite
+from leukoscope.cli.options import KeepSpelling, Overwrite
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,23 +60,40 @@ def import_(
     normal: Annotated[
         list[str] | None, typer.Option(help="Class name that means normal; may be repeated.")
     ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=CLASS",
+            help="Class folder or label value and what it means: blast, normal or none; may be repeated. A folder may "
+            "be named with its parents: 'normal/1=normal'.",
+        ),
+    ] = None,
+    subjects: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="Table with columns source and subject, before names and columns."),
+    ] = None,
+    keep_spelling: KeepSpelling = False,
     workers: Workers = None,
     overwrite: Overwrite = False,
     strict: Annotated[
-        bool, typer.Option(help="End with 1 when anything but duplicates and cropping is odd.")
+        bool,
+        typer.Option(
+            help="Write no table and end with 1 on any issue but duplicates, cropping and files that are no images."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Read a cohort into a cell table: one row a cell, with digest, label, subject, group and descriptors.
 
-    The layout is recognised. Everything odd is said, and listed beside the table in NAME.import.json.
+    The layout is recognized. What gives the labels is listed first; issues are printed and listed beside the table in
+    NAME.import.json. Exit code 1: a file, folder or row could not be read, the others are in the table.
 
     A second import reads new and changed files only.
     """
-    from leukoscope.cli.data_tables import show_import
+    from leukoscope.cli.data_tables import show_import, show_label_sources
     from leukoscope.data.importing import import_cohort
-    from leukoscope.data.layouts import EXPECTED_ODDITIES
 
+    pairs = dict(_name_and_class(text) for text in labels or ())
     with _progress("Reading images") as progress:
         report = import_cohort(
             source,
@@ -84,6 +101,11 @@ def import_(
             blast=blast or (),
             normal=normal or (),
             workers=workers,
+            labels=pairs,
+            subjects=subjects,
+            keep_spelling=keep_spelling,
+            announce=show_label_sources,
+            strict=strict,
             progress=progress,
             overwrite=overwrite,
         )
@@ -91,8 +113,15 @@ def import_(
         _print_json(report.to_json())
     else:
         show_import(report)
-    if strict and any(oddity.kind not in EXPECTED_ODDITIES for oddity in report.oddities):
+    if not (report.is_complete and report.is_written):
         raise typer.Exit(1)
+
+
+def _name_and_class(text: str) -> tuple[str, str]:
+    name, separator, label = text.rpartition("=")
+    if not separator or not name.strip():
+        raise UsageError(f"--labels {text!r}: expected NAME=blast, NAME=normal or NAME=none")
+    return name, label
 
 
 @app.command(epilog="Example: leukoscope data verify C-NMC_Leukemia")
@@ -196,12 +225,14 @@ def split(
     ] = 0.2,
     per_class: PerClass = 2100,
     cells_as_subjects: CellsAsSubjects = False,
+    keep_spelling: KeepSpelling = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Divide the cells into training, validation and test parts; no group stands on two sides."""
     from leukoscope.cli.data_tables import show_plan, summarise_plan
     from leukoscope.core.outputs import Outputs, json_with
+    from leukoscope.core.subjects import check_spelling
     from leukoscope.data.splits import make_splits, write_splits
     from leukoscope.data.table import read_cells
 
@@ -210,6 +241,8 @@ def split(
     outputs.file(out, "--out", own=json_with("protocol", "splits", "cells_sha256"))
     outputs.check()
     cells = read_cells(table)
+    if not keep_spelling and not cells_as_subjects:
+        check_spelling(cells["subject"], str(table))
     plan = make_splits(
         cells,
         protocol.value,

@@ -15,16 +15,17 @@ if TYPE_CHECKING:
 
     from leukoscope.data.audit import CohortAudit, SplitLeak
     from leukoscope.data.importing import ImportReport
+    from leukoscope.data.layouts import LabelSource
     from leukoscope.data.splits import SplitPlan
     from leukoscope.data.verify import Verification
 
 EXAMPLES = 3
 LISTED = 50
-_STATUSES = ("official", "renamed", "converted", "copy", "altered", "missing", "unknown")
+_STATUSES = ("official", "renamed", "converted", "copy", "altered", "missing", "unknown", "unreadable")
 
 
 def show_import(report: "ImportReport") -> None:
-    """Print counts by fold and every kind of oddity with examples."""
+    """Print counts by fold and every kind of issue with examples."""
     from leukoscope.data.importing import report_path
 
     console = Console()
@@ -37,13 +38,11 @@ def show_import(report: "ImportReport") -> None:
         f"{report.cells:,} cells of {report.subjects:,} subjects from {report.files:,} images{reused} "
         f"({escape('; '.join(report.layouts))})."
     )
-    for kind, count in report.oddity_counts().items():
+    for kind, count in report.issue_counts().items():
         console.print(f"[yellow]{count:,} x {kind.replace('_', ' ')}[/yellow]")
-        examples = [oddity for oddity in report.oddities if oddity.kind == kind]
-        for oddity in examples[:EXAMPLES]:
-            console.print(
-                f"  {escape(oddity.file)}: {escape(oddity.message)}", soft_wrap=True, highlight=False
-            )
+        examples = [issue for issue in report.issues if issue.kind == kind]
+        for issue in examples[:EXAMPLES]:
+            console.print(f"  {escape(issue.file)}: {escape(issue.message)}", soft_wrap=True, highlight=False)
         if count > EXAMPLES:
             console.print(
                 f"  and {count - EXAMPLES:,} more in {escape(str(report_path(Path(report.table))))}"
@@ -51,9 +50,24 @@ def show_import(report: "ImportReport") -> None:
     left_out = report.files - report.cells
     if left_out:
         console.print(f"[bold yellow]{left_out:,} images are not in the table.[/bold yellow]")
+    if not report.is_written:
+        console.print("Not written, because of --strict.")
+        return
     console.print(
         f"Written: {escape(report.table)}. Next: leukoscope data audit {escape(report.table)}", soft_wrap=True
     )
+
+
+def show_label_sources(sources: "Sequence[LabelSource]") -> None:
+    """Print what gives the labels, before the images are read."""
+    console = Console(stderr=True)
+    if not sources:
+        console.print("Labels: none found; name class folders with --labels NAME=blast, =normal or =none")
+        return
+    table = _table("Labels from", "Label", "Images")
+    for source in sources:
+        table.add_row(escape(source.source), source.label or "none", f"{source.images:,}")
+    console.print(table)
 
 
 def show_verification(verification: "Verification") -> None:
@@ -66,7 +80,7 @@ def show_verification(verification: "Verification") -> None:
     for part, of_part in verification.counts.items():
         table.add_row(part, *(f"{of_part.get(status, 0):,}" for status in used))
     console.print(table)
-    bad = [file for file in verification.files if file.status in ("altered", "unknown")]
+    bad = [file for file in verification.files if file.status in ("altered", "unknown", "unreadable")]
     for file in bad[:LISTED]:
         style = "red" if file.status == "altered" else "yellow"
         console.print(

@@ -187,10 +187,11 @@ def _settings(replicates: int, seed: int) -> "EvaluationSettings":
 def _read_supplement(path: Path) -> "Supplement":
     from pydantic import ValidationError
 
+    from leukoscope.core.text import read_text
     from leukoscope.models.report import Supplement
 
     try:
-        return Supplement.model_validate_json(path.read_bytes())
+        return Supplement.model_validate_json(read_text(path))
     except OSError as error:
         raise UsageError(f"--attach {path}: {error.strerror}") from None
     except ValidationError as error:

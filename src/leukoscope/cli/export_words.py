@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from leukoscope.core.errors import UsageError
+from leukoscope.core.text import read_text
+
 if TYPE_CHECKING:
     from leukoscope.models.manifest import LicenceRecord
     from leukoscope.training.networks.network import CellNetwork
@@ -111,7 +114,7 @@ def read_training_data(run: Path, licence: Path | None, attribution: str) -> Tra
         official=set(trained["sha256"]) <= official_by_sha256().keys(),
         subjects=len(labels),
         both_labels=int((labels > 1).sum()),
-        licence=None if licence is None else licence.read_text(encoding="utf-8"),
+        licence=None if licence is None else _read_licence(licence),
         attribution=attribution,
     )
 
@@ -180,3 +183,10 @@ def tensor_words(network: "CellNetwork") -> dict[str, tuple[str, str]]:
         "embedding": (embedding, "unbounded"),
         "activation_map": (f"Grad-CAM of the logit after ReLU, {explained}, not normalised", ">= 0"),
     }
+
+
+def _read_licence(path: Path) -> str:
+    try:
+        return read_text(path)
+    except OSError as error:
+        raise UsageError(f"--data-licence {path}: cannot be read: {error.strerror}") from None

@@ -101,6 +101,7 @@ class LazyGroup(typer.core.TyperGroup):
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run; every error on purpose ends as one line on stderr and its exit code."""
         _print_any_letter()
+        args, extra = _with_home(args, extra)
         try:
             try:
                 return super().main(*args, **extra)
@@ -114,6 +115,20 @@ class LazyGroup(typer.core.TyperGroup):
             _fail_system(error)
         except Exception as error:
             _fail_internal(error)
+
+
+def _with_home(args: tuple[Any, ...], extra: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Expand ``~`` where the shell does not: in ``--out=~/results`` and in arguments of other programs."""
+    given = extra.get("args", args[0] if args else None)
+    words = [_expand_home(word) for word in (sys.argv[1:] if given is None else given)]
+    return (), {**extra, "args": words}
+
+
+def _expand_home(word: str) -> str:
+    option, separator, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    if not value.startswith("~") or os.path.lexists(value):
+        return word
+    return f"{option}{separator}{os.path.expanduser(value)}"  # noqa: PTH111 - a plain string
 
 
 def load_command(name: str) -> Any:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from leukoscope.cli.options import Overwrite
+from leukoscope.cli.options import KeepSpelling, Overwrite
 
 Bundle = Annotated[
     Path | None,
@@ -64,6 +64,7 @@ def predict(
     stdin_list: Annotated[
         bool, typer.Option("--stdin-list", help="Read paths from standard input, one a line.")
     ] = False,
+    keep_spelling: KeepSpelling = False,
     overwrite: Overwrite = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="With --out: go on where an earlier call stopped.")
@@ -107,6 +108,7 @@ def predict(
         heat_maps=heat_maps,
         sheet=sheet,
         subjects=subjects,
+        keep_spelling=keep_spelling,
         stdin_list=stdin_list,
         resume=resume,
         overwrite=overwrite,

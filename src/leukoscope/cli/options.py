@@ -8,3 +8,11 @@ Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace existing files even if leukoscope did not write them."),
 ]
+
+KeepSpelling = Annotated[
+    bool,
+    typer.Option(
+        "--keep-spelling",
+        help="Take subject ids such as 'P1' and 'p1' for two people instead of ending with an error.",
+    ),
+]

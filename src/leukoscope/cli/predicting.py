@@ -16,11 +16,12 @@ from leukoscope.core.io import OutputFile, write_bytes
 from leukoscope.core.terms import RESEARCH_USE, Decision, Reason
 
 if TYPE_CHECKING:
+    from leukoscope.core.subjects import SubjectTable
     from leukoscope.inference.cells import Prediction, Source
     from leukoscope.inference.journal import Journal
     from leukoscope.inference.predictor import Predictor
     from leukoscope.inference.results import CellResult, SubjectResult
-    from leukoscope.inference.sources import Ignored, SubjectTable
+    from leukoscope.inference.sources import Ignored
 
 SUBJECTS_FILE = "subjects.csv"
 RESULTS_CSV = "results.csv"
@@ -42,6 +43,7 @@ class PredictOptions:
     stdin_list: bool = False
     resume: bool = False
     overwrite: bool = False
+    keep_spelling: bool = False
     quiet: bool = False
     operating_point: str | None = None
     tta: int = 1
@@ -54,12 +56,13 @@ class PredictOptions:
 def run_predict(options: PredictOptions) -> int:
     """Judge everything and return the exit code: 1 where an image could not be read or is no cell image."""
     _check(options)
+    from leukoscope.core.subjects import SubjectTable
     from leukoscope.inference.predictor import Predictor
-    from leukoscope.inference.sources import Ignored, SubjectTable
+    from leukoscope.inference.sources import Ignored
 
     _check_outputs(options)
     ignored = Ignored()
-    subject = subject_of(options.subjects)
+    subject = subject_of(options.subjects, keep_spelling=options.keep_spelling)
     found = _sources(options, subject, ignored)
     first = list(islice(found, 2))
     found = chain(first, found)
@@ -92,6 +95,9 @@ def _say_passed_over(ignored: "Ignored", options: PredictOptions) -> None:
     if ignored.empty:
         more = ", ..." if len(ignored.empty) > 3 else ""
         say(f"warning: folders without an image: {', '.join(ignored.empty[:3])}{more}")
+    if ignored.system and not options.quiet:
+        names = ", ".join(ignored.system_examples) + (", ..." if ignored.system > 3 else "")
+        say(f"{ignored.system} files and folders of an operating system skipped ({names})")
     if ignored.count and not options.quiet:
         more = ", ..." if ignored.count > len(ignored.examples) else ""
         names = ", ".join(ignored.examples) + more
@@ -160,12 +166,12 @@ def _sources(
     )
 
 
-def subject_of(table: Path | None) -> Callable[[str], str | None]:
+def subject_of(table: Path | None, *, keep_spelling: bool = False) -> Callable[[str], str | None]:
     """Return the look-up in the user's table, or the reading of C-NMC's own names."""
     if table is not None:
-        from leukoscope.inference.sources import SubjectTable, read_subjects
+        from leukoscope.core.subjects import SubjectTable, read_subjects
 
-        return SubjectTable(read_subjects(table))
+        return SubjectTable(read_subjects(table, keep_spelling=keep_spelling))
 
     def from_name(name: str) -> str | None:
         file = name.replace("\\", "/").rpartition("/")[2]
@@ -369,8 +375,8 @@ def _count_sources(options: PredictOptions) -> int | None:
 
 
 def _write_heat_map(out: Path, number: int, prediction: "Prediction") -> str:
+    from leukoscope.core.text import escape_surrogates
     from leukoscope.imaging.overlay import encode_png, heat_map_overlay
-    from leukoscope.inference.cells import escape_surrogates
 
     assert prediction.canvas is not None and prediction.activation_map is not None  # noqa: S101
     file = prediction.result.source.replace("\\", "/").rpartition("/")[2].rpartition(".")[0]

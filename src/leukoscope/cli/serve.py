@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from leukoscope.core.errors import UsageError
+from leukoscope.core.text import read_text
 
 if TYPE_CHECKING:
     from leukoscope.web.settings import WebSettings
@@ -246,11 +247,9 @@ def _read_token(path: Path | None) -> str | None:
     if path is None:
         return os.environ.get(TOKEN_VARIABLE) or None
     try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path}: the token cannot be read: {getattr(error, 'strerror', 'not UTF-8')}"
-        ) from None
+        token = read_text(path).strip()
+    except OSError as error:
+        raise UsageError(f"{path}: the token cannot be read: {error.strerror}") from None
     if not token:
         raise UsageError(f"{path}: the token file is empty")
     return token

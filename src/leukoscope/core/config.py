@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from leukoscope.core.errors import ConfigError
+from leukoscope.core.text import TextError, read_text
 
 T = TypeVar("T")
 
@@ -21,11 +22,14 @@ T = TypeVar("T")
 def read_toml(path: Path) -> dict[str, Any]:
     """Read one TOML file; a missing or malformed one is a ``ConfigError`` that names it."""
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(read_text(path).replace("\r\n", "\n"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: the configuration cannot be read: {error.strerror}") from None
+    except TextError as error:
+        raise ConfigError(str(error)) from None
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 

@@ -6,7 +6,6 @@ Source: S. Mourya, S. Kant, P. Kumar, A. Gupta, R. Gupta, "ALL Challenge dataset
 Imaging Archive, 2019, doi 10.7937/tcia.2019.dc64i46r.
 """
 
-import csv
 import hashlib
 import re
 import struct
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from leukoscope.core.errors import CohortError
 from leukoscope.core.terms import Label
+from leukoscope.core.text import TextError, read_table
 
 ATTRIBUTION = (
     "Cell images from: S. Mourya, S. Kant, P. Kumar, A. Gupta, R. Gupta, "
@@ -91,11 +91,9 @@ def fold_of(folders: Sequence[str]) -> str:
 def is_labels_file(path: Path) -> bool:
     """Say whether a CSV file is the preliminary test set's label file, by its header."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file), [])
-    except (OSError, UnicodeDecodeError, csv.Error):
+        return read_table(path).columns[:3] == LABELS_HEADER
+    except (OSError, TextError):
         return False
-    return tuple(column.strip() for column in header[:3]) == LABELS_HEADER
 
 
 def read_labels(path: Path) -> dict[str, OfficialName]:
@@ -112,21 +110,21 @@ def read_labels(path: Path) -> dict[str, OfficialName]:
         A row does not parse, names a file twice, or its label (1 is ALL) contradicts the original name.
     """
     found: dict[str, OfficialName] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file, skipinitialspace=True), start=2):
-            original, new_name, label = ((row.get(column) or "").strip() for column in LABELS_HEADER)
-            name = parse_name(original)
-            if name is None or label not in ("0", "1"):
-                raise CohortError(
-                    f"{path}: row {number}: {original!r}, label {label!r}: expected UID_..._all or _hem and 1 or 0"
-                )
-            if int(label) != name.label:
-                raise CohortError(
-                    f"{path}: row {number}: {original!r} has label {label}; restore the official file"
-                )
-            if new_name in found:
-                raise CohortError(f"{path}: row {number}: {new_name!r} is named a second time")
-            found[new_name] = name
+    for row in read_table(path).rows:
+        number = row.line
+        original, new_name, label = (row.fields[column.casefold()] for column in LABELS_HEADER)
+        name = parse_name(original)
+        if name is None or label not in ("0", "1"):
+            raise CohortError(
+                f"{path}: row {number}: {original!r}, label {label!r}: expected UID_..._all or _hem and 1 or 0"
+            )
+        if int(label) != name.label:
+            raise CohortError(
+                f"{path}: row {number}: {original!r} has label {label}; restore the official file"
+            )
+        if new_name in found:
+            raise CohortError(f"{path}: row {number}: {new_name!r} is named a second time")
+        found[new_name] = name
     return found
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,28 @@ from leukoscope import __version__
 from leukoscope.core.errors import CohortError, UsageError
 from leukoscope.core.io import write_text
 from leukoscope.core.outputs import Outputs, json_with
+from leukoscope.core.subjects import SubjectTable, check_spelling, read_subjects
+from leukoscope.core.text import escape_surrogates, is_utf8
 from leukoscope.data.cnmc import CANVAS_PX, FINAL_TEST_PX
 from leukoscope.data.groups import assign_groups
-from leukoscope.data.layouts import LABEL_WORDS, Discovery, Oddity, OddityKind, Source, discover
+from leukoscope.data.layouts import (
+    EXPECTED_ISSUES,
+    LABEL_WORDS,
+    Discovery,
+    ImportIssue,
+    IssueKind,
+    LabelSource,
+    Source,
+    discover,
+)
 from leukoscope.data.measure import Measurement, Progress, map_files, measure_file
 from leukoscope.data.official import OfficialFile, official_by_sha256
 from leukoscope.data.table import COLUMNS, TEXT_COLUMNS, UNLABELLED, cell_key, write_cells
 from leukoscope.imaging.descriptors import describe_cell
+
+GAPS = frozenset({IssueKind.UNREADABLE, IssueKind.MISSING})
+"""What was named and could not be read; an import with such a gap ends with exit code 1."""
+_NOT_UTF8 = "the file name is not UTF-8 and cannot be written into a table; rename the file. Left out."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +62,23 @@ class ImportReport:
     """Cells by fold and label."""
     subjects: int
     groups: int
-    oddities: tuple[Oddity, ...]
+    issues: tuple[ImportIssue, ...]
+    label_sources: tuple[LabelSource, ...] = ()
+    is_written: bool = True
+    """False if ``strict`` found issues: then there is no new table."""
 
-    def oddity_counts(self) -> dict[str, int]:
-        """Return the number of oddities of each kind."""
-        return dict(Counter(oddity.kind.value for oddity in self.oddities))
+    @property
+    def is_complete(self) -> bool:
+        """Whether every file, folder and row that was named could be read."""
+        return not any(issue.kind in GAPS for issue in self.issues)
+
+    def issue_counts(self) -> dict[str, int]:
+        """Return the number of issues of each kind."""
+        return dict(Counter(issue.kind.value for issue in self.issues))
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain data."""
-        return {**dataclasses.asdict(self), "oddity_counts": self.oddity_counts()}
+        return {**dataclasses.asdict(self), "issue_counts": self.issue_counts()}
 
 
 def report_path(table: Path) -> Path:
@@ -71,6 +94,11 @@ def import_cohort(
     normal: Iterable[str] = (),
     workers: int | None = None,
     progress: Progress | None = None,
+    labels: Mapping[str, str] | None = None,
+    subjects: Path | None = None,
+    keep_spelling: bool = False,
+    announce: Callable[[Sequence[LabelSource]], None] | None = None,
+    strict: bool = False,
     overwrite: bool = False,
 ) -> ImportReport:
     """Read a cohort and write its cell table; an earlier cell table of that name is replaced.
@@ -87,6 +115,16 @@ def import_cohort(
         Threads; the number of processors where it is left out.
     progress
         Called with files done and files in all.
+    labels
+        Folder name or label value -> ``blast``, ``normal`` or ``none``, before the known class names.
+    subjects
+        CSV with the columns ``source`` and ``subject``; it counts before names and columns.
+    keep_spelling
+        Accept subject ids that are likely one person in two spellings.
+    announce
+        Called with every source of labels before an image is read.
+    strict
+        Write no table if there is any issue but those of ``EXPECTED_ISSUES``.
     overwrite
         Replace files that are no cell table.
 
@@ -100,19 +138,27 @@ def import_cohort(
     if table.is_dir() or table.suffix.lower() != ".csv":
         raise UsageError(f"{table}: the table must be named as a .csv file")
     _check_target(source, table, overwrite)
-    found = discover(source, blast=blast, normal=normal)
+    found = discover(source, blast=blast, normal=normal, labels=labels)
+    if announce is not None:
+        announce(found.label_sources)
+    if subjects is not None:
+        found = _with_subjects(found, SubjectTable(read_subjects(subjects, keep_spelling=keep_spelling)))
     keys = [cell_key(item.file, table) for item in found.sources]
     stamps = {key: _stamp(item.file) for key, item in zip(keys, found.sources, strict=True)}
     known = _reusable(table, stamps)
     fresh = [item.file for key, item in zip(keys, found.sources, strict=True) if key not in known]
     measured = iter(map_files(measure_file, fresh, workers or os.cpu_count() or 1, progress))
     measurements = [known.get(key) or next(measured) for key in keys]
-    frame, oddities = _assemble(found, keys, measurements)
+    frame, issues = _assemble(found, keys, measurements)
     if frame.empty:
         raise CohortError(
-            f"{source}: none of {len(keys)} images could be read; the first: {oddities[0].message}"
+            f"{source}: none of {len(keys)} images could be read; the first: {issues[0].message}"
         )
-    write_cells(frame, table)
+    if not keep_spelling:
+        check_spelling(frame["subject"], str(source))
+    is_refused = strict and any(issue.kind not in EXPECTED_ISSUES for issue in issues)
+    if not is_refused:
+        write_cells(frame, table)
     report = ImportReport(
         source=str(source),
         table=str(table),
@@ -123,10 +169,25 @@ def import_cohort(
         counts=_count(frame),
         subjects=int(frame.loc[frame["subject"].ne(""), "subject"].nunique()),
         groups=int(frame["group"].nunique()),
-        oddities=tuple(oddities),
+        issues=tuple(issues),
+        label_sources=found.label_sources,
+        is_written=not is_refused,
     )
+    if is_refused:
+        return report
     _write_sidecar(report, table, dict(zip(keys, measurements, strict=True)), stamps)
     return report
+
+
+def _with_subjects(found: Discovery, table: SubjectTable) -> Discovery:
+    sources = []
+    for source in found.sources:
+        subject = table(str(source.file))
+        official = source.official_subject if subject in (None, source.official_subject) else ""
+        sources.append(
+            dataclasses.replace(source, subject=subject or source.subject, official_subject=official)
+        )
+    return dataclasses.replace(found, sources=tuple(sources))
 
 
 def _check_target(source: Path, table: Path, overwrite: bool) -> None:
@@ -134,7 +195,9 @@ def _check_target(source: Path, table: Path, overwrite: bool) -> None:
     outputs = Outputs(overwrite=overwrite)
     outputs.read(source)
     outputs.file(table, "--out", own=_is_cell_table)
-    outputs.file(report_path(table), "--out", own=json_with("leukoscope", "describer"))
+    is_again = table.is_file() and _is_cell_table(table)  # then even a damaged sidecar is our own
+    sidecar = json_with("leukoscope", "describer")
+    outputs.file(report_path(table), "--out", own=lambda path: is_again or sidecar(path))
     outputs.check()
 
 
@@ -145,17 +208,20 @@ def _is_cell_table(path: Path) -> bool:
 
 def _assemble(
     found: Discovery, keys: Sequence[str], measurements: Sequence[Measurement]
-) -> tuple[pd.DataFrame, list[Oddity]]:
-    oddities = list(found.oddities)
+) -> tuple[pd.DataFrame, list[ImportIssue]]:
+    issues = list(found.issues)
     rows: list[dict[str, Any]] = []
     official_subjects: list[str] = []
     for source, key, measured in zip(found.sources, keys, measurements, strict=True):
-        if measured.trouble:
-            oddities.append(Oddity(OddityKind.UNREADABLE, key, f"{measured.trouble} Left out."))
+        if not is_utf8(key):
+            issues.append(ImportIssue(IssueKind.UNREADABLE, escape_surrogates(key), _NOT_UTF8))
             continue
-        oddities += _size_oddities(key, measured)
+        if measured.trouble:
+            issues.append(ImportIssue(IssueKind.UNREADABLE, key, f"{measured.trouble} Left out."))
+            continue
+        issues += _size_issues(key, measured)
         known, said = _recognise(source, key, measured)
-        oddities += said
+        issues += said
         official_subjects.append(known.official_subject)
         rows.append(
             {
@@ -169,21 +235,21 @@ def _assemble(
                 **measured.descriptors,
             }
         )
-    oddities += _settle_duplicates(rows)
+    issues += _settle_duplicates(rows)
     groups = assign_groups(
         [row["subject"] for row in rows], [row["sha256"] for row in rows], official_subjects
     )
     for row, group in zip(rows, groups, strict=True):
         row["group"] = group
-    return pd.DataFrame(rows, columns=list(COLUMNS)), oddities
+    return pd.DataFrame(rows, columns=list(COLUMNS)), issues
 
 
-def _recognise(source: Source, key: str, measured: Measurement) -> tuple[Source, list[Oddity]]:
+def _recognise(source: Source, key: str, measured: Measurement) -> tuple[Source, list[ImportIssue]]:
     """Fill what the place of a file leaves open from the official list; say where the two contradict each other."""
     same = _official(measured)
     if not same:
         return source, []
-    oddities: list[Oddity] = []
+    issues: list[ImportIssue] = []
     official = next((file for file in same if file.subject == source.subject), same[0])
     label = source.label
     if official.label is not None:
@@ -192,16 +258,16 @@ def _recognise(source: Source, key: str, measured: Measurement) -> tuple[Source,
             message = (
                 f"labelled {label}, but the official file {official.path} is {word}; the cell gets no label"
             )
-            oddities.append(Oddity(OddityKind.LABEL_CONFLICT, key, message))
+            issues.append(ImportIssue(IssueKind.LABEL_CONFLICT, key, message))
             label = UNLABELLED
-        elif not label and not source.official_subject:
+        elif not label and not source.official_subject and not source.undecided:
             label = word
     if source.subject and official.subject and source.subject != official.subject:
         message = (
             f"subject {source.subject!r}, but the official file {official.path} is of {official.subject!r}"
         )
-        oddities.append(
-            Oddity(OddityKind.SUBJECT_CONFLICT, key, message + "; both are merged into one group")
+        issues.append(
+            ImportIssue(IssueKind.SUBJECT_CONFLICT, key, message + "; both are merged into one group")
         )
     return (
         dataclasses.replace(
@@ -211,7 +277,7 @@ def _recognise(source: Source, key: str, measured: Measurement) -> tuple[Source,
             fold=source.fold or official.fold,
             official_subject=official.subject or source.official_subject,
         ),
-        oddities,
+        issues,
     )
 
 
@@ -220,38 +286,38 @@ def _official(measured: Measurement) -> tuple[OfficialFile, ...]:
     return known.get(measured.sha256) or known.get(measured.official_sha256) or ()
 
 
-def _size_oddities(key: str, measured: Measurement) -> list[Oddity]:
+def _size_issues(key: str, measured: Measurement) -> list[ImportIssue]:
     size = (measured.width_px, measured.height_px)
     text = f"{size[0]} x {size[1]} px"
     if size == (CANVAS_PX, CANVAS_PX):
         return []
     if size == (FINAL_TEST_PX, FINAL_TEST_PX):
         return [
-            Oddity(
-                OddityKind.CROPPED, key, f"{text}, cropped around the centre to {CANVAS_PX} x {CANVAS_PX} px"
+            ImportIssue(
+                IssueKind.CROPPED, key, f"{text}, cropped around the centre to {CANVAS_PX} x {CANVAS_PX} px"
             )
         ]
     message = f"{text} instead of {CANVAS_PX} x {CANVAS_PX} px: centred on the canvas, cropped where larger"
-    return [Oddity(OddityKind.WRONG_SIZE, key, message)]
+    return [ImportIssue(IssueKind.WRONG_SIZE, key, message)]
 
 
-def _settle_duplicates(rows: Sequence[dict[str, Any]]) -> list[Oddity]:
+def _settle_duplicates(rows: Sequence[dict[str, Any]]) -> list[ImportIssue]:
     """Report identical files; where their labels contradict each other, none of them keeps one."""
     same: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         same.setdefault(row["sha256"], []).append(row)
-    oddities = []
+    issues = []
     for copies in same.values():
         if len(copies) == 1:
             continue
         others = ", ".join(row["cell"] for row in copies[1:])
-        oddities.append(Oddity(OddityKind.DUPLICATE, copies[0]["cell"], f"identical to {others}"))
+        issues.append(ImportIssue(IssueKind.DUPLICATE, copies[0]["cell"], f"identical to {others}"))
         if len({row["label"] for row in copies if row["label"]}) > 1:
             for row in copies:
                 message = f"labelled {row['label'] or 'nothing'}, an identical file otherwise; the cell gets no label"
-                oddities.append(Oddity(OddityKind.LABEL_CONFLICT, row["cell"], message))
+                issues.append(ImportIssue(IssueKind.LABEL_CONFLICT, row["cell"], message))
                 row["label"] = UNLABELLED
-    return oddities
+    return issues
 
 
 def _count(frame: pd.DataFrame) -> dict[str, dict[str, int]]:
@@ -308,7 +374,7 @@ def _write_sidecar(
         "files": {
             key: {"stamp": stamps[key], "measurement": dataclasses.asdict(measured)}
             for key, measured in measurements.items()
-            if measured.sha256
+            if measured.sha256 and is_utf8(key)
         },
     }
     write_text(report_path(table), json.dumps(content, ensure_ascii=False) + "\n")

@@ -4,15 +4,18 @@ Layouts are told apart file by file, so that a tree may mix them: C-NMC names an
 class folders of any name; or a CSV names files, labels and subjects.
 """
 
-import csv
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
 from leukoscope.core.errors import CohortError, UsageError
+from leukoscope.core.subjects import normalize_subject
+from leukoscope.core.system_files import is_system_name
 from leukoscope.core.terms import Label
+from leukoscope.core.text import escape_surrogates, find_file, read_table
 from leukoscope.data.cnmc import (
     CLASS_FOLDERS,
     PRELIMINARY_TEST,
@@ -31,7 +34,8 @@ CLASS_WORDS: Mapping[str, str] = {
     **dict.fromkeys(("blast", "blasts", "all", "leukemia", "leukemic", "leukaemia", "malignant", "1"), BLAST),
     **dict.fromkeys(("normal", "hem", "healthy", "benign", "hematogone", "hematogones", "0"), NORMAL),
 }
-"""Class names that need no telling, in lower case."""
+"""Class names that are known, in lower case."""
+_NAMED = frozenset(CLASS_WORDS) - {"0", "1"}
 _CSV_COLUMNS = {
     "file": ("file", "path", "image", "cell", "filename", "file_name", "image_path"),
     "label": ("label", "class", "diagnosis", "labels"),
@@ -40,11 +44,12 @@ _CSV_COLUMNS = {
 }
 
 
-class OddityKind(StrEnum):
+class IssueKind(StrEnum):
     """What can be odd about a file of a cohort."""
 
     UNREADABLE = "unreadable"
     NOT_AN_IMAGE = "not_an_image"
+    SYSTEM_FILE = "system_file"
     NAME_NOT_PARSED = "name_not_parsed"
     UNKNOWN_CLASS = "unknown_class"
     NO_LABELS = "no_labels"
@@ -56,15 +61,17 @@ class OddityKind(StrEnum):
     DUPLICATE = "duplicate"
 
 
-EXPECTED_ODDITIES = frozenset({OddityKind.DUPLICATE, OddityKind.CROPPED, OddityKind.NOT_AN_IMAGE})
+EXPECTED_ISSUES = frozenset(
+    {IssueKind.DUPLICATE, IssueKind.CROPPED, IssueKind.NOT_AN_IMAGE, IssueKind.SYSTEM_FILE}
+)
 """What the official archive itself shows; everything else calls for a look."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Oddity:
+class ImportIssue:
     """One thing worth saying about one file."""
 
-    kind: OddityKind
+    kind: IssueKind
     file: str
     message: str
 
@@ -79,6 +86,17 @@ class Source:
     fold: str = ""
     official_subject: str = ""
     """The C-NMC subject id that the name gives; empty for other cohorts."""
+    undecided: bool = False
+    """Whether name and folders give contradicting labels, so that nothing else may fill the gap."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LabelSource:
+    """What gave a label, and to how many images."""
+
+    source: str
+    label: str
+    images: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,10 +105,17 @@ class Discovery:
 
     layouts: tuple[str, ...]
     sources: tuple[Source, ...]
-    oddities: tuple[Oddity, ...]
+    issues: tuple[ImportIssue, ...]
+    label_sources: tuple[LabelSource, ...] = ()
 
 
-def discover(source: Path, *, blast: Iterable[str] = (), normal: Iterable[str] = ()) -> Discovery:
+def discover(
+    source: Path,
+    *,
+    blast: Iterable[str] = (),
+    normal: Iterable[str] = (),
+    labels: Mapping[str, str] | None = None,
+) -> Discovery:
     """List the images under a folder, or those that a CSV names.
 
     Parameters
@@ -99,6 +124,9 @@ def discover(source: Path, *, blast: Iterable[str] = (), normal: Iterable[str] =
         A folder, or a ``.csv``.
     blast, normal
         Names of class folders or label values, beside ``CLASS_WORDS``; upper and lower case are the same.
+    labels
+        Folder or label value -> ``blast``, ``normal`` or ``none``. A folder may be named with its parents
+        (``normal/1``). What is given here or in ``blast`` and ``normal`` counts before ``CLASS_WORDS``.
 
     Raises
     ------
@@ -107,67 +135,152 @@ def discover(source: Path, *, blast: Iterable[str] = (), normal: Iterable[str] =
     CohortError
         The CSV or a label file cannot be read.
     """
-    words = dict(CLASS_WORDS)
-    given = {BLAST: {name.casefold() for name in blast}, NORMAL: {name.casefold() for name in normal}}
-    if both := given[BLAST] & given[NORMAL]:
-        raise UsageError(f"class name {min(both)!r} is given for both classes; name it once")
-    for label, names in given.items():
-        words.update(dict.fromkeys(names, label))
+    classes = ClassNames.of(blast=blast, normal=normal, labels=labels or {})
     if source.is_dir():
-        found = _TreeReader(source, words).read()
+        found = _TreeReader(source, classes).read()
     elif source.is_file() and source.suffix.lower() == ".csv":
-        found = _read_csv(source, words)
+        found = _read_csv(source, classes)
     else:
         raise UsageError(f"{source}: no such folder or .csv file; name the folder that holds the images")
     if not found.sources:
+        trouble = f" ({found.issues[0].file}: {found.issues[0].message})" if found.issues else ""
         raise UsageError(
-            f"{source}: no image found; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}"
+            f"{source}: no image found{trouble}; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     return found
 
 
-def walk_files(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder in sorted order; linked folders are followed once, hidden names skipped."""
+def walk_files(
+    folder: Path,
+    unreadable: Callable[[Path, str], None] = lambda *_: None,
+    skipped: Callable[[Path], None] = lambda _: None,
+) -> Iterator[Path]:
+    """Yield the files below a folder in sorted order; linked folders are followed once, hidden names skipped.
+
+    Parameters
+    ----------
+    folder
+        Where to begin.
+    unreadable
+        Called with a folder or link that cannot be read, and why; the others go on.
+    skipped
+        Called with a file or folder of an operating system, which is left out.
+    """
+
+    def failed(error: OSError) -> None:
+        unreadable(Path(error.filename or folder), error.strerror or str(error))
+
     visited: set[str] = set()
-    for current, folders, names in os.walk(folder, followlinks=True):
+    for current, folders, names in os.walk(folder, followlinks=True, onerror=failed):
         real = os.path.realpath(current)
         if real in visited:
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        yield from (Path(current, name) for name in sorted(names) if not name.startswith("."))
+        for name in (*folders, *names):
+            if is_system_name(name):
+                skipped(Path(current, name))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not is_system_name(name))
+        for name in sorted(names):
+            path = Path(current, name)
+            if name.startswith(".") or is_system_name(name):
+                continue
+            if path.is_symlink() and not path.exists():
+                unreadable(path, "the link leads nowhere")
+                continue
+            if not path.is_file():  # reading a pipe would wait for ever
+                unreadable(path, "not a regular file")
+                continue
+            yield path
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassNames:
+    """Which folder names and label values mean which class.
+
+    Attributes
+    ----------
+    given
+        What the user said: parts of a path in lower case -> label; ``UNLABELLED`` for ``none``.
+    """
+
+    given: Mapping[tuple[str, ...], str]
+
+    @classmethod
+    def of(cls, *, blast: Iterable[str], normal: Iterable[str], labels: Mapping[str, str]) -> "ClassNames":
+        """Check and collect what the user said."""
+        given: dict[tuple[str, ...], str] = {}
+        said = [*((name, BLAST) for name in blast), *((name, NORMAL) for name in normal)]
+        for name, label in labels.items():
+            word = label.strip().casefold()
+            if word not in (BLAST, NORMAL, "none"):
+                raise UsageError(f"label {label!r} for {name!r}: expected {BLAST}, {NORMAL} or none")
+            said.append((name, UNLABELLED if word == "none" else word))
+        for name, label in said:
+            parts = tuple(part.casefold() for part in name.replace("\\", "/").split("/") if part.strip())
+            if not parts:
+                raise UsageError(f"class name {name!r}: expected the name of a folder or a label value")
+            if given.setdefault(parts, label) != label:
+                raise UsageError(f"class name {name!r} is given for both classes; name it once")
+        return cls(given)
+
+    def of_value(self, value: str) -> str | None:
+        """Return the label of a value in a table; None if it is unknown."""
+        word = value.strip().casefold()
+        return self.given.get((word,), CLASS_WORDS.get(word))
+
+    def of_folders(self, folders: Sequence[str]) -> dict[str, str]:
+        """Return the folders of a path that the user has named, with their labels; the longest names count."""
+        lower = [folder.casefold() for folder in folders]
+        found: dict[str, tuple[int, str]] = {}
+        for parts, label in self.given.items():
+            for start in range(len(lower) - len(parts) + 1):
+                if tuple(lower[start : start + len(parts)]) == parts:
+                    found["/".join(folders[start : start + len(parts)])] = (len(parts), label)
+        longest = max((length for length, _ in found.values()), default=0)
+        return {name: label for name, (length, label) in found.items() if length == longest}
 
 
 class _TreeReader:
     """Reads one folder tree."""
 
-    def __init__(self, root: Path, words: Mapping[str, str]) -> None:
+    def __init__(self, root: Path, classes: ClassNames) -> None:
         self.root = root
-        self.words = words
-        self.files = list(walk_files(root))
-        self.oddities: list[Oddity] = []
+        self.classes = classes
+        self.issues: list[ImportIssue] = []
+        self.files = list(walk_files(root, self._unreadable, self._skipped))
         self.layouts: dict[str, None] = {}
-        self.unknown_classes: dict[str, int] = {}
+        self.label_sources: Counter[tuple[str, str]] = Counter()
+        self.undecided: Counter[str] = Counter()
+        self.siblings: dict[Path, frozenset[str]] = {}
         self.labels, self.label_files = self._read_label_files()
         # A tree may be named by one of its inner folders, such as .../fold_0/all.
         self.outer = root.resolve().parts[-2:]
 
     def read(self) -> Discovery:
         sources = [self._classify(file) for file in self.files if self._is_image(file)]
-        self._report_classes()
+        self._report_undecided()
         self._report_labels(sources)
-        return Discovery(tuple(self.layouts), tuple(sources), tuple(self.oddities))
+        return Discovery(
+            tuple(self.layouts), tuple(sources), tuple(self.issues), _label_sources(self.label_sources)
+        )
 
-    def say(self, kind: OddityKind, file: Path | str, message: str) -> None:
-        name = file.relative_to(self.root).as_posix() if isinstance(file, Path) else file
-        self.oddities.append(Oddity(kind, name, message))
+    def _skipped(self, path: Path) -> None:
+        self.say(IssueKind.SYSTEM_FILE, path, "of an operating system or archiver; skipped")
+
+    def _unreadable(self, path: Path, why: str) -> None:
+        self.say(IssueKind.UNREADABLE, path, f"{why}; what it holds is left out")
+
+    def say(self, kind: IssueKind, file: Path | str, message: str) -> None:
+        if isinstance(file, Path):
+            file = file.relative_to(self.root).as_posix() if file.is_relative_to(self.root) else str(file)
+        self.issues.append(ImportIssue(kind, escape_surrogates(file), message))
 
     def _is_image(self, file: Path) -> bool:
         if file.suffix.lower() in IMAGE_SUFFIXES:
             return True
         if file not in self.label_files:
-            self.say(OddityKind.NOT_AN_IMAGE, file, "not an image by its name; left out")
+            self.say(IssueKind.NOT_AN_IMAGE, file, "not an image by its name; left out")
         return False
 
     def _classify(self, file: Path) -> Source:
@@ -180,45 +293,90 @@ class _TreeReader:
         if fold in TEST_FOLDS:
             self.layouts.setdefault(f"C-NMC {fold.replace('_', ' ')} set")
             return self._test(file, fold)
-        label = self._class_label(file, inner)
+        label, undecided = self._class_label(file, inner)
         if fold:
             self.say(
-                OddityKind.NAME_NOT_PARSED,
+                IssueKind.NAME_NOT_PARSED,
                 file,
                 "the name is not UID_<subject>_<image>_<cell>_<all|hem>; the subject stays unknown",
             )
         else:
             self.layouts.setdefault("class folders")
-        return Source(file, label, fold=fold)
+        return Source(file, label, fold=fold, undecided=undecided)
 
     def _training(self, file: Path, name: OfficialName, folders: Sequence[str], fold: str) -> Source:
         label = LABEL_WORDS[name.label]
-        folder = folders[-1].lower() if folders else ""
-        if folder in CLASS_FOLDERS and CLASS_FOLDERS[folder] != name.label:
+        inner = file.relative_to(self.root).parts[:-1]
+        named = {folder: CLASS_WORDS[folder.casefold()] for folder in inner if folder.casefold() in _NAMED}
+        if (
+            not inner and folders and folders[-1].lower() in CLASS_FOLDERS
+        ):  # the root is the class folder itself
+            named = {folders[-1]: LABEL_WORDS[CLASS_FOLDERS[folders[-1].lower()]]}
+        named = self.classes.of_folders(inner) or named
+        against = [folder for folder, word in named.items() if word not in (label, UNLABELLED)]
+        if against:
             self.say(
-                OddityKind.LABEL_CONFLICT,
+                IssueKind.LABEL_CONFLICT,
                 file,
-                f"the name says {label}, the folder {folder!r} the opposite; the cell gets no label",
+                f"the name says {label}, the folder {against[0]!r} the opposite; the cell gets no label",
             )
-            label = UNLABELLED
+            return Source(file, UNLABELLED, name.subject, fold, name.subject, undecided=True)
+        if UNLABELLED in named.values():
+            return Source(file, UNLABELLED, name.subject, fold, name.subject, undecided=True)
+        self.label_sources[f"file names UID_..._{'all' if label == BLAST else 'hem'}", label] += 1
         return Source(file, label, name.subject, fold, name.subject)
 
     def _test(self, file: Path, fold: str) -> Source:
         if not file.stem.isdecimal():
             self.say(
-                OddityKind.NAME_NOT_PARSED, file, f"images of the {fold.replace('_', ' ')} set are numbered"
+                IssueKind.NAME_NOT_PARSED, file, f"images of the {fold.replace('_', ' ')} set are numbered"
             )
         name = self.labels.get(file.stem) if fold == PRELIMINARY_TEST else None
         if name is None:
             return Source(file, fold=fold)
+        self.label_sources["label file of the preliminary test set", LABEL_WORDS[name.label]] += 1
         return Source(file, LABEL_WORDS[name.label], name.subject, fold, name.subject)
 
-    def _class_label(self, file: Path, inner: Sequence[str]) -> str:
-        for folder in reversed(inner):
-            if (label := self.words.get(folder.casefold())) is not None:
-                return label
-        name = inner[-1] if inner else "."
-        self.unknown_classes[name] = self.unknown_classes.get(name, 0) + 1
+    def _class_label(self, file: Path, inner: Sequence[str]) -> tuple[str, bool]:
+        """Return the label that the folders give, and whether they give more than one reading.
+
+        A label is read only if exactly one reading exists: every folder with a class name says the same, and no
+        folder below it could be a class of its own. Names with a digit, such as subjects, are no classes.
+        """
+        given = self.classes.of_folders(inner)
+        named = given or {folder: word for folder in inner if (word := self._class_word(file, inner, folder))}
+        labels = set(named.values())
+        if len(labels) > 1:
+            return self._no_label(inner, f"folders of both classes ({', '.join(map(repr, named))})"), True
+        if not named:
+            return self._no_label(
+                inner, f"no folder with a class name (in {inner[-1] if inner else '.'!r})"
+            ), False
+        deepest = max(index for index, folder in enumerate(inner) if folder in "/".join(named).split("/"))
+        unknown = [folder for folder in inner[deepest + 1 :] if not any(sign.isdigit() for sign in folder)]
+        if unknown and not given:
+            class_folder = inner[deepest]
+            return self._no_label(
+                inner, f"the folder {unknown[0]!r} inside {class_folder!r} may be a class of its own"
+            ), True
+        label = labels.pop()
+        source = ", ".join(f"folder {name!r}" for name in named)
+        self.label_sources[source, label] += 1
+        return label, label == UNLABELLED
+
+    def _class_word(self, file: Path, inner: Sequence[str], folder: str) -> str | None:
+        """Return the class that a folder's name means; 0 and 1 mean one only among 0 and 1 alone."""
+        word = CLASS_WORDS.get(folder.casefold())
+        if word is None or folder.casefold() in _NAMED:
+            return word
+        parent = self.root.joinpath(*inner[: list(inner).index(folder)])
+        if parent not in self.siblings:
+            self.siblings[parent] = frozenset(path.name for path in parent.iterdir() if path.is_dir())
+        return word if self.siblings[parent] <= {"0", "1"} else None
+
+    def _no_label(self, inner: Sequence[str], why: str) -> str:
+        place = "/".join(inner) or "."
+        self.undecided[f"{place}: {why}"] += 1
         return UNLABELLED
 
     def _read_label_files(self) -> tuple[dict[str, OfficialName], set[Path]]:
@@ -232,14 +390,17 @@ class _TreeReader:
                     )
         return labels, label_files
 
-    def _report_classes(self) -> None:
-        for name, count in self.unknown_classes.items():
+    def _report_undecided(self) -> None:
+        for said, count in self.undecided.items():
+            place, _, why = said.partition(": ")
+            name = place.rpartition("/")[2]
+            remedy = (
+                f"--labels {name}=blast, =normal or =none" if place != "." else "a CSV of files and labels"
+            )
             self.say(
-                OddityKind.UNKNOWN_CLASS,
-                name,
-                f"{count} images without a label: the class name is unknown; say --blast {name!r} or --normal {name!r}"
-                if name != "."
-                else f"{count} images without a label: they lie in no class folder",
+                IssueKind.UNKNOWN_CLASS,
+                place,
+                f"{count:,} image{'' if count == 1 else 's'} without a label: {why}; say {remedy}",
             )
 
     def _report_labels(self, sources: Sequence[Source]) -> None:
@@ -247,7 +408,7 @@ class _TreeReader:
         bare = sum(source.label == UNLABELLED for source in preliminary)
         if bare:
             self.say(
-                OddityKind.NO_LABELS,
+                IssueKind.NO_LABELS,
                 PRELIMINARY_TEST,
                 f"{bare} of {len(preliminary)} images without a label: put C-NMC_test_prelim_phase_data_labels.csv "
                 "anywhere into the tree",
@@ -255,59 +416,59 @@ class _TreeReader:
         if self.label_files and preliminary:
             at_hand = {source.file.stem for source in preliminary}
             for stem in sorted(self.labels.keys() - at_hand):
-                self.say(OddityKind.MISSING, f"{stem}.bmp", "named in the label file, not found")
+                self.say(IssueKind.MISSING, f"{stem}.bmp", "named in the label file, not found")
 
 
-def _read_csv(path: Path, words: Mapping[str, str]) -> Discovery:
+def _read_csv(path: Path, classes: ClassNames) -> Discovery:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            header = {(name or "").strip().casefold(): name for name in reader.fieldnames or ()}
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CohortError(f"{path}: not a readable CSV: {error}") from None
-    columns = {
-        meaning: next((header[alias] for alias in aliases if alias in header), None)
-        for meaning, aliases in _CSV_COLUMNS.items()
-    }
+        table = read_table(path)
+    except OSError as error:
+        raise CohortError(f"{path}: not readable: {error.strerror}") from None
+    columns = {meaning: table.find(aliases) for meaning, aliases in _CSV_COLUMNS.items()}
     if columns["file"] is None:
         raise CohortError(
             f"{path}: no column names the image files; expected one of {', '.join(_CSV_COLUMNS['file'])}, "
-            f"found {', '.join(header) or 'no header'}"
+            f"found {', '.join(table.columns) or 'no header'}"
         )
     found: dict[Path, Source] = {}
-    oddities: list[Oddity] = []
-    for number, row in enumerate(rows, start=2):
-        value = {
-            meaning: (row.get(column) or "").strip() if column else "" for meaning, column in columns.items()
-        }
-        oddities += _add_csv_row(found, path.parent, value, words, f"row {number}")
-    return Discovery(("CSV",), tuple(found.values()), tuple(oddities))
+    issues: list[ImportIssue] = []
+    for row in table.rows:
+        value = {meaning: row.fields[column] if column else "" for meaning, column in columns.items()}
+        issues += _add_csv_row(found, path.parent, value, classes, f"line {row.line}")
+    used: Counter[tuple[str, str]] = Counter()
+    for source in found.values():
+        if source.label:
+            used[f"column {columns['label']!r} of {path.name}", source.label] += 1
+    return Discovery(("CSV",), tuple(found.values()), tuple(issues), _label_sources(used))
 
 
 def _add_csv_row(
-    found: dict[Path, Source], folder: Path, value: Mapping[str, str], words: Mapping[str, str], row: str
-) -> list[Oddity]:
+    found: dict[Path, Source], folder: Path, value: Mapping[str, str], classes: ClassNames, row: str
+) -> list[ImportIssue]:
     name = value["file"]
-    file = folder / name
-    if not name or not file.is_file():
-        return [Oddity(OddityKind.MISSING, name, f"{row}: no such file; left out")]
-    oddities = []
-    label = words.get(value["label"].casefold(), UNLABELLED)
-    if value["label"] and not label:
-        message = f"{row}: label {value['label']!r} is unknown; say --blast or --normal with it"
-        oddities.append(Oddity(OddityKind.UNKNOWN_CLASS, name, message))
+    file = find_file(name, folder) if name else None
+    if file is None:
+        return [ImportIssue(IssueKind.MISSING, name, f"{row}: no such file; left out")]
+    issues = []
+    label = classes.of_value(value["label"])
+    if value["label"] and label is None:
+        message = f"{row}: label {value['label']!r} is unknown; say --labels {value['label']}=blast, =normal or =none"
+        issues.append(ImportIssue(IssueKind.UNKNOWN_CLASS, name, message))
     parsed = parse_name(file.name)
-    subject = value["subject"] or (parsed.subject if parsed else "")
+    subject = normalize_subject(value["subject"]) or (parsed.subject if parsed else "")
     official = parsed.subject if parsed and subject == parsed.subject else ""
-    source = Source(file, label, subject, value["fold"], official)
+    source = Source(file, label or UNLABELLED, subject, value["fold"], official)
     if file not in found:
         found[file] = source
-        return oddities
+        return issues
     if found[file] != source:
         message = f"{row}: named before with another label, subject or fold; the cell gets no label"
-        oddities.append(Oddity(OddityKind.LABEL_CONFLICT, name, message))
-        found[file] = dataclasses.replace(found[file], label=UNLABELLED)
+        issues.append(ImportIssue(IssueKind.LABEL_CONFLICT, name, message))
+        found[file] = dataclasses.replace(found[file], label=UNLABELLED, undecided=True)
     else:
-        oddities.append(Oddity(OddityKind.DUPLICATE, name, f"{row}: named before; left out"))
-    return oddities
+        issues.append(ImportIssue(IssueKind.DUPLICATE, name, f"{row}: named before; left out"))
+    return issues
+
+
+def _label_sources(used: Counter[tuple[str, str]]) -> tuple[LabelSource, ...]:
+    return tuple(LabelSource(source, label, count) for (source, label), count in used.items())

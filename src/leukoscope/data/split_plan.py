@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from leukoscope.core.errors import SplitError, UsageError
 from leukoscope.core.io import write_text
+from leukoscope.core.text import TextError, read_json
 from leukoscope.data.table import table_sha256
 
 SCHEMA_VERSION: Final = 1
@@ -170,11 +171,13 @@ def read_unchecked_splits(path: Path, cells: pd.DataFrame) -> SplitPlan:
         Not a ``splits.json`` of this format, or it names a cell that is not in the table.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (FileNotFoundError, IsADirectoryError):
         raise UsageError(f"{path}: no such file; make it with 'leukoscope data split'") from None
-    except ValueError as error:
-        raise SplitError(f"{path}: not JSON: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except TextError as error:
+        raise SplitError(str(error)) from None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise SplitError(

@@ -14,6 +14,7 @@ import pandas as pd
 from leukoscope.core.errors import CohortError, UsageError
 from leukoscope.core.io import write_text
 from leukoscope.core.terms import Label
+from leukoscope.core.text import TextError, format_rows, read_table
 
 BLAST: Final = "blast"
 NORMAL: Final = "normal"
@@ -69,11 +70,16 @@ def read_cells(path: Path) -> pd.DataFrame:
         Not a cell table, or a value is not what its column says; the message names the row.
     """
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        table = read_table(path, strip=False)
     except (FileNotFoundError, IsADirectoryError):
         raise UsageError(f"{path}: no such cell table; make one with 'leukoscope data import'") from None
-    except (ValueError, pd.errors.ParserError) as error:
+    except (OSError, TextError) as error:
         raise CohortError(f"{path}: not a cell table: {error}") from None
+    columns = {name: [row.fields[name.casefold()] for row in table.rows] for name in table.columns}
+    frame = pd.DataFrame(columns, dtype=object).astype(str)
+    if table.separator == ";":  # a spreadsheet that separates with semicolons writes decimal commas
+        for column in frame.columns.intersection([name for name, kind in COLUMNS.items() if kind is float]):
+            frame[column] = frame[column].str.replace(",", ".", regex=False)
     missing = [column for column in COLUMNS if column not in frame.columns]
     if missing:
         raise CohortError(
@@ -112,7 +118,8 @@ def write_cells(frame: pd.DataFrame, path: Path) -> None:
     """Check a table and write it as UTF-8 CSV with LF line ends; an interrupted write leaves the old file in place."""
     check_cells(frame)
     extra = [column for column in frame.columns if column not in COLUMNS]
-    write_text(path, frame[[*COLUMNS, *extra]].to_csv(index=False, lineterminator="\n"))
+    ordered = frame[[*COLUMNS, *extra]]
+    write_text(path, format_rows([tuple(ordered.columns), *ordered.itertuples(index=False, name=None)]))
 
 
 def resolve_paths(frame: pd.DataFrame, table_path: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from leukoscope.core.errors import UsageError
+from leukoscope.core.text import escape_surrogates
 from leukoscope.data.layouts import IMAGE_SUFFIXES, walk_files
 from leukoscope.data.measure import Measurement, Progress, identify_file, map_files
 from leukoscope.data.official import OfficialFile, official_by_sha256, official_by_tail, official_files
@@ -27,6 +28,8 @@ class FileStatus(StrEnum):
     ALTERED = "altered"
     """The name and place of an official file, other content."""
     UNKNOWN = "unknown"
+    UNREADABLE = "unreadable"
+    """A file, folder or link that cannot be read."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,7 +57,8 @@ class Verification:
     @property
     def trustworthy(self) -> bool:
         """Say whether every file at hand is an official one."""
-        return not any(file.status in (FileStatus.ALTERED, FileStatus.UNKNOWN) for file in self.files)
+        bad = (FileStatus.ALTERED, FileStatus.UNKNOWN, FileStatus.UNREADABLE)
+        return not any(file.status in bad for file in self.files)
 
     def to_json(self) -> dict[str, Any]:
         """Return the verification as plain data."""
@@ -82,14 +86,21 @@ def verify_files(
     """
     if not source.is_dir():
         raise UsageError(f"{source}: no such folder; name the one that holds the images")
-    files = [file for file in walk_files(source) if file.suffix.lower() in IMAGE_SUFFIXES]
-    if not files:
+    gaps: list[VerifiedFile] = []
+
+    def unreadable(path: Path, why: str) -> None:
+        name = path.relative_to(source).as_posix() if path.is_relative_to(source) else str(path)
+        gaps.append(VerifiedFile(escape_surrogates(name), FileStatus.UNREADABLE, "", why))
+
+    files = [file for file in walk_files(source, unreadable) if file.suffix.lower() in IMAGE_SUFFIXES]
+    if not files and not gaps:
         raise UsageError(
             f"{source}: no image found; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     measured = map_files(identify_file, files, workers or os.cpu_count() or 1, progress)
     claims = [_claim(source.resolve() / file.relative_to(source)) for file in files]
     judged, found = _judge(source, files, measured, claims)
+    judged += gaps
     missing = tuple(official.path for official in official_files() if official.path not in found)
     return Verification(str(source), tuple(judged), missing, _count(judged, missing))
 
@@ -116,8 +127,10 @@ def _judge(
     judged: dict[int, VerifiedFile] = {}
     for i in order:
         same, claim = known.get(_digest(measured[i]), ()), claims[i]
-        name = files[i].relative_to(source).as_posix()
-        if same:
+        name = escape_surrogates(files[i].relative_to(source).as_posix())
+        if not measured[i].sha256:
+            judged[i] = VerifiedFile(name, FileStatus.UNREADABLE, "", measured[i].trouble)
+        elif same:
             free = [official for official in same if official.path not in found]
             target = claim if claim in free else (free or same)[0]
             status = _status_of_same(measured[i], target, claim, bool(free))

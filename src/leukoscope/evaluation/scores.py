@@ -1,7 +1,7 @@
 """Run folders read as tables: scores, cells, split, settings and origin, checked before use."""
 
 import hashlib
-import json
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from leukoscope.core.config import read_toml
 from leukoscope.core.errors import CohortError, SplitError, UsageError
+from leukoscope.core.text import TextError, read_json, read_text
 from leukoscope.data.splits import SplitPlan, read_splits
 from leukoscope.data.table import COLUMNS, LABEL_VALUES, read_cells
 from leukoscope.decision.fit import ScoredRows
@@ -163,9 +164,9 @@ def read_run(folder: Path) -> Run:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise CohortError(f"{path}: not valid JSON: {error}") from None
+        content = read_json(path)
+    except TextError as error:
+        raise CohortError(str(error)) from None
     if not isinstance(content, dict):
         raise CohortError(f"{path}: expected an object, got {type(content).__name__}")
     return content
@@ -174,9 +175,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_table(path: Path, columns: tuple[str, ...], text: tuple[str, ...]) -> pd.DataFrame:
     try:
         # Subject "NA" or "1" must stay text: nothing is guessed to be missing or a number.
-        table = pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, encoding="utf-8")
-    except (ValueError, UnicodeDecodeError) as error:
+        table = pd.read_csv(
+            io.StringIO(read_text(path), newline=""), dtype=dict.fromkeys(text, str), keep_default_na=False
+        )
+    except ValueError as error:
         raise CohortError(f"{path}: not a readable table: {error}") from None
+    except TextError as error:
+        raise CohortError(str(error)) from None
     absent = [name for name in columns if name not in table.columns]
     if absent:
         raise CohortError(f"{path}: column {', '.join(absent)} missing")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from leukoscope.core.errors import ImageError, UsageError
 from leukoscope.core.terms import RESEARCH_USE, Decision
+from leukoscope.core.text import escape_surrogates
 from leukoscope.decision.input_checks import Finding
 from leukoscope.decision.policy import Verdict
 from leukoscope.imaging.descriptors import Descriptors
@@ -223,11 +224,6 @@ class PreparedCell:
     height_px: int
     refusals: tuple[Finding, ...]
     duration_s: float
-
-
-def escape_surrogates(text: str) -> str:
-    """Return a name that can be written as UTF-8: bytes that the file system gave and that are none are escaped."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def with_heat_map(prediction: Prediction, path: str) -> Prediction:

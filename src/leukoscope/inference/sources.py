@@ -1,8 +1,7 @@
 """Where images come from: files, folders, globs, ZIP archives, standard input; one at a time, never all at once."""
 
-import csv
+import codecs
 import glob
-import io
 import os
 import stat
 import zipfile
@@ -13,7 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from leukoscope.core.errors import ImageError, UsageError
+from leukoscope.core.system_files import has_system_part, is_system_name
 from leukoscope.core.terms import Reason
+from leukoscope.core.text import decode_text, escape_surrogates
 from leukoscope.imaging.decode import DecodeLimits
 from leukoscope.inference.cells import Source
 
@@ -53,12 +54,20 @@ class Ignored:
     count: int = 0
     examples: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
+    system: int = 0
+    system_examples: list[str] = field(default_factory=list)
 
     def add(self, name: str) -> None:
         """Count one name."""
         self.count += 1
         if len(self.examples) < 3:
-            self.examples.append(name)
+            self.examples.append(escape_surrogates(name))
+
+    def add_system(self, name: str) -> None:
+        """Count one file or folder of an operating system or archiver."""
+        self.system += 1
+        if len(self.system_examples) < 3:
+            self.system_examples.append(escape_surrogates(name))
 
 
 def iterate_sources(
@@ -118,7 +127,9 @@ def iterate_sources(
             yield source(STDIN_NAME, stdin.read(limits.max_bytes + 1))
             continue
         for path in _expand(argument, ignored):
-            if _is_archive(path):
+            if isinstance(path, _Unreadable):
+                yield source(str(path.path), path.error)
+            elif _is_archive(path):
                 for name, content in _iterate_archive(path, limits, archive_limits, ignored):
                     yield source(name, content)
             else:
@@ -140,134 +151,53 @@ def count_sources(arguments: Iterable[str]) -> int:
     for argument in arguments:
         try:
             for path in (Path(argument),) if argument == STDIN else _expand(argument, ignored):
-                total += _count_archive(path, ignored) if _is_archive(path) else 1
+                is_archive = isinstance(path, Path) and _is_archive(path)
+                total += _count_archive(path, ignored) if is_archive else 1  # type: ignore[arg-type]
         except UsageError:
             continue
     return total
 
 
 def read_list(stdin: BinaryIO) -> Iterator[str]:
-    """Yield the paths of a list, one a line; empty lines are passed over.
+    """Yield the paths of a list, one per line; empty lines are skipped.
+
+    UTF-8 with or without byte-order mark, or UTF-16 with one; any line ends.
 
     Raises
     ------
     UsageError
-        A line is not UTF-8 or too long for a path.
+        A line is in another encoding or too long for a path.
     """
     number = 0
-    while line := stdin.readline(MAX_LINE + 1):
+    first = stdin.readline(MAX_LINE + 1)
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as some shells write a pipe
+        yield from filter(None, decode_text(first + stdin.read(), "the list").splitlines())
+        return
+    line = first.removeprefix(codecs.BOM_UTF8)
+    while line:
         number += 1
         if len(line) > MAX_LINE:
             raise UsageError(
-                f"line {number} of the list has more than {MAX_LINE:,} bytes; give one path a line"
+                f"line {number} of the list has more than {MAX_LINE:,} bytes; give one path per line"
             )
         try:
-            text = line.decode("utf-8").rstrip("\r\n")
+            text = line.decode("utf-8")
         except UnicodeDecodeError:
-            raise UsageError(f"line {number} of the list is not UTF-8; give one path a line") from None
-        if text:
-            yield text
-
-
-def read_subjects(path: Path) -> dict[str, str]:
-    """Read a CSV with the columns ``source`` (or ``file``, ``cell``) and ``subject``.
-
-    Returns
-    -------
-    dict
-        Name as written -> subject.
-
-    Raises
-    ------
-    UsageError
-        The file cannot be read, lacks a column, or gives one image two subjects.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: not UTF-8; save the table as CSV in UTF-8") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    columns = reader.fieldnames or []
-    key = next((name for name in ("source", "file", "cell") if name in columns), None)
-    if key is None or "subject" not in columns:
-        raise UsageError(
-            f"{path}: columns {', '.join(columns) or 'none'}; expected source (or file) and subject"
-        )
-    subjects: dict[str, str] = {}
-    try:
-        for row in reader:
-            name, subject = (row[key] or "").strip(), (row["subject"] or "").strip()
-            if not name or not subject:
-                continue
-            if subjects.setdefault(name, subject) != subject:
+            text = os.fsdecode(line)  # a name of this file system whose bytes are not UTF-8
+            if not os.path.lexists(text.rstrip("\r\n")):
                 raise UsageError(
-                    f"{path}, line {reader.line_num}: {name} has two subjects, {subjects[name]} and {subject}"
-                )
-    except csv.Error as error:
-        raise UsageError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
-    return subjects
-
-
-class SubjectTable:
-    """Tells the subject of an image by its name, and counts what had no counterpart.
-
-    A row fits an image whose path ends with the row's path, whole folder names at a time; where several rows fit, the
-    longest path counts. So a row without a folder fits that file name in any folder, a row with one only there.
-
-    Parameters
-    ----------
-    subjects
-        Name as written in the table -> subject.
-
-    Attributes
-    ----------
-    unmatched_images
-        Images asked about that no row fits.
-
-    Raises
-    ------
-    UsageError
-        Two spellings of one path have two subjects.
-    """
-
-    def __init__(self, subjects: dict[str, str]) -> None:
-        self._subjects: dict[tuple[str, ...], str] = {}
-        for name, subject in subjects.items():
-            if self._subjects.setdefault(_path_parts(name), subject) != subject:
-                raise UsageError(f"subject table: {name} stands there in two spellings with two subjects")
-        self._here = _path_parts(str(Path.cwd()))
-        self._matched: set[tuple[str, ...]] = set()
-        self.unmatched_images = 0
-
-    @property
-    def unmatched_rows(self) -> int:
-        """Rows that fitted no image so far."""
-        return len(self._subjects) - len(self._matched)
-
-    def __call__(self, name: str) -> str | None:
-        """Return the subject, or None where no row fits."""
-        parts = _path_parts(name)
-        if not os.path.isabs(name):  # noqa: PTH117 - a plain string
-            parts = self._here + parts
-        for start in range(len(parts)):
-            if parts[start:] in self._subjects:
-                self._matched.add(parts[start:])
-                return self._subjects[parts[start:]]
-        self.unmatched_images += 1
-        return None
-
-
-def _path_parts(name: str) -> tuple[str, ...]:
-    return tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
+                    f"line {number} of the list is not UTF-8, and no file has this name; give one path per line"
+                ) from None
+        if text := text.rstrip("\r\n"):
+            yield text
+        line = stdin.readline(MAX_LINE + 1)
 
 
 def _file_name(name: str) -> str:
     return name.replace("\\", "/").rpartition("/")[2]
 
 
-def _expand(argument: str, ignored: Ignored) -> Iterator[Path]:
+def _expand(argument: str, ignored: Ignored) -> Iterator["Path | _Unreadable"]:
     path = Path(argument)
     try:
         mode = path.stat().st_mode
@@ -288,13 +218,15 @@ def _expand(argument: str, ignored: Ignored) -> Iterator[Path]:
         ignored.empty.append(argument)
 
 
-def _glob(pattern: str, ignored: Ignored) -> Iterator[Path]:
+def _glob(pattern: str, ignored: Ignored) -> Iterator["Path | _Unreadable"]:
     found = False
     for name in sorted(glob.iglob(pattern, recursive=True)):  # noqa: PTH207 - patterns may be absolute
         path = Path(name)
         if path.is_dir():
             continue
-        if _is_image_name(name) or _is_archive(path):
+        if has_system_part(name):
+            ignored.add_system(name)
+        elif _is_image_name(name) or _is_archive(path):
             found = True
             yield path
         else:
@@ -303,23 +235,41 @@ def _glob(pattern: str, ignored: Ignored) -> Iterator[Path]:
         raise UsageError(f"{pattern}: the pattern matches no image ({', '.join(sorted(SUFFIXES))})")
 
 
-def _walk(directory: Path, ignored: Ignored) -> Iterator[Path]:
+def _walk(directory: Path, ignored: Ignored) -> Iterator["Path | _Unreadable"]:
     """Yield the images below a folder, sorted within each folder; links to folders are not followed."""
     try:
         with os.scandir(directory) as entries:
             ordered = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise UsageError(f"{directory}: the folder cannot be read ({error.strerror})") from None
+        yield _Unreadable(directory, error.strerror or str(error))
+        return
     results = any(entry.name == _RESULT_SETTINGS for entry in ordered)
     for entry in ordered:
-        if results and entry.name == _RESULT_PICTURES:
+        if is_system_name(entry.name):
+            ignored.add_system(entry.path)
+        elif results and entry.name == _RESULT_PICTURES:
             ignored.add(entry.path)  # heat maps of an earlier call, no cells
         elif entry.is_dir(follow_symlinks=False):
             yield from _walk(Path(entry.path), ignored)
         elif _is_image_name(entry.name) and not entry.is_dir():
             yield Path(entry.path)
+        elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110 - a plain string
+            yield Path(entry.path)  # the decoder says that it leads nowhere
         else:
             ignored.add(entry.path)
+
+
+@dataclass(frozen=True)
+class _Unreadable:
+    """A folder that cannot be listed: a result of its own, so that the gap is seen."""
+
+    path: Path
+    why: str
+
+    @property
+    def error(self) -> ImageError:
+        text = f"the folder cannot be read ({self.why}); the images in it are missing from the results"
+        return ImageError(Reason.UNREADABLE, text)
 
 
 def _is_image_name(name: str) -> bool:
@@ -371,7 +321,9 @@ def _members(
     for entry in entries:
         if entry.is_dir():
             continue
-        if _is_image_name(entry.filename) and "__MACOSX/" not in entry.filename:
+        if has_system_part(entry.filename):
+            ignored.add_system(f"{path}/{_printable(entry.filename)}")
+        elif _is_image_name(entry.filename):
             members.append(entry)
         else:
             ignored.add(f"{path}/{_printable(entry.filename)}")

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from leukoscope.core.errors import BundleError
 from leukoscope.core.io import write_text
 from leukoscope.core.terms import RESEARCH_USE
+from leukoscope.core.text import TextError, read_text
 from leukoscope.models.metric_info import NOT_ESTIMABLE, format_value
 
 SCHEMA_VERSION = 1
@@ -360,9 +361,11 @@ def read_report(path: Path) -> Report:
         The file is missing, is not JSON or does not follow the schema; the first wrong place is named.
     """
     try:
-        return Report.model_validate_json(path.read_bytes())
+        return Report.model_validate_json(read_text(path))
     except OSError as error:
         raise BundleError(f"{path}: the report cannot be read: {error.strerror}") from None
+    except TextError as error:
+        raise BundleError(str(error)) from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "top level"

@@ -10,7 +10,7 @@ from PIL import Image
 from leukoscope.assets import sample_cells_directory
 from leukoscope.core.errors import CohortError, UsageError
 from leukoscope.data.importing import import_cohort, report_path
-from leukoscope.data.layouts import OddityKind
+from leukoscope.data.layouts import IssueKind
 from leukoscope.data.table import read_cells
 from synthetic_cohort import cell_image, official_bmp, write_image
 
@@ -23,7 +23,7 @@ def run(source, table, **options):
 
 
 def kinds(report):
-    return {(oddity.kind, oddity.file) for oddity in report.oddities}
+    return {(issue.kind, issue.file) for issue in report.issues}
 
 
 def test_shipped_cells_import_with_subjects_folds_and_groups(tmp_path):
@@ -56,7 +56,7 @@ def test_kaggle_layout_with_both_test_sets(tmp_path):
     assert by_prelim["label"].tolist() == ["blast", "normal", ""]
     last = cells[cells["fold"] == "final_test"].iloc[0]
     assert (last["label"], last["subject"], last["width_px"]) == ("", "", 600)
-    said = report.oddity_counts()
+    said = report.issue_counts()
     assert said == {"cropped": 1, "no_labels": 1, "missing": 1}
     # the disc keeps its area: cropping takes black only
     assert last["area_px"] == int((cell_image(20, 600).max(axis=2) > 8).sum())
@@ -72,7 +72,7 @@ def test_class_folders_of_known_and_told_names(tmp_path):
         "data/Early/b.png": "blast",
         "data/Pre/inner/c.png": "",
     }
-    assert (OddityKind.UNKNOWN_CLASS, "inner") in kinds(report)
+    assert (IssueKind.UNKNOWN_CLASS, "Pre/inner") in kinds(report)
     _, cells = run(tmp_path / "data", tmp_path / "cells.csv", blast=["early", "pre"])
     assert cells.loc["data/Pre/inner/c.png", "label"] == "blast"
     with pytest.raises(UsageError, match="both classes"):
@@ -90,9 +90,9 @@ def test_csv_names_files_labels_and_subjects(tmp_path):
     assert cells["subject"].tolist() == ["007", "NA", "8"]
     assert cells["label"].tolist() == ["blast", "normal", ""]
     assert kinds(report) == {
-        (OddityKind.DUPLICATE, "img/2.png"),
-        (OddityKind.UNKNOWN_CLASS, "img/3.png"),
-        (OddityKind.MISSING, "img/4.png"),
+        (IssueKind.DUPLICATE, "img/2.png"),
+        (IssueKind.UNKNOWN_CLASS, "img/3.png"),
+        (IssueKind.MISSING, "img/4.png"),
     }
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     with pytest.raises(CohortError, match="no column names the image files"):
@@ -128,7 +128,7 @@ def test_contradicted_labels_are_said_and_dropped(tmp_path):
     write_image(root / "blast/z.png", 2)
     report, cells = run(root, tmp_path / "cells.csv")
     assert set(cells["label"]) == {""}
-    conflicts = {file.rpartition("/")[2] for kind, file in kinds(report) if kind == OddityKind.LABEL_CONFLICT}
+    conflicts = {file.rpartition("/")[2] for kind, file in kinds(report) if kind == IssueKind.LABEL_CONFLICT}
     assert conflicts == {"UID_1_1_1_all.bmp", "x.png", "y.png", "z.png"}
     assert cells.loc["data/normal/y.png", "group"] == cells.loc["data/blast/z.png", "group"]
 
@@ -143,7 +143,7 @@ def test_everything_odd_is_said_and_nothing_else_is_lost(tmp_path):
     (root / "fold_0/all/UID_1_1_4_all.bmp").touch()
     (root / "notes.txt").write_text("x")
     report, cells = run(root, tmp_path / "cells.csv")
-    assert report.oddity_counts() == {
+    assert report.issue_counts() == {
         "name_not_parsed": 1,
         "not_an_image": 1,
         "unreadable": 2,
@@ -158,7 +158,7 @@ def test_everything_odd_is_said_and_nothing_else_is_lost(tmp_path):
         "fold_0",
     ]
     sidecar = json.loads(report_path(tmp_path / "cells.csv").read_text())
-    assert len(sidecar["report"]["oddities"]) == 6
+    assert len(sidecar["report"]["issues"]) == 6
 
 
 def test_second_import_reads_changed_files_only_and_writes_the_same_bytes(tmp_path):
@@ -233,15 +233,15 @@ def test_the_users_own_file_is_never_overwritten(tmp_path):
     own = tmp_path / "cells.csv"
     own.write_text("file,label\na.png,blast\n")
     before = own.read_bytes()
-    with pytest.raises(UsageError, match="source itself"):
+    with pytest.raises(UsageError, match="is an input"):
         import_cohort(own, tmp_path / "." / "cells.csv")
     notes = tmp_path / "notes.csv"
     notes.write_text("mine\n1\n")
-    with pytest.raises(UsageError, match="no cell table"):
+    with pytest.raises(UsageError, match="--overwrite"):
         import_cohort(own, notes)
     assert own.read_bytes() == before and notes.read_text() == "mine\n1\n"
     table = tmp_path / "table.csv"
     for _ in range(2):  # a cell table is replaced
         assert import_cohort(own, table).cells == 1
-    with pytest.raises(UsageError, match="source itself"):
+    with pytest.raises(UsageError, match="is an input"):
         import_cohort(table, table)

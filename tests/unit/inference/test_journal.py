@@ -74,7 +74,7 @@ def test_results_older_than_a_setting_go_on_where_it_is_not_used(tmp_path: Path)
 
 def test_replaced_results_are_gone(tmp_path: Path) -> None:
     fill(tmp_path, range(3))
-    with Journal(tmp_path, {"tta": 4}, resume=False, replace=True) as journal:
+    with Journal(tmp_path, {"tta": 4}, resume=False, overwrite=True) as journal:
         assert (journal.done, list(journal.results())) == (0, [])
 
 

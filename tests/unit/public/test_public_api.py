@@ -92,7 +92,7 @@ def test_several_images_come_as_a_list_in_their_order(predictor: Predictor, tmp_
     "value",
     [None, 3, 2.5, True, {"a": 1}, object(), np.zeros((450, 450, 3)), np.zeros((450, 450), np.uint8),
      np.zeros((3, 450, 450), np.uint8), np.zeros((0, 0, 3), np.uint8), [1, 2], [None]],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_a_value_that_is_no_image_is_a_type_error_with_the_right_call(
     predictor: Predictor, value: object
