@@ -257,7 +257,7 @@ def test_a_study_is_not_written_into_another_file(here: Path) -> None:
 
 def test_records_are_not_written_into_another_database(here: Path) -> None:
     pytest.importorskip("sqlalchemy", reason="needs the extra web")
-    from leukoscope.core.errors import UsageError
+    from leukoscope.core.errors import LeukoscopeError
     from leukoscope.web.storage.database import Database
 
     with sqlite3.connect(here / "other.db") as connection:
@@ -266,8 +266,8 @@ def test_records_are_not_written_into_another_database(here: Path) -> None:
     (here / "notes.db").write_bytes(FOREIGN * 40)
     for name in ("other.db", "notes.db"):
         before = (here / name).read_bytes()
-        with pytest.raises(UsageError):
-            Database(f"sqlite:///{here / name}")
+        with pytest.raises(LeukoscopeError):
+            Database(f"sqlite:///{here / name}").migrate()
         assert (here / name).read_bytes() == before
 
 

@@ -240,8 +240,7 @@ def check_bundle_place(directory: Path) -> None:
         Bundle.open(directory)
     except BundleError as error:
         raise BundleError(
-            f"{directory}: holds something else than an intact bundle, which would be lost ({error}); "
-            "name a new folder"
+            f"{directory}: is no bundle as it was written, and what it holds would be lost ({error}); name a new folder"
         ) from None
 
 

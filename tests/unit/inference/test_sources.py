@@ -43,7 +43,7 @@ def test_folders_are_read_recursively_in_a_fixed_order(tree: Path) -> None:
     ignored = Ignored()
     found = names(str(tree), ignored=ignored)
     assert relative(tree, found) == ["a.BMP", "b/1.webp", "b/2.png", "b/deep/x.jpg", "c.tiff"]
-    assert (ignored.count, ignored.system) == (1, 1)
+    assert ignored.count == 2
     assert count_sources([str(tree)]) == 5
 
 
@@ -129,7 +129,7 @@ def test_archives_are_read_member_by_member(tmp_path: Path) -> None:
         (f"{path}/b.png", CELL),
         (f"{path}/a/x.bmp", b"no image"),
     ]
-    assert ignored.count == 2
+    assert (ignored.count, ignored.system) == (1, 1)
     assert count_sources([str(path)]) == 2
 
 

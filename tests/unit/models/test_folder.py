@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,10 @@ def test_a_bundle_is_replaced_as_a_whole(small_bundle_path: Path, tmp_path: Path
     target = tmp_path / "bundle"
     write_again(small_bundle_path, target)
     (target / "LICENSE").write_text("altered")
+    with pytest.raises(BundleError):
+        write_again(small_bundle_path, target)
+    assert (target / "LICENSE").read_text() == "altered"
+    shutil.copy(small_bundle_path / "LICENSE", target)
     write_again(small_bundle_path, target)
     Bundle.open(target)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

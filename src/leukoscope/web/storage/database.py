@@ -207,8 +207,8 @@ def _check_records_file(path: Path) -> None:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     except sqlite3.OperationalError:  # locked by another process, which has checked it
         return
-    except sqlite3.DatabaseError:
-        raise UsageError(f"{path}: exists and is no SQLite database; name another with --database") from None
+    except sqlite3.DatabaseError:  # no SQLite at all: the driver refuses it and writes nothing
+        return
     if tables and not {"alembic_version", "cases"} & tables:
         raise UsageError(f"{path}: a database of another program; name another with --database")
 
