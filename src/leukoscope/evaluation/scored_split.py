@@ -8,9 +8,10 @@ import numpy.typing as npt
 import pandas as pd
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from leukoscope.core.terms import Decision
-from leukoscope.decision.calibration import Calibration
-from leukoscope.decision.conformal import prediction_set
+from leukoscope.core.classes import BINARY
+from leukoscope.core.errors import UsageError
+from leukoscope.decision.calibration import Calibration, group_log_odds, softmax
+from leukoscope.decision.conformal import prediction_sets
 from leukoscope.decision.fit import DecisionFit, DecisionSettings, fit_decision
 from leukoscope.decision.input_checks import check_descriptors
 from leukoscope.decision.parameters import DecisionParameters
@@ -82,21 +83,24 @@ def judge_run(run: Run, fit: DecisionFit, baselines: dict[str, npt.NDArray[np.fl
         Scores for the rows of ``run.part("test")``, in that order.
     """
     parameters = fit.parameters
-    calibration = Calibration(parameters.temperature, parameters.bias)
+    calibration = Calibration(parameters.temperature, parameters.bias_of(BINARY))
     validation = run.part("validation").assign(split=run.split)
-    validation["probability"] = calibration.probabilities(validation["logit"].to_numpy(dtype=np.float64))
+    validation["probability"] = calibration.probabilities(validation["logit"].to_numpy(dtype=np.float64))[
+        :, 1
+    ]
     rows = run.part("test").assign(split=run.split)
-    rows["calibrated_logit"] = calibration.logits(rows["logit"].to_numpy(dtype=np.float64))
-    rows["probability"] = calibration.probabilities(rows["logit"].to_numpy(dtype=np.float64))
+    calibrated = calibration.logits(rows["logit"].to_numpy(dtype=np.float64))
+    rows["calibrated_logit"] = group_log_odds(calibrated, [1])
+    rows["probability"] = softmax(calibrated)[:, 1]
     threshold = parameters.operating_point().threshold
+    if threshold is None:
+        raise UsageError("the default operating point has no threshold: measures of two classes need one")
     rows["threshold"] = threshold
     rows["called"] = rows["probability"] >= threshold
     rows["margin"] = rows["calibrated_logit"] - _logit(threshold)
     for point in parameters.operating_points:
         rows[f"called:{point.name}"] = rows["probability"] >= point.threshold
-    sets = [prediction_set(float(logit), parameters.conformal) for logit in rows["calibrated_logit"]]
-    rows["set_blast"] = [Decision.BLAST in plausible for plausible in sets]
-    rows["set_normal"] = [Decision.NORMAL in plausible for plausible in sets]
+    rows[["set_normal", "set_blast"]] = prediction_sets(calibrated, parameters.conformal)
     novelty = fit.novelty.score(run.embeddings[rows["row"].to_numpy()])
     rows["novel"] = novelty > parameters.novelty.limit
     rows["unfit"] = [
@@ -119,12 +123,12 @@ def judge_run(run: Run, fit: DecisionFit, baselines: dict[str, npt.NDArray[np.fl
 def record_fit(fit: DecisionFit, validation: pd.DataFrame) -> Fitted:
     """Put on record what was fitted, and on how many cells and people."""
     conformal = fit.parameters.conformal
-    quantiles = {"blast": conformal.blast.quantile, "normal": conformal.normal.quantile}
+    quantiles = {name: limit.quantile for name, limit in conformal.classes.items()}
     return Fitted(
         cells=validation["cell"].nunique(),
         subjects=validation["subject"].nunique(),
         temperature=fit.parameters.temperature,
-        bias=fit.parameters.bias,
+        bias=fit.parameters.bias.get("blast", 0.0),
         conformal_alpha=conformal.alpha,
         conformal_quantiles={name: value for name, value in quantiles.items() if value is not None},
         notes=fit.notes,

@@ -54,9 +54,12 @@ class Prediction:
     canvas
         uint8 (canvas, canvas, 3), the image as the network saw it before resizing; None likewise.
     activation_map
-        float32 (h, w), >= 0, not normalised: Grad-CAM of the logit; None where there was no forward pass.
+        float32 (h, w), >= 0, not normalised: Grad-CAM of the logit of ``result.explained_class``; None where there
+        was no forward pass.
     embedding
         float32 (D,); None likewise.
+    class_maps
+        float32 (K, h, w), the maps of all classes, or (1, h, w) of the second of two; None likewise.
     """
 
     result: CellResult
@@ -65,6 +68,7 @@ class Prediction:
     canvas: Rgb | None = field(default=None, repr=False)
     activation_map: Floats | None = field(default=None, repr=False)
     embedding: Floats | None = field(default=None, repr=False)
+    class_maps: Floats | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
