@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.assets import sample_cells_directory
+from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.decision.novelty import NoveltyModel
 from leukoscope.decision.parameters import (
     ClassQuantile,

@@ -70,7 +70,7 @@ def test_an_inconsistent_schema_is_refused(change, words: str) -> None:
     change(content)
     with pytest.raises(ValidationError, match=words):
         ClassSchema.model_validate(content)
-    with pytest.raises(ConfigError, match="kinds.json"):
+    with pytest.raises(ConfigError, match=r"kinds\.json"):
         ClassSchema.from_json(json.dumps(content), "kinds.json")
 
 

@@ -104,6 +104,7 @@ def decide(
     descriptors: Descriptors,
     parameters: DecisionParameters,
     operating_point: str | None = None,
+    *,
     classes: ClassSchema = BINARY,
 ) -> Verdict:
     """Decide on one image.

@@ -283,7 +283,7 @@ def _measure(
     own = forward.map_of(0, member)
     mask = cell_mask(prepared.canvas)
     log_odds = group_log_odds(forward.logits, [member])
-    drops = _drops(session, cell, own, member, float(log_odds[0]), rng)
+    drops = _drops(session, cell, own, member=member, log_odds=float(log_odds[0]), rng=rng)
     head, everything = (other.run(cell[None]).map_of(0, member) for other in shuffled)
     return MapMeasures(
         energy_inside=energy_inside(own, mask),
@@ -312,11 +312,12 @@ def _drops(
     session: Session,
     cell: Cells,
     activation_map: NDArray[np.float32],
+    *,
     member: int,
     log_odds: float,
     rng: np.random.Generator,
 ) -> tuple[float, float, float]:
-    """Return the mean fall of the class's log-odds for pixels removed most relevant, least relevant and at random first."""
+    """Return the mean fall of the class's log-odds for pixels removed most relevant, least and at random first."""
     mask = cell_mask(cell)
     places = np.flatnonzero(mask)
     size = Image.Resampling.BILINEAR

@@ -113,8 +113,7 @@ def shown_probability(result: CellResult, classes: ClassSchema) -> tuple[str, fl
     """Return what is shown as *the* probability of a cell: of the positive group, else of the likeliest class."""
     if classes.positive:
         return classes.positive_name, result.probability
-    likeliest = max(result.probabilities.items(), key=lambda item: item[1], default=("class", None))
-    return likeliest
+    return max(result.probabilities.items(), key=lambda item: item[1], default=("class", None))
 
 
 def _class_style(classes: ClassSchema) -> str:
@@ -151,9 +150,10 @@ def _article(prediction: Prediction, classes: ClassSchema) -> str:
         f'<p class="faint"><small>{escape(reason.message)}</small></p>' for reason in result.reasons
     )
     subject = f" · subject {escape(result.subject)}" if result.subject else ""
+    sign = SYMBOL_SIGNS[classes.symbol(kind)]
     return (
-        f'<article><div class="pictures">{pictures}</div><h2 class="{kind}">{SYMBOL_SIGNS[classes.symbol(kind)]} {words}'
-        f"{score}</h2>{bar}<p><small>{escape(result.source)}{subject}</small></p>{reasons}</article>\n"
+        f'<article><div class="pictures">{pictures}</div><h2 class="{kind}">{sign} {words}{score}</h2>'
+        f"{bar}<p><small>{escape(result.source)}{subject}</small></p>{reasons}</article>\n"
     )
 
 

@@ -284,7 +284,7 @@ class Predictor:
             prepared.descriptors,
             self.bundle.decision,
             self.operating_point.name,
-            self.classes,
+            classes=self.classes,
         )
         member = explained_member(forward, row, verdict, self.classes)
         result = self._result(prepared, verdict, logits, self.classes.names[member], seconds)

@@ -77,8 +77,8 @@ class Manifest(_Record):
     version: Version
     task: Literal["cell", "kinds", "finder", "ensemble"] = Field(
         default="cell",
-        description="cell: one cut-out cell, blast or normal; kinds: names cells; finder: finds cells in a field; ensemble: "
-        "several bundles together.",
+        description="cell: one cut-out cell, blast or normal; kinds: names cells; finder: finds cells in a field; "
+        "ensemble: several bundles together.",
     )
     domain: Domain = Field(default_factory=Domain)
     title: str = Field(min_length=1)

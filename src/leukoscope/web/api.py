@@ -163,6 +163,14 @@ def job_results(job: str) -> Response:
     return _json(JobResults(job=job, state=state, results=results, next=following))
 
 
+def _check_decision(decision: str | None) -> None:
+    """Refuse a decision that neither the model at work nor an earlier one of the stored cases can have made."""
+    known = services().model.classes.decisions
+    if decision is None or decision in known or services().history.count(Search())[decision]:
+        return
+    raise invalid(f"decision {decision!r}: expected one of {', '.join(known)}")
+
+
 @blueprint.get("/api/v1/history")
 @operation(
     Operation("Search stored cases, newest first", "history", CaseList, query=HistoryQuery, problems=(422,))
@@ -170,6 +178,7 @@ def job_results(job: str) -> Response:
 def history() -> Response:
     """Return a page of cases."""
     query = parse_query(HistoryQuery, request)
+    _check_decision(query.decision)
     records = services().history.find(query.search(), query.limit + 1)
     shown = records[: query.limit]
     following = shown[-1].number if len(records) > query.limit else None

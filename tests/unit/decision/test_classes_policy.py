@@ -15,8 +15,8 @@ from leukoscope.decision.conformal import fit_quantiles, prediction_sets
 from leukoscope.decision.fit import fit_decision
 from leukoscope.decision.parameters import DecisionParameters
 from leukoscope.decision.policy import called_class, decide, pool_logits, pool_subject
-from leukoscope.imaging.descriptors import describe_cell
 from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.descriptors import describe_cell
 from small_bundle import make_decision, sample_paths
 from unit.decision.test_fit import make_rows
 

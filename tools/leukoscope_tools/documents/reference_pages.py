@@ -135,8 +135,9 @@ def render_bundle() -> str:
         "## Graph",
         "",
         f"Input `{manifest.INPUT_NAME}`: uint8 (N, S, S, 3), RGB on the black canvas, resized as a whole; N is free. "
-        "Scaling and normalisation are inside the graph. Outputs: `logits` float32 (N, K), or (N, 1) of two classes, `embedding` float32 (N, D), "
-        "`activation_map` float32 (N, K, h, w), or (N, 1, h, w), exact Grad-CAM after ReLU, not normalised.",
+        "Scaling and normalisation are inside the graph. Outputs: `logits` float32 (N, K), or (N, 1) of two classes, "
+        "`embedding` float32 (N, D), `activation_map` float32 (N, K, h, w), or (N, 1, h, w), exact "
+        "Grad-CAM after ReLU, not normalised.",
     ]
     for model, title in (
         (manifest.Manifest, "`manifest.json`"),

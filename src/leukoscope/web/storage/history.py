@@ -173,7 +173,7 @@ class History:
         wide = replace(search, before=None, after=None, decision=None)
         query = _filtered(select(Case.decision, func.count()), wide).group_by(Case.decision)
         with self.database.read() as session:
-            return Counter({decision: number for decision, number in session.execute(query)})
+            return Counter({row[0]: row[1] for row in session.execute(query)})
 
     def total(self) -> int:
         """Number of stored cases."""
