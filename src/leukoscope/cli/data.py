@@ -11,10 +11,11 @@ import typer
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import pandas as pd
 
+    from leukoscope.core.classes import ClassSchema
     from leukoscope.data.splits import SplitPlan
 
 app = typer.Typer(
@@ -59,6 +60,17 @@ def import_(
     normal: Annotated[
         list[str] | None, typer.Option(help="Class name that means normal; may be repeated.")
     ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Other classes than blast and normal: a class schema (JSON), or 'folders' to take the names from "
+            "class folders or from the CSV's labels."
+        ),
+    ] = None,
+    positive: Annotated[
+        list[str] | None,
+        typer.Option(help="With --classes folders: class that is sought before others; may be repeated."),
+    ] = None,
     workers: Workers = None,
     strict: Annotated[
         bool, typer.Option(help="End with 1 when anything but duplicates and cropping is odd.")
@@ -77,7 +89,13 @@ def import_(
 
     with _progress("Reading images") as progress:
         report = import_cohort(
-            source, out, blast=blast or (), normal=normal or (), workers=workers, progress=progress
+            source,
+            out,
+            blast=blast or (),
+            normal=normal or (),
+            classes=_read_schema(classes, source, positive or ()),
+            workers=workers,
+            progress=progress,
         )
     if as_json:
         _print_json(report.to_json())
@@ -85,6 +103,22 @@ def import_(
         show_import(report)
     if strict and any(oddity.kind not in EXPECTED_ODDITIES for oddity in report.oddities):
         raise typer.Exit(1)
+
+
+def _read_schema(given: str | None, source: Path, positive: "Sequence[str]") -> "ClassSchema":
+    from leukoscope.core.classes import BINARY, ClassSchema
+    from leukoscope.core.errors import UsageError
+    from leukoscope.data.layouts import found_class_names
+
+    if positive and given != "folders":
+        raise UsageError(
+            "--positive goes with --classes folders; a class schema names its positive group itself"
+        )
+    if given is None:
+        return BINARY
+    if given != "folders":
+        return ClassSchema.read(Path(given))
+    return ClassSchema.of_names(found_class_names(source), positive)
 
 
 @app.command(epilog="Example: leukoscope data verify C-NMC_Leukemia")

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from leukoscope import __version__
+from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.core.errors import CohortError, UsageError
 from leukoscope.data.cnmc import CANVAS_PX, FINAL_TEST_PX
 from leukoscope.data.groups import assign_groups
@@ -67,6 +68,7 @@ def import_cohort(
     *,
     blast: Iterable[str] = (),
     normal: Iterable[str] = (),
+    classes: ClassSchema = BINARY,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> ImportReport:
@@ -80,6 +82,8 @@ def import_cohort(
         The ``cells.csv`` to write.
     blast, normal
         Class names beside the known ones.
+    classes
+        Of the cohort; others than C-NMC's are written beside the table.
     workers
         Threads; the number of processors where it is left out.
     progress
@@ -95,19 +99,19 @@ def import_cohort(
     if table.is_dir() or table.suffix.lower() != ".csv":
         raise UsageError(f"{table}: the table must be named as a .csv file")
     _check_target(source, table)
-    found = discover(source, blast=blast, normal=normal)
+    found = discover(source, blast=blast, normal=normal, classes=classes)
     keys = [cell_key(item.file, table) for item in found.sources]
     stamps = {key: _stamp(item.file) for key, item in zip(keys, found.sources, strict=True)}
     known = _reusable(table, stamps)
     fresh = [item.file for key, item in zip(keys, found.sources, strict=True) if key not in known]
     measured = iter(map_files(measure_file, fresh, workers or os.cpu_count() or 1, progress))
     measurements = [known.get(key) or next(measured) for key in keys]
-    frame, oddities = _assemble(found, keys, measurements)
+    frame, oddities = _assemble(found, keys, measurements, classes)
     if frame.empty:
         raise CohortError(
             f"{source}: none of {len(keys)} images could be read; the first: {oddities[0].message}"
         )
-    write_cells(frame, table)
+    write_cells(frame, table, classes)
     report = ImportReport(
         source=str(source),
         table=str(table),
@@ -141,7 +145,7 @@ def _check_target(source: Path, table: Path) -> None:
 
 
 def _assemble(
-    found: Discovery, keys: Sequence[str], measurements: Sequence[Measurement]
+    found: Discovery, keys: Sequence[str], measurements: Sequence[Measurement], classes: ClassSchema
 ) -> tuple[pd.DataFrame, list[Oddity]]:
     oddities = list(found.oddities)
     rows: list[dict[str, Any]] = []
@@ -151,7 +155,7 @@ def _assemble(
             oddities.append(Oddity(OddityKind.UNREADABLE, key, f"{measured.trouble} Left out."))
             continue
         oddities += _size_oddities(key, measured)
-        known, said = _recognise(source, key, measured)
+        known, said = _recognise(source, key, measured, classes)
         oddities += said
         official_subjects.append(known.official_subject)
         rows.append(
@@ -175,7 +179,9 @@ def _assemble(
     return pd.DataFrame(rows, columns=list(COLUMNS)), oddities
 
 
-def _recognise(source: Source, key: str, measured: Measurement) -> tuple[Source, list[Oddity]]:
+def _recognise(
+    source: Source, key: str, measured: Measurement, classes: ClassSchema
+) -> tuple[Source, list[Oddity]]:
     """Fill what the place of a file leaves open from the official list; say where the two contradict each other."""
     same = _official(measured)
     if not same:
@@ -183,7 +189,7 @@ def _recognise(source: Source, key: str, measured: Measurement) -> tuple[Source,
     oddities: list[Oddity] = []
     official = next((file for file in same if file.subject == source.subject), same[0])
     label = source.label
-    if official.label is not None:
+    if official.label is not None and classes == BINARY:
         word = LABEL_WORDS[official.label]
         if label and label != word:
             message = (

@@ -7,10 +7,12 @@ class folders of any name; or a CSV names files, labels and subjects.
 import csv
 import dataclasses
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
+from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.core.errors import CohortError, UsageError
 from leukoscope.core.terms import Label
 from leukoscope.data.cnmc import (
@@ -90,7 +92,9 @@ class Discovery:
     oddities: tuple[Oddity, ...]
 
 
-def discover(source: Path, *, blast: Iterable[str] = (), normal: Iterable[str] = ()) -> Discovery:
+def discover(
+    source: Path, *, blast: Iterable[str] = (), normal: Iterable[str] = (), classes: ClassSchema = BINARY
+) -> Discovery:
     """List the images under a folder, or those that a CSV names.
 
     Parameters
@@ -99,22 +103,30 @@ def discover(source: Path, *, blast: Iterable[str] = (), normal: Iterable[str] =
         A folder, or a ``.csv``.
     blast, normal
         Names of class folders or label values, beside ``CLASS_WORDS``; upper and lower case are the same.
+    classes
+        Of the cohort. With other classes than C-NMC's, folders and label values are called by the names, titles or
+        short titles of the classes, and C-NMC's file names tell the subject only.
 
     Raises
     ------
     UsageError
-        There is no such folder or file, no image in it, or a class name is given for both classes.
+        There is no such folder or file, no image in it, a class name is given for both classes, or ``blast`` or
+        ``normal`` with other classes.
     CohortError
         The CSV or a label file cannot be read.
     """
-    words = dict(CLASS_WORDS)
+    words = dict(CLASS_WORDS) if classes == BINARY else class_words(classes)
+    if classes != BINARY and (tuple(blast) or tuple(normal)):
+        raise UsageError(
+            "--blast and --normal name the two classes of C-NMC; leave them out beside --classes"
+        )
     given = {BLAST: {name.casefold() for name in blast}, NORMAL: {name.casefold() for name in normal}}
     if both := given[BLAST] & given[NORMAL]:
         raise UsageError(f"class name {min(both)!r} is given for both classes; name it once")
     for label, names in given.items():
         words.update(dict.fromkeys(names, label))
     if source.is_dir():
-        found = _TreeReader(source, words).read()
+        found = _TreeReader(source, words, classes).read()
     elif source.is_file() and source.suffix.lower() == ".csv":
         found = _read_csv(source, words)
     else:
@@ -124,6 +136,43 @@ def discover(source: Path, *, blast: Iterable[str] = (), normal: Iterable[str] =
             f"{source}: no image found; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     return found
+
+
+def class_words(classes: ClassSchema) -> dict[str, str]:
+    """Return how folders and label values may call the classes, in lower case, with the class of each."""
+    spellings = {
+        spelling.casefold(): entry.name
+        for entry in classes.classes
+        for spelling in (entry.title, entry.short, entry.name.replace("_", " "), entry.name.replace("_", "-"))
+    }
+    return spellings | {name: name for name in classes.names}
+
+
+def found_class_names(source: Path) -> list[str]:
+    """Return the class names that the folders of images, or the label column of a CSV, would give, sorted.
+
+    Capitals become small letters, and what is no letter or digit an underscore.
+
+    Raises
+    ------
+    UsageError
+        There is no such folder or CSV.
+    CohortError
+        The CSV cannot be read, or has no column of labels.
+    """
+    if source.is_dir():
+        images = (file for file in walk_files(source) if file.suffix.lower() in IMAGE_SUFFIXES)
+        found = {file.parent.name for file in images if file.parent != source}
+    elif source.is_file() and source.suffix.lower() == ".csv":
+        rows, columns = _csv_rows(source)
+        if columns["label"] is None:
+            raise CohortError(
+                f"{source}: no column of labels; expected one of {', '.join(_CSV_COLUMNS['label'])}"
+            )
+        found = {(row.get(columns["label"]) or "").strip() for row in rows}
+    else:
+        raise UsageError(f"{source}: no such folder or .csv file; name the folder that holds the images")
+    return sorted({re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_") for name in found if name})
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
@@ -142,8 +191,9 @@ def walk_files(folder: Path) -> Iterator[Path]:
 class _TreeReader:
     """Reads one folder tree."""
 
-    def __init__(self, root: Path, words: Mapping[str, str]) -> None:
+    def __init__(self, root: Path, words: Mapping[str, str], classes: ClassSchema) -> None:
         self.root = root
+        self.binary = classes == BINARY
         self.words = words
         self.files = list(walk_files(root))
         self.oddities: list[Oddity] = []
@@ -192,6 +242,9 @@ class _TreeReader:
         return Source(file, label, fold=fold)
 
     def _training(self, file: Path, name: OfficialName, folders: Sequence[str], fold: str) -> Source:
+        if not self.binary:
+            inner = file.relative_to(self.root).parts[:-1]
+            return Source(file, self._class_label(file, inner), name.subject, fold, name.subject)
         label = LABEL_WORDS[name.label]
         folder = folders[-1].lower() if folders else ""
         if folder in CLASS_FOLDERS and CLASS_FOLDERS[folder] != name.label:
@@ -211,7 +264,8 @@ class _TreeReader:
         name = self.labels.get(file.stem) if fold == PRELIMINARY_TEST else None
         if name is None:
             return Source(file, fold=fold)
-        return Source(file, LABEL_WORDS[name.label], name.subject, fold, name.subject)
+        label = LABEL_WORDS[name.label] if self.binary else UNLABELLED
+        return Source(file, label, name.subject, fold, name.subject)
 
     def _class_label(self, file: Path, inner: Sequence[str]) -> str:
         for folder in reversed(inner):
@@ -237,10 +291,13 @@ class _TreeReader:
             self.say(
                 OddityKind.UNKNOWN_CLASS,
                 name,
-                f"{count} images without a label: the class name is unknown; say --blast {name!r} or --normal {name!r}"
+                f"{count} images without a label: the class name is unknown; say {self._remedy(name)}"
                 if name != "."
                 else f"{count} images without a label: they lie in no class folder",
             )
+
+    def _remedy(self, name: str) -> str:
+        return f"--blast {name!r} or --normal {name!r}" if self.binary else "its class in the class schema"
 
     def _report_labels(self, sources: Sequence[Source]) -> None:
         preliminary = [source for source in sources if source.fold == PRELIMINARY_TEST]
@@ -258,7 +315,8 @@ class _TreeReader:
                 self.say(OddityKind.MISSING, f"{stem}.bmp", "named in the label file, not found")
 
 
-def _read_csv(path: Path, words: Mapping[str, str]) -> Discovery:
+def _csv_rows(path: Path) -> tuple[list[dict[str, str]], dict[str, str | None]]:
+    """Return the rows of a CSV, and which of its columns means what."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -270,10 +328,15 @@ def _read_csv(path: Path, words: Mapping[str, str]) -> Discovery:
         meaning: next((header[alias] for alias in aliases if alias in header), None)
         for meaning, aliases in _CSV_COLUMNS.items()
     }
+    return rows, columns
+
+
+def _read_csv(path: Path, words: Mapping[str, str]) -> Discovery:
+    rows, columns = _csv_rows(path)
     if columns["file"] is None:
         raise CohortError(
             f"{path}: no column names the image files; expected one of {', '.join(_CSV_COLUMNS['file'])}, "
-            f"found {', '.join(header) or 'no header'}"
+            f"found {', '.join(rows[0]) if rows else 'no rows'}"
         )
     found: dict[Path, Source] = {}
     oddities: list[Oddity] = []
@@ -295,7 +358,7 @@ def _add_csv_row(
     oddities = []
     label = words.get(value["label"].casefold(), UNLABELLED)
     if value["label"] and not label:
-        message = f"{row}: label {value['label']!r} is unknown; say --blast or --normal with it"
+        message = f"{row}: label {value['label']!r} is unknown; say --blast or --normal with it, or --classes"
         oddities.append(Oddity(OddityKind.UNKNOWN_CLASS, name, message))
     parsed = parse_name(file.name)
     subject = value["subject"] or (parsed.subject if parsed else "")

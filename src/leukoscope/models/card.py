@@ -217,6 +217,12 @@ def _split_lines(split: "SplitReport") -> Iterator[str]:
     yield f"By subject ({split.subject_mean.rule}):"
     yield ""
     yield from _measure_table(SUBJECT_MEASURES, [("model", split.subject_mean.measures)])
+    if split.classes is not None:
+        yield from ("", "By class, each against all others:", "")
+        columns = [(entry.title, entry.measures) for entry in split.classes.classes]
+        yield from _measure_table(("recall", "precision", "f1", "roc_auc", "coverage"), columns)
+        yield from ("", "Over all classes:", "")
+        yield from _measure_table(tuple(split.classes.measures), [("model", split.classes.measures)])
     for remark in split.remarks:
         yield ""
         yield f"Remark: {remark}"

@@ -157,13 +157,18 @@ def render_bundle() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _heading(name: str) -> str:
+    """Return the heading under which the codes of a class stand."""
+    return name.lower() + ("es" if name.endswith("s") else "s")
+
+
 def render_glossary() -> str:
     """Return the page of words, decisions and reasons."""
     from leukoscope.core.terms import GLOSSARY, REASON_WORDS, STATUS_WORDS
 
     lines = ["# Words", "", "One word for one thing, in code, messages, pages and reports.", ""]
     lines += _table(["word", "meaning"], [[word, text] for word, text in GLOSSARY.items()])
-    lines += ["", "## Decisions", ""]
+    lines += ["", "## Statuses", ""]
     lines += _table(["code", "words"], [[f"`{code}`", text] for code, text in STATUS_WORDS.items()])
     lines += ["", "## Reasons", "", "Codes are stable; texts may improve.", ""]
     lines += _table(["code", "words"], [[f"`{code}`", text] for code, text in REASON_WORDS.items()])
@@ -271,7 +276,7 @@ def _json_words(entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> str
         name = entry["$ref"].rpartition("/")[2]
         codes = definitions[name].get("enum")
         return (
-            f"object ({name})" if codes is None else f"text, a code of [{name}](glossary.md#{name.lower()}s)"
+            f"object ({name})" if codes is None else f"text, a code of [{name}](glossary.md#{_heading(name)})"
         )
     if "anyOf" in entry:
         return " or ".join(_json_words(part, definitions) for part in entry["anyOf"])

@@ -115,6 +115,14 @@ class AveragedWeights:
             tensor.copy_(kept)
 
 
+def with_two_logits(logits: Tensor) -> Tensor:
+    """Return logits (B, K) in 32 bits or more; the log-odds z of two classes, (B, 1) or (B,), become [0, z]."""
+    values = logits if logits.dtype == torch.float64 else logits.float()
+    if values.ndim == 1:
+        values = values.unsqueeze(1)
+    return functional.pad(values, (1, 0)) if values.shape[1] == 1 else values
+
+
 class Objective:
     """The loss of a batch, and the weights over groups where it is group-robust.
 
@@ -124,23 +132,35 @@ class Objective:
         Smoothing, class weights, step of the group weights.
     labels, groups
         Of the training cells; they say how common the classes are and how many groups there are.
+    size
+        Number of classes K.
     """
 
-    def __init__(self, settings: LossSettings, labels: Tensor, groups: Tensor, device: torch.device) -> None:
+    def __init__(
+        self, settings: LossSettings, labels: Tensor, groups: Tensor, device: torch.device, size: int = 2
+    ) -> None:
         self.settings = settings
-        positives = float(labels.mean())
-        self._weight_blast, self._weight_normal = 1.0, 1.0
-        if settings.class_weights:
-            self._weight_blast, self._weight_normal = 0.5 / positives, 0.5 / (1.0 - positives)
+        counts = torch.bincount(labels.long().cpu(), minlength=size).double()
+        weights = len(labels) / (size * counts) if settings.class_weights else torch.ones(size)
+        self.class_weights = weights.float().to(device)
         self._number = {int(group): number for number, group in enumerate(torch.unique(groups))}
         self.group_weights = torch.full((len(self._number),), 1.0 / len(self._number), device=device)
 
     def cell_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of each cell, (B,)."""
-        smoothing = self.settings.label_smoothing
-        targets = labels * (1.0 - smoothing) + 0.5 * smoothing
-        losses = functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
-        return losses * torch.where(labels > 0.5, self._weight_blast, self._weight_normal)
+        """Return the loss of each cell, (B,): cross-entropy of the softmax over the classes.
+
+        Parameters
+        ----------
+        logits
+            (B, K); (B, 1) or (B,) of two classes, the log-odds of the second.
+        labels
+            (B,), the number of each cell's class.
+        """
+        classes = labels.long()
+        losses = functional.cross_entropy(
+            with_two_logits(logits), classes, reduction="none", label_smoothing=self.settings.label_smoothing
+        )
+        return losses * self.class_weights.to(losses)[classes]
 
     def batch_loss(self, losses: Tensor, groups: Tensor, world_size: int = 1) -> Tensor:
         """Return the batch's loss: the mean, or the sum of group means under weights that follow the worst groups.
