@@ -109,6 +109,30 @@ def test_the_command_line_shows_three_classes(bundle: Bundle, predictor: Predict
     assert drawn.exit_code == 0 and picture.read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_bundle_without_a_positive_group_calls_the_likeliest_class(tmp_path: Path) -> None:
+    plain = ClassSchema.of_names(NAMES)
+    made = make_small_bundle(tmp_path / "plain", classes=plain)
+    given = ["--bundle", str(made.directory)]
+    shown = CliRunner().invoke(command, ["predict", *map(str, PATHS[:20]), *given])
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.splitlines()[0].split()[:2] == ["decision", "P(class)"]
+    words = CliRunner().invoke(command, ["bundle", "show", str(made.directory)]).stdout
+    assert "the likeliest class" in words and "Lymphoblast, Lymphocyte, Monocyte" in words
+    app = open_app(WebSettings(data=tmp_path / "data"), Predictor.open(made.directory, threads=1))
+    client = app.test_client(use_cookies=False)
+    answer = client.post("/api/v1/predict", data=form(cells(12), subject="S-1")).get_json()
+    for item in answer:
+        assert item["probability"] is None and item["threshold"] is None and item["logit"] is None
+        if item["status"] == "called":
+            assert item["label"] == max(item["probabilities"], key=item["probabilities"].get)
+        page = client.get(f"/cases/{item['case']}", headers={"Accept": "text/html"})
+        assert page.status_code == 200
+    for address in ("/history", "/subjects/S-1", "/report", "/review", f"/report?q={answer[0]['case']}"):
+        page = client.get(address, headers={"Accept": "text/html"})
+        assert page.status_code == 200 and "Share of" not in page.get_data(as_text=True), address
+    close_app(app)
+
+
 def test_a_journal_of_three_classes_is_continued(bundle: Bundle, tmp_path: Path) -> None:
     given = ["--bundle", str(bundle.directory), "--out", str(tmp_path / "out")]
     first = CliRunner().invoke(command, ["predict", *map(str, PATHS[:3]), *given])

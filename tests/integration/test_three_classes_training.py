@@ -21,8 +21,8 @@ from leukoscope.training.fit.checkpoint import load_trained
 
 TINY = (
     "network.arch=resnet10t", "network.weights=none", "network.input_px=64", "augment.views=1", "stage1.epochs=3",
-    "stage1.learning_rate=0.02", "stage2.epochs=0", "engine.batch_size=8", "engine.accelerator=cpu",
-    "engine.threads=1", "network.standardise_features=true", "head_fit.penalty=0.1", "loss.class_weights=true",
+    "stage1.learning_rate=0.001", "stage2.epochs=0", "engine.batch_size=8", "engine.accelerator=cpu",
+    "engine.threads=1", "network.standardise_features=true", "head_fit.penalty=2.0", "loss.class_weights=true",
     "loss.label_smoothing=0.05",
 )  # fmt: skip
 FOLDERS = ("Lymphoblast", "Mature lymphocyte", "monocyte")
@@ -166,6 +166,6 @@ def test_the_bundle_answers_as_training_did(way: Path) -> None:
         result = predictor.predict(way / str(cell)).result
         if result.logits:
             stated = [row[f"logit_{name}"] for name in NAMES]
-            assert list(result.logits.values()) == pytest.approx(stated, abs=0.01)
+            assert list(result.logits.values()) == pytest.approx(stated, abs=0.03)
             compared += 1
     assert compared

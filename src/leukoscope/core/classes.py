@@ -6,6 +6,7 @@ the schema of C-NMC and of every bundle that was written before schemas existed.
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
@@ -38,16 +39,16 @@ SYMBOL_SIGNS: dict[str, str] = dict(zip(SYMBOLS, "▲○■●▼⬢★□⬟△
 # Hues after Okabe and Ito and after Tol, which people with color blindness tell apart: on light and on dark ground.
 PALETTE = (
     ("#0061a0", "#7cc0f5"),
-    ("#b04300", "#ffa16b"),
     ("#006b55", "#4cc9a7"),
     ("#9c3d7f", "#e59ccb"),
     ("#5b4db3", "#b0a6f5"),
     ("#7a5c00", "#d9b84a"),
-    ("#a8304a", "#ff93a5"),
     ("#3f6b1f", "#9ccf6e"),
     ("#2f5d73", "#8fc3dc"),
     ("#7d4a2d", "#d9a783"),
 )
+POSITIVE_PALETTE = (("#b04300", "#ffa16b"), ("#a8304a", "#ff93a5"))
+"""Of the positive group, so that it stands out."""
 STATUS_COLORS = {Status.UNCERTAIN: ("#7a6000", "#e2c65c"), Status.REJECTED: ("#55606e", "#b3bdca")}
 STATUS_SYMBOLS = {Status.UNCERTAIN: "diamond", Status.REJECTED: "cross"}
 UNKNOWN_COLORS = ("#454f5b", "#c3ccd6")
@@ -291,8 +292,10 @@ class ClassSchema(_Plain):
         if wanted == ("normal", "blast") and tuple(positive) in ((), ("blast",)):
             return cls.model_validate(BINARY.model_dump())
         classes = []
+        numbers = {True: count(), False: count()}
         for position, name in enumerate(wanted):
-            color, dark = PALETTE[position % len(PALETTE)]
+            palette = POSITIVE_PALETTE if name in positive else PALETTE
+            color, dark = palette[next(numbers[name in positive]) % len(palette)]
             title = name.replace("_", " ").strip().capitalize() or name
             classes.append(
                 CellClass.model_construct(

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from leukoscope.core.classes import BINARY, PALETTE, SYMBOLS, ClassSchema
+from leukoscope.core.classes import BINARY, PALETTE, POSITIVE_PALETTE, SYMBOLS, ClassSchema
 from leukoscope.imaging.symbols import OUTLINES
 from leukoscope.web.class_style import (
     DARK_GROUND,
@@ -15,7 +15,8 @@ from leukoscope.web.class_style import (
     render_class_style,
 )
 
-SCHEMA = ClassSchema.of_names([f"kind_{number}" for number in range(len(PALETTE))])
+NAMES = [f"kind_{number}" for number in range(len(PALETTE) + len(POSITIVE_PALETTE))]
+SCHEMA = ClassSchema.of_names(NAMES, positive=NAMES[: len(POSITIVE_PALETTE)])
 
 
 def contrast(one: str, other: str) -> float:
