@@ -6,7 +6,7 @@ Subjects, groups and folds are strings, always: "11", "H11" and "h3" are three p
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -103,6 +103,12 @@ def read_classes(path: Path) -> ClassSchema:
     """
     beside = classes_path(path)
     return ClassSchema.read(beside) if beside.is_file() else BINARY
+
+
+def present_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    """Return the labels of a table in the order in which counts are shown: C-NMC's two always, others as they occur."""
+    found = {label for label in labels if label != UNLABELLED}
+    return (BLAST, NORMAL) if found <= {BLAST, NORMAL} else tuple(sorted(found))
 
 
 def logit_columns(classes: ClassSchema) -> tuple[str, ...]:

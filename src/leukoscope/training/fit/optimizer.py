@@ -123,6 +123,24 @@ def with_two_logits(logits: Tensor) -> Tensor:
     return functional.pad(values, (1, 0)) if values.shape[1] == 1 else values
 
 
+def class_losses(logits: Tensor) -> Tensor:
+    """Return the loss of each cell for each class it might have, (B, K): -log of its softmax.
+
+    Written as log(1 + exp(others - own)), which keeps its digits where a class is nearly certain: the usual form ends
+    at 0 there, and later epochs would all be equally good. Of one logit it is torch's binary cross-entropy, to the bit.
+    """
+    values = with_two_logits(logits)
+    if logits.ndim == 1 or logits.shape[1] == 1:
+        log_odds = values[:, 1]
+        both = (torch.full_like(log_odds, target) for target in (0.0, 1.0))
+        entropy = functional.binary_cross_entropy_with_logits
+        return torch.stack([entropy(log_odds, target, reduction="none") for target in both], dim=1)
+    size = values.shape[1]
+    own = torch.eye(size, dtype=torch.bool, device=values.device)
+    others = values.unsqueeze(1).expand(-1, size, -1).masked_fill(own, -torch.inf).logsumexp(dim=2)
+    return torch.logaddexp(others - values, torch.zeros_like(values))
+
+
 class Objective:
     """The loss of a batch, and the weights over groups where it is group-robust.
 
@@ -156,11 +174,12 @@ class Objective:
         labels
             (B,), the number of each cell's class.
         """
-        classes = labels.long()
-        losses = functional.cross_entropy(
-            with_two_logits(logits), classes, reduction="none", label_smoothing=self.settings.label_smoothing
-        )
-        return losses * self.class_weights.to(losses)[classes]
+        classes, smoothing = labels.long(), self.settings.label_smoothing
+        losses = class_losses(logits)
+        own = losses.gather(1, classes.unsqueeze(1))[:, 0]
+        if smoothing:
+            own = own * (1.0 - smoothing) + losses.mean(dim=1) * smoothing
+        return own * self.class_weights.to(own)[classes]
 
     def batch_loss(self, losses: Tensor, groups: Tensor, world_size: int = 1) -> Tensor:
         """Return the batch's loss: the mean, or the sum of group means under weights that follow the worst groups.

@@ -11,7 +11,6 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from leukoscope.core.errors import DivergedError, TrainingError
 from leukoscope.training.batches.activation_cache import ActivationFeeder
@@ -24,9 +23,9 @@ from leukoscope.training.fit.callbacks import EpochRecord, Listener
 from leukoscope.training.fit.optimizer import (
     AveragedWeights,
     Objective,
+    class_losses,
     make_optimiser,
     set_learning_rate,
-    with_two_logits,
 )
 from leukoscope.training.fit.prediction import accuracy, area_under_curve, explain_failures, predict_rows
 from leukoscope.training.fit.preparation import prepare_heads, reestimate_batch_norm
@@ -326,9 +325,8 @@ class Finetuner:
             self.fabric, self.network, self._feeder, rows, batch_size=self.settings.score.batch_size
         )[0]
         labels = self.cells.labels[rows]
-        loss = functional.cross_entropy(
-            with_two_logits(torch.from_numpy(logits)), torch.from_numpy(labels).long()
-        )
+        classes = torch.from_numpy(labels).long().unsqueeze(1)
+        loss = class_losses(torch.from_numpy(logits)).gather(1, classes).mean()
         if not bool(torch.isfinite(loss)):
             raise DivergedError(
                 f"the validation loss became {float(loss)} in stage {self._stage_number}; "
