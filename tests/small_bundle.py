@@ -12,6 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from leukoscope.assets import sample_cells_directory
+from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.decision.novelty import NoveltyModel
 from leukoscope.decision.parameters import (
     ClassQuantile,
@@ -40,29 +41,29 @@ class Weights:
     first_bias: np.ndarray
     second: np.ndarray  # (12, 8, 2, 2), stride 2
     second_bias: np.ndarray
-    head: np.ndarray  # (1, 12)
+    head: np.ndarray  # (1, 12), or (K, 12)
     head_bias: np.ndarray
 
     @classmethod
-    def draw(cls, seed: int = 5) -> "Weights":
+    def draw(cls, seed: int = 5, outputs: int = 1) -> "Weights":
         rng = np.random.default_rng(seed)
 
         def normal(*shape: int) -> np.ndarray:
             return rng.normal(0, 1, shape).astype(np.float32)
 
-        head = normal(1, FEATURES) + np.float32(0.6)  # so that the maps are not empty
+        head = normal(outputs, FEATURES) + np.float32(0.6)  # so that the maps are not empty
         return cls(
             normal(8, 3, 4, 4) / 6,
             normal(8) / 4,
             normal(FEATURES, 8, 2, 2) / 4,
             normal(FEATURES) / 4,
             head,
-            np.array([-0.4], np.float32),
+            np.full(outputs, -0.4, np.float32),
         )
 
 
 def forward_by_hand(weights: Weights, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compute logits, embedding and map of cells uint8 (N, S, S, 3) in float64."""
+    """Compute logits (of one z: [0, z]), embedding and maps of cells uint8 (N, S, S, 3) in float64."""
 
     def convolve(images: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
         size = kernel.shape[2]
@@ -75,6 +76,8 @@ def forward_by_hand(weights: Weights, cells: np.ndarray) -> tuple[np.ndarray, np
     features = np.maximum(convolve(features, weights.second, weights.second_bias), 0)
     embedding = features.mean(axis=(2, 3))
     logits = embedding @ weights.head.T + weights.head_bias
+    if logits.shape[1] == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
     maps = np.maximum(np.einsum("ndhw,kd->nkhw", features, weights.head), 0) / GRID**2
     return logits, embedding, maps
 
@@ -111,9 +114,11 @@ def make_onnx(weights: Weights | None = None) -> onnx.ModelProto:
         "small",
         [helper.make_tensor_value_info("cells", TensorProto.UINT8, ["N", SIDE, SIDE, 3])],
         [
-            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 1]),
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", len(weights.head)]),
             helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", FEATURES]),
-            helper.make_tensor_value_info("activation_map", TensorProto.FLOAT, ["N", 1, GRID, GRID]),
+            helper.make_tensor_value_info(
+                "activation_map", TensorProto.FLOAT, ["N", len(weights.head), GRID, GRID]
+            ),
         ],
         [numpy_helper.from_array(array, name) for name, array in stored.items()],
     )
@@ -127,10 +132,12 @@ def sample_paths() -> list[Path]:
     return sorted(path for path in sample_cells_directory().rglob("UID_*") if path.is_file())
 
 
-def make_manifest() -> Manifest:
+def make_manifest(classes: ClassSchema = BINARY, outputs: int = 1) -> Manifest:
     """Return an honest manifest of the small network."""
     return Manifest(
         name="small-test",
+        task="cell" if classes.size == 2 else "kinds",
+        classes=classes,
         version="0.0.1",
         title="Small random network for tests",
         created="2026-01-01T00:00:00Z",
@@ -150,7 +157,7 @@ def make_manifest() -> Manifest:
         ),
         outputs=(
             TensorSpec(
-                name="logits", dtype="float32", shape=("N", 1), meaning="blast", value_range="log-odds"
+                name="logits", dtype="float32", shape=("N", outputs), meaning="blast", value_range="log-odds"
             ),
             TensorSpec(
                 name="embedding", dtype="float32", shape=("N", FEATURES), meaning="pooled", value_range=">= 0"
@@ -158,7 +165,7 @@ def make_manifest() -> Manifest:
             TensorSpec(
                 name="activation_map",
                 dtype="float32",
-                shape=("N", 1, GRID, GRID),
+                shape=("N", outputs, GRID, GRID),
                 meaning="Grad-CAM",
                 value_range=">= 0",
             ),
@@ -176,19 +183,20 @@ def make_manifest() -> Manifest:
     )
 
 
-def make_decision(*, novelty_limit: float = 2.5, temperature: float = 0.05) -> DecisionParameters:
+def make_decision(
+    *, novelty_limit: float = 2.5, temperature: float = 0.05, classes: ClassSchema = BINARY
+) -> DecisionParameters:
     """Return parameters under which the real sample cells get all of blast, normal and uncertain."""
     return DecisionParameters(
         temperature=temperature,
         operating_points=(
-            OperatingPoint(name="balanced", threshold=0.5, rule="for tests"),
-            OperatingPoint(name="sensitive", threshold=0.2, rule="for tests"),
+            OperatingPoint(name="balanced", threshold=0.5 if classes.positive else None, rule="for tests"),
+            OperatingPoint(name="sensitive", threshold=0.2 if classes.positive else None, rule="for tests"),
         ),
         default_operating_point="balanced",
         conformal=ConformalQuantiles(
             alpha=0.1,
-            blast=ClassQuantile(quantile=0.3, subjects=5, cells=50),
-            normal=ClassQuantile(quantile=0.3, subjects=5, cells=50),
+            classes={name: ClassQuantile(quantile=0.3, subjects=5, cells=50) for name in classes.names},
         ),
         novelty=NoveltyLimit(limit=novelty_limit, method="for tests", target_refusal_rate=0.01),
         input_limits=InputLimits(
@@ -203,13 +211,22 @@ def make_decision(*, novelty_limit: float = 2.5, temperature: float = 0.05) -> D
     )
 
 
-def make_small_bundle(directory: Path, *, samples: int = 4) -> Bundle:
-    """Write the small bundle; its head's bias puts the median sample cell at logit 0."""
-    weights = Weights.draw()
+def make_small_bundle(
+    directory: Path, *, samples: int = 4, classes: ClassSchema = BINARY, outputs: int | None = None
+) -> Bundle:
+    """Write the small bundle; its head's bias puts the median sample cell at logit 0 of every output.
+
+    Two classes have one output unless ``outputs`` says 2; more have one each, their spread made equal.
+    """
+    outputs = outputs or (1 if classes.size == 2 else classes.size)
+    weights = Weights.draw(outputs=outputs)
     paths = sample_paths()
     cells = np.stack([prepare_cell(decode_image(path), SIDE) for path in paths])
     logits, embedding, _ = forward_by_hand(weights, cells)
-    weights.head_bias[0] -= np.float32(np.median(logits))
+    if outputs > 1:
+        weights.head[:] *= np.float32(0.5) / logits.std(axis=0, dtype=np.float32)[:, None]
+        logits = forward_by_hand(weights, cells)[0]
+    weights.head_bias[:] -= np.median(logits, axis=0)[-outputs:].astype(np.float32)
     directory.parent.mkdir(parents=True, exist_ok=True)
     model_path = directory.parent / f"{directory.name}.onnx"
     onnx.save_model(make_onnx(weights), model_path)
@@ -217,8 +234,8 @@ def make_small_bundle(directory: Path, *, samples: int = 4) -> Bundle:
     return build_bundle(
         directory,
         model_path=model_path,
-        manifest=make_manifest(),
-        decision=make_decision(),
+        manifest=make_manifest(classes, outputs),
+        decision=make_decision(classes=classes),
         # A random network has dead features; a little noise keeps their variance off zero.
         novelty=NoveltyModel.fit(embedding + np.random.default_rng(1).normal(0, 0.01, embedding.shape)),
         report=None,

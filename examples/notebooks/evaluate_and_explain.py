@@ -85,7 +85,7 @@ sources = [Source(path.stem, path, parse_name(path.name).subject) for path in pa
 labels = {path.stem: "blast" if path.parent.name == "all" else "normal" for path in paths}
 judged = [one for one in predictor.stream(sources) if one.embedding is not None]
 index = NeighbourIndex.of(judged)
-counts = pd.Series([one.result.decision.value for one in judged]).value_counts()
+counts = pd.Series([one.result.decision for one in judged]).value_counts()
 print(f"{len(paths)} cells:", counts.to_dict())
 
 # %% [markdown]

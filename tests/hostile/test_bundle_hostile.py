@@ -11,6 +11,7 @@ import onnx
 import pytest
 from safetensors.numpy import save_file
 
+from leukoscope.core.classes import BINARY
 from leukoscope.core.errors import BundleError
 from leukoscope.models.bundle import Bundle, verify_bundle
 from leukoscope.models.files import LIMITS, SUMS, hash_bytes, render_sums
@@ -150,16 +151,23 @@ def test_a_hash_listed_twice_is_refused(bundle: Path) -> None:
 
 
 Edit = Callable[[dict], None]
+THIRD = BINARY.classes[1].model_dump() | {"name": "monocyte"}
 
 
 @pytest.mark.parametrize(
     ("name", "edit", "words"),
     [
-        ("manifest.json", lambda m: m.update(schema_version=2), "schema_version"),
+        ("manifest.json", lambda m: m.update(schema_version=3), "schema_version"),
         ("manifest.json", lambda m: m.update(startup_script="x.py"), "startup_script"),
         ("manifest.json", lambda m: m.pop("licences"), "licences"),
         ("manifest.json", lambda m: m.update(input_px=128), "input_px"),
         ("manifest.json", lambda m: m.update(classes=["blast", "normal"]), "classes"),
+        ("manifest.json", lambda m: m["classes"]["classes"].append(dict(THIRD)), "K = 3"),
+        ("manifest.json", lambda m: m["classes"]["classes"][1].update(name="normal"), "more than once"),
+        ("manifest.json", lambda m: m.update(task="diagnosis"), "task"),
+        ("manifest.json", lambda m: m["domain"].update(microns_per_pixel=0), "microns_per_pixel"),
+        ("decision.json", lambda m: m["conformal"]["classes"].pop("blast"), "fitted for the classes"),
+        ("decision.json", lambda m: m.update(bias={"monocyte": 1.0}), "fitted for the classes"),
         ("manifest.json", lambda m: m["outputs"][1].update(shape=["N", 13]), "model.onnx has"),
         ("manifest.json", lambda m: m["outputs"].reverse(), "graph of"),
         ("manifest.json", lambda m: m.update(flops=float("nan")), "manifest.json"),

@@ -73,7 +73,7 @@ def test_json_lines_follow_the_published_schema_in_the_order_of_the_input(run, t
 def test_the_schema_refuses_what_is_no_result(run) -> None:
     schema = json.loads(run("predict", "--schema", bundle=False).stdout)
     [row] = rows_of(run("predict", PATHS[0], "--json"))
-    for change in ({"probability": 1.5}, {"decision": "cancer"}, {"extra": 1}, {"model": None}):
+    for change in ({"probability": 1.5}, {"status": "cancer"}, {"extra": 1}, {"model": None}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**row, **change}, schema)
 

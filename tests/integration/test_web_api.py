@@ -286,6 +286,7 @@ def test_the_openapi_document_is_complete(client, app):
         if rule.endpoint.startswith("api.")
     }
     assert served - {"/api/v1/openapi.json"} == set(document["paths"])
-    assert (
-        document["components"]["schemas"]["CellResult"]["properties"].keys() == CellResult.model_fields.keys()
-    )
+    assert document["components"]["schemas"]["CellResult"]["properties"].keys() == {
+        *CellResult.model_fields,
+        *CellResult.model_computed_fields,
+    }

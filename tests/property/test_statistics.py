@@ -106,9 +106,9 @@ def test_subject_quantile_covers_its_own_calibration_mass(case, alpha: float) ->
 def test_larger_quantiles_give_larger_sets(case, quantile: float, more: float) -> None:
     _, logits = case
 
-    def sets(limit: float | None) -> tuple[np.ndarray, np.ndarray]:
+    def sets(limit: float | None) -> np.ndarray:
         one = ClassQuantile(quantile=limit, subjects=20, cells=100)
-        return prediction_sets(logits, ConformalQuantiles(alpha=0.1, blast=one, normal=one))
+        return prediction_sets(logits, ConformalQuantiles(alpha=0.1, classes={"normal": one, "blast": one}))
 
     for small, large, whole in zip(sets(quantile), sets(quantile + more), sets(None), strict=True):
         assert (small <= large).all() and whole.all()

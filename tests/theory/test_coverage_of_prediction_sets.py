@@ -61,6 +61,6 @@ def test_both_classes_are_covered_by_sets() -> None:
         logits = 2.4 * labels - 1.2 + rng.normal(size=42)[subjects] + rng.normal(size=len(subjects))
         quantiles = fit_quantiles(logits, labels, subjects, alpha)
         new = np.array([1.2, -1.2]) + rng.normal(size=2) + rng.normal(size=2)
-        blast, normal = prediction_sets(new, quantiles)
-        held += blast[0], normal[1]
+        sets = prediction_sets(new, quantiles)
+        held += sets[0, 1], sets[1, 0]
     assert (held / rounds >= 1 - alpha - 3 * np.sqrt(alpha * (1 - alpha) / rounds)).all()

@@ -3,7 +3,7 @@ from leukoscope.core import errors, terms
 
 def test_every_code_has_words_for_people() -> None:
     assert set(terms.REASON_WORDS) == set(terms.Reason)
-    assert set(terms.DECISION_WORDS) == set(terms.Decision)
+    assert set(terms.STATUS_WORDS) == set(terms.STATUS_TITLES) == set(terms.Status)
     assert all(text.endswith(".") for text in terms.REASON_WORDS.values())
 
 

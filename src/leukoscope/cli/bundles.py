@@ -98,18 +98,24 @@ def show(directory: Path | None, *, card: bool, as_json: bool) -> None:
         typer.echo(f"{name:<18}{value}")
 
 
+def _called_from(threshold: float | None, positive: str) -> str:
+    return "the likeliest class" if threshold is None else f"{positive} at or above {threshold:.3f}"
+
+
 def _rows(bundle: "Bundle") -> list[tuple[str, str]]:
     manifest, decision = bundle.manifest, bundle.decision
     points = [
-        f"{point.name} (blast at or above {point.threshold:.3f}"
+        f"{point.name} ({_called_from(point.threshold, manifest.classes.positive_name)}"
         + (", default)" if point.name == decision.default_operating_point else ")")
         for point in decision.operating_points
     ]
+    names = ", ".join(entry.title for entry in manifest.classes.classes)
     return [
         ("bundle", f"{manifest.name} {manifest.version}: {manifest.title}"),
         ("notice", manifest.notice),
         ("intended use", manifest.intended_use),
         ("created", manifest.created),
+        *([("classes", names)] if manifest.classes.size > 2 else []),
         ("architecture", f"{manifest.architecture}, head {manifest.head}, {manifest.input_px} px"),
         ("size", f"{manifest.parameters:,} parameters, {manifest.flops / 1e9:.2f} GFLOPs a cell"),
         ("trained on", f"{manifest.training.cells:,} cells of {manifest.training.subjects} subjects"),

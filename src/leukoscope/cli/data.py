@@ -12,10 +12,11 @@ from leukoscope.cli.options import KeepSpelling, Overwrite
 from leukoscope.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import pandas as pd
 
+    from leukoscope.core.classes import ClassSchema
     from leukoscope.data.splits import SplitPlan
 
 app = typer.Typer(
@@ -73,6 +74,17 @@ def import_(
         typer.Option(metavar="CSV", help="Table with columns source and subject, before names and columns."),
     ] = None,
     keep_spelling: KeepSpelling = False,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Other classes than blast and normal: a class schema (JSON), or 'folders' to take the names from "
+            "class folders or from the CSV's labels."
+        ),
+    ] = None,
+    positive: Annotated[
+        list[str] | None,
+        typer.Option(help="With --classes folders: class that is sought before others; may be repeated."),
+    ] = None,
     workers: Workers = None,
     overwrite: Overwrite = False,
     strict: Annotated[
@@ -100,6 +112,7 @@ def import_(
             out,
             blast=blast or (),
             normal=normal or (),
+            classes=_read_schema(classes, source, positive or ()),
             workers=workers,
             labels=pairs,
             subjects=subjects,
@@ -122,6 +135,22 @@ def _name_and_class(text: str) -> tuple[str, str]:
     if not separator or not name.strip():
         raise UsageError(f"--labels {text!r}: expected NAME=blast, NAME=normal or NAME=none")
     return name, label
+
+
+def _read_schema(given: str | None, source: Path, positive: "Sequence[str]") -> "ClassSchema":
+    from leukoscope.core.classes import BINARY, ClassSchema
+    from leukoscope.core.errors import UsageError
+    from leukoscope.data.layouts import found_class_names
+
+    if positive and given != "folders":
+        raise UsageError(
+            "--positive goes with --classes folders; a class schema names its positive group itself"
+        )
+    if given is None:
+        return BINARY
+    if given != "folders":
+        return ClassSchema.read(Path(given))
+    return ClassSchema.of_names(found_class_names(source), positive)
 
 
 @app.command(epilog="Example: leukoscope data verify C-NMC_Leukemia")

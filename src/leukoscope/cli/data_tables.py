@@ -27,11 +27,13 @@ _STATUSES = ("official", "renamed", "converted", "copy", "altered", "missing", "
 def show_import(report: "ImportReport") -> None:
     """Print counts by fold and every kind of issue with examples."""
     from leukoscope.data.importing import report_path
+    from leukoscope.data.table import present_labels
 
     console = Console()
-    table = _table("Fold", "Blast", "Normal", "Unlabelled")
+    labels = present_labels(label for of_fold in report.counts.values() for label in of_fold)
+    table = _table("Fold", *(name.capitalize() for name in labels), "Unlabelled")
     for fold, of_fold in report.counts.items():
-        table.add_row(fold or "none", *(f"{of_fold.get(label, 0):,}" for label in ("blast", "normal", "")))
+        table.add_row(fold or "none", *(f"{of_fold.get(label, 0):,}" for label in (*labels, "")))
     console.print(table)
     reused = f", {report.reused:,} of them unchanged since the last import" if report.reused else ""
     console.print(
@@ -99,25 +101,27 @@ def show_verification(verification: "Verification") -> None:
 def show_audit(audit: "CohortAudit") -> None:
     """Print folds, subjects, duplicates and merged groups."""
     console = Console()
-    columns = ("cells", "blast", "normal", "unlabelled", "subjects", "groups", "duplicates")
+    labels = tuple(audit.subjects[0].labels) if audit.subjects else ("blast", "normal")
+    columns = ("cells", *labels, "unlabelled", "subjects", "groups", "duplicates")
     table = _table("Fold", *(name.capitalize() for name in columns), title="Cohort")
     for fold, counts in audit.folds.items():
         table.add_row(fold or "none", *(f"{counts[name]:,}" for name in columns))
     console.print(table)
-    table = _table("Subject", "Group", "Fold", "Blast", "Normal", title="Balance by subject", left=3)
+    heads = (name.capitalize() for name in labels)
+    table = _table("Subject", "Group", "Fold", *heads, title="Balance by subject", left=3)
     for subject in audit.subjects:
         group = subject.group if subject.group != subject.subject else ""
         folds = ", ".join(filter(None, subject.folds))
-        table.add_row(subject.subject, group, folds, f"{subject.blast:,}", f"{subject.normal:,}")
+        table.add_row(subject.subject, group, folds, *(f"{subject.labels[name]:,}" for name in labels))
     console.print(table)
-    people = {
-        label: sum(getattr(item, label) > 0 for item in audit.subjects) for label in ("blast", "normal")
-    }
-    both = sum(item.blast > 0 and item.normal > 0 for item in audit.subjects)
-    console.print(
-        f"{len(audit.subjects)} subjects: {people['blast']} with blasts, {people['normal']} with normal cells, "
-        f"{both} with both."
-    )
+    people = {name: sum(item.labels[name] > 0 for item in audit.subjects) for name in labels}
+    several = sum(sum(count > 0 for count in item.labels.values()) > 1 for item in audit.subjects)
+    if labels == ("blast", "normal"):
+        said = f"{people['blast']} with blasts, {people['normal']} with normal cells, {several} with both"
+    else:
+        said = ", ".join(f"{number} with {name}" for name, number in people.items())
+        said += f"; {several} with more than one class"
+    console.print(f"{len(audit.subjects)} subjects: {said}.")
     counts = audit.duplicate_counts
     console.print(
         f"{counts['sets']} sets of identical files: {counts['within_subject']} within one subject, "
@@ -176,7 +180,10 @@ def show_baselines(rows: Sequence[dict[str, Any]]) -> None:
 
 def summarise_plan(plan: "SplitPlan", cells: "pd.DataFrame") -> dict[str, Any]:
     """Return counts of cells, classes and groups for each side of each split."""
+    from leukoscope.data.table import present_labels
+
     splits = []
+    names = present_labels(cells["label"])
     for split in plan.splits:
         sides = {}
         for name, keys in {**split.parts(), "removed": split.removed}.items():
@@ -184,8 +191,7 @@ def summarise_plan(plan: "SplitPlan", cells: "pd.DataFrame") -> dict[str, Any]:
             labels = rows["label"].value_counts()
             sides[name] = {
                 "cells": len(rows),
-                "blast": int(labels.get("blast", 0)),
-                "normal": int(labels.get("normal", 0)),
+                **{label: int(labels.get(label, 0)) for label in names},
                 "groups": int(rows["group"].nunique()),
             }
         splits.append({"name": split.name, **sides})
@@ -194,15 +200,18 @@ def summarise_plan(plan: "SplitPlan", cells: "pd.DataFrame") -> dict[str, Any]:
 
 def show_plan(plan: "SplitPlan", cells: "pd.DataFrame", path: Path) -> None:
     """Print the sides of each split."""
+    from leukoscope.data.table import present_labels
+
     console = Console()
-    table = _table("Split", "Side", "Blast", "Normal", "Groups", left=2)
+    labels = present_labels(cells["label"])
+    table = _table("Split", "Side", *(name.capitalize() for name in labels), "Groups", left=2)
     summary = summarise_plan(plan, cells)
     for split in summary["splits"]:
         for side in ("train", "validation", "test", "removed"):
             counts = split[side]
             if counts["cells"] or side != "removed":
                 first = split["name"] if side == "train" else ""
-                table.add_row(first, side, *(f"{counts[name]:,}" for name in ("blast", "normal", "groups")))
+                table.add_row(first, side, *(f"{counts[name]:,}" for name in (*labels, "groups")))
     console.print(table)
     if plan.leaks:
         console.print(

@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from leukoscope.cli.export_words import TrainingData
+    from leukoscope.core.classes import ClassSchema
     from leukoscope.decision.fit import DecisionSettings, ScoredRows
     from leukoscope.inference.sample import SampleCell
     from leukoscope.models.bundle import Bundle
@@ -134,6 +135,7 @@ def export_run(
     check_bundle_place(out)
 
     from leukoscope.cli.export_words import read_training_data
+    from leukoscope.data.table import read_classes
     from leukoscope.evaluation.scores import check_finished
     from leukoscope.models.report import read_report
     from leukoscope.training.fit.checkpoint import load_trained
@@ -149,6 +151,7 @@ def export_run(
         identity=identity,
         report=None if report is None else read_report(report),
         weights_dtype=weights_dtype,
+        classes=read_classes(run / "cells.csv"),
     )
 
 
@@ -194,21 +197,24 @@ def assemble(
     report: Any = None,
     settings: "DecisionSettings | None" = None,
     weights_dtype: Literal["float16", "float32"] = "float16",
+    classes: "ClassSchema | None" = None,
 ) -> "Bundle":
     """Export the graph, fit the decision layer, ask the model about the sample cells and write the bundle."""
     import tempfile
 
     from leukoscope import assets
     from leukoscope.cli.export_words import licence_text
+    from leukoscope.core.classes import BINARY
     from leukoscope.decision.fit import DecisionSettings, fit_decision
     from leukoscope.inference.sample import build_bundle
     from leukoscope.training.export import export_onnx
 
-    fitted = fit_decision(rows, settings or DecisionSettings())
+    classes = classes or BINARY
+    fitted = fit_decision(rows, settings or DecisionSettings(), classes)
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model.onnx"
         graph = export_onnx(network, model, weights_dtype)
-        manifest = _manifest(network, graph, record, data, identity, fitted.notes)
+        manifest = _manifest(network, graph, record, data, identity, fitted.notes, classes)
         return build_bundle(
             out,
             model_path=model,
@@ -218,7 +224,7 @@ def assemble(
             report=report,
             licence=assets.licence_text(),
             data_licence=licence_text(data),
-            sample=_sample_cells(),
+            sample=_sample_cells(classes),
         )
 
 
@@ -228,7 +234,7 @@ def read_rows(run: Path) -> "ScoredRows":
     from safetensors.numpy import load_file
 
     from leukoscope.core.errors import CohortError
-    from leukoscope.data.table import read_cells
+    from leukoscope.data.table import read_cells, read_classes
     from leukoscope.evaluation.scores import scored_rows
 
     scores = pd.read_csv(
@@ -239,7 +245,8 @@ def read_rows(run: Path) -> "ScoredRows":
         raise CohortError(
             f"{run}: {len(scores)} scored rows, {len(embeddings)} embeddings; score the run again"
         )
-    return scored_rows(scores, read_cells(run / "cells.csv").set_index("cell"), embeddings)
+    table, classes = read_cells(run / "cells.csv"), read_classes(run / "cells.csv")
+    return scored_rows(scores, table.set_index("cell"), embeddings, classes)
 
 
 def _training_record(run: Path) -> "TrainingRecord":
@@ -291,6 +298,7 @@ def _manifest(
     data: "TrainingData",
     identity: Identity,
     notes: tuple[str, ...],
+    classes: "ClassSchema",
 ) -> "Manifest":
     from datetime import UTC, datetime
     from importlib.metadata import version
@@ -300,13 +308,15 @@ def _manifest(
     from leukoscope.models.manifest import Manifest
     from leukoscope.training.networks.cost import count_flops
 
-    settings = network.settings
+    settings, words = network.settings, data.words_for(classes)
     return Manifest(
         name=identity.name or data.words.name,
+        task="cell" if classes.size == 2 else "kinds",
+        classes=classes,
         version=identity.version,
-        title=identity.title or data.words.title,
+        title=identity.title or words.title,
         created=datetime.now(UTC).replace(microsecond=0).isoformat(),
-        intended_use=data.words.intended_use,
+        intended_use=words.intended_use,
         limitations=(*data.limitations, *identity.limitations, *notes),
         architecture=settings.arch,
         head=head_words(network),
@@ -315,27 +325,29 @@ def _manifest(
         flops=count_flops(network),
         canvas_px=CANVAS_PX,
         input_px=settings.input_px,
-        inputs=_tensor_specs(graph["inputs"], network),
-        outputs=_tensor_specs(graph["outputs"], network),
+        inputs=_tensor_specs(graph["inputs"], network, classes),
+        outputs=_tensor_specs(graph["outputs"], network, classes),
         training=record,
         libraries={name: version(name) for name in ("leukoscope", "torch", "timm", "onnx")},
         licences=licence_records(data, record.initial_weights),
     )
 
 
-def _tensor_specs(entries: list[dict[str, Any]], network: "CellNetwork") -> "tuple[TensorSpec, ...]":
+def _tensor_specs(
+    entries: list[dict[str, Any]], network: "CellNetwork", classes: "ClassSchema"
+) -> "tuple[TensorSpec, ...]":
     from leukoscope.cli.export_words import tensor_words
     from leukoscope.models.manifest import TensorSpec
 
-    words, specs = tensor_words(network), []
+    words, specs = tensor_words(network, classes), []
     for entry in entries:
         meaning, value_range = words[entry["name"]]
         specs.append(TensorSpec(**entry, meaning=meaning, value_range=value_range))
     return tuple(specs)
 
 
-def _sample_cells() -> "list[SampleCell]":
-    """Return shipped cells of both classes, each of another subject."""
+def _sample_cells(classes: "ClassSchema") -> "list[SampleCell]":
+    """Return shipped cells of both classes of C-NMC, each of another subject; labels where the model knows them."""
     import csv
 
     from leukoscope import assets
@@ -347,6 +359,7 @@ def _sample_cells() -> "list[SampleCell]":
     chosen = []
     for label in Label:
         by_subject = {row["subject"]: row for row in rows if row["label"] == label.name.lower()}
+        known = label if label.name.lower() in classes.names else None
         for row in list(by_subject.values())[:SAMPLES_A_CLASS]:
-            chosen.append(SampleCell(assets.sample_cells_directory() / row["file"], label, row["subject"]))
+            chosen.append(SampleCell(assets.sample_cells_directory() / row["file"], known, row["subject"]))
     return chosen

@@ -8,6 +8,7 @@ from leukoscope.core.errors import UsageError
 from leukoscope.core.text import read_text
 
 if TYPE_CHECKING:
+    from leukoscope.core.classes import ClassSchema
     from leukoscope.models.manifest import LicenceRecord
     from leukoscope.training.networks.network import CellNetwork
 
@@ -84,6 +85,21 @@ class TrainingData:
     def words(self) -> Words:
         """Return what the bundle says of such a model."""
         return CNMC_WORDS if self.official else OTHER_WORDS
+
+    def words_for(self, classes: "ClassSchema") -> Words:
+        """Return the same for a model of these classes."""
+        from leukoscope.core.classes import BINARY
+
+        if classes == BINARY:
+            return self.words
+        listed = ", ".join(entry.title.lower() for entry in classes.classes)
+        return Words(
+            OTHER_WORDS.name,
+            "Kinds of cells",
+            f"Research and teaching on single cell images: telling apart the kinds of the training table ({listed}), "
+            f"in images prepared alike. {NO_DIAGNOSIS}",
+            OTHER_WORDS.limitations,
+        )
 
     @property
     def limitations(self) -> tuple[str, ...]:
@@ -165,7 +181,7 @@ def explained_words(network: "CellNetwork") -> str:
     return "the last features" if settings.pooled_stages == (-1,) else "the deepest pooled stage"
 
 
-def tensor_words(network: "CellNetwork") -> dict[str, tuple[str, str]]:
+def tensor_words(network: "CellNetwork", classes: "ClassSchema") -> dict[str, tuple[str, str]]:
     """Return meaning and range of every tensor of the graph by its name."""
     settings = network.settings
     last = settings.pooled_stages == (-1,)
@@ -177,11 +193,18 @@ def tensor_words(network: "CellNetwork") -> dict[str, tuple[str, str]]:
             "convolutional features" if last else "features of the pooled stages"
         )
         explained = "last convolutional features" if last else "deepest pooled stage"
+    one = network.outputs == 1
+    of_what = "the logit" if one else "each logit"
+    logits = (
+        f"log-odds of {classes.names[1]} before calibration"
+        if one
+        else f"one a class before calibration and softmax: {', '.join(classes.names)}"
+    )
     return {
         "cells": ("RGB on the canonical black canvas, resized as a whole", "0 to 255"),
-        "logits": ("log-odds of blast before calibration", "unbounded"),
+        "logits": (logits, "unbounded"),
         "embedding": (embedding, "unbounded"),
-        "activation_map": (f"Grad-CAM of the logit after ReLU, {explained}, not normalised", ">= 0"),
+        "activation_map": (f"Grad-CAM of {of_what} after ReLU, {explained}, not normalised", ">= 0"),
     }
 
 

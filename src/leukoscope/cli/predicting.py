@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from leukoscope.cli.printing import CsvFile, print_json, print_row, print_subjects, say, write_subjects
 from leukoscope.core.errors import UsageError
 from leukoscope.core.io import OutputFile, write_bytes
-from leukoscope.core.terms import RESEARCH_USE, Decision, Reason
+from leukoscope.core.terms import RESEARCH_USE, Reason, Status
 
 if TYPE_CHECKING:
     from leukoscope.core.subjects import SubjectTable
@@ -148,7 +148,7 @@ def _check_outputs(options: PredictOptions) -> None:
     )
     if options.out is not None:
         outputs.file(options.out / RESULTS_CSV, "--out", own=results)
-        outputs.file(options.out / SUBJECTS_FILE, "--out", own=csv_with(SUBJECT_COLUMNS))
+        outputs.file(options.out / SUBJECTS_FILE, "--out", own=csv_with(SUBJECT_COLUMNS, more=True))
     outputs.check()
 
 
@@ -209,8 +209,11 @@ class _Outputs:
         from leukoscope.inference.subject_pool import SubjectPool
 
         self._options = options
-        self._pool = SubjectPool(predictor.bundle.decision, predictor.model, predictor.operating_point.name)
-        self._counts: Counter[Decision] = Counter()
+        self._classes = predictor.classes
+        self._pool = SubjectPool(
+            predictor.bundle.decision, predictor.model, predictor.operating_point.name, self._classes
+        )
+        self._counts: Counter[str] = Counter()
         self._unreadable = 0
         self._kept: list[Prediction] = []
         self._sheet: Any = None
@@ -225,7 +228,9 @@ class _Outputs:
         if options.sheet is not None and options.sheet.suffix.lower() == ".html":
             from leukoscope.inference.html_sheet import HtmlSheet
 
-            self._sheet = until_written.enter_context(HtmlSheet(options.sheet, "leukoscope results"))
+            self._sheet = until_written.enter_context(
+                HtmlSheet(options.sheet, "leukoscope results", self._classes)
+            )
         if self.journal is not None and self.done:
             for result in self.journal.results():
                 self._count(result)
@@ -264,7 +269,7 @@ class _Outputs:
         if self._options.as_json:
             print_json(result)
         elif not self._options.quiet:
-            print_row(result, first=self._rows == 1)
+            print_row(result, self._classes, first=self._rows == 1)
         if self._sheet is not None:
             self._sheet.add(prediction)
         elif self._options.sheet is not None:
@@ -277,7 +282,7 @@ class _Outputs:
         self._counts[result.decision] += 1
         self._pool.add(result)
         # Novelty is the model's judgement of an image it could read; all else says that this is no cell image.
-        if result.decision is Decision.REJECTED and result.reasons[0].code is not Reason.NOVEL:
+        if result.status is Status.REJECTED and result.reasons[0].code is not Reason.NOVEL:
             self._unreadable += 1
         if self._csv is not None:
             self._csv.add(result)
@@ -291,7 +296,9 @@ class _Outputs:
         subjects = list(self._pool.results())
         total = sum(self._counts.values())
         said = ", ".join(
-            f"{self._counts[decision]:,} {decision}" for decision in Decision if self._counts[decision]
+            f"{self._counts[decision]:,} {decision}"
+            for decision in self._classes.decisions
+            if self._counts[decision]
         )
         counts = f"{total:,} image{'' if total == 1 else 's'}: {said}."
         out = self._options.out
@@ -305,7 +312,7 @@ class _Outputs:
         if self._options.quiet or self._options.as_json:
             return
         if subjects and (len(subjects) > 1 or total > 1):
-            print_subjects(subjects)
+            print_subjects(subjects, self._classes)
         print(f"\n{counts} {RESEARCH_USE}" if total > 1 else RESEARCH_USE)  # noqa: T201
         for path in (out, self._options.csv_file, self._options.sheet):
             if path is not None and path.exists():
@@ -319,7 +326,7 @@ class _Outputs:
             from leukoscope.imaging.overlay import contact_sheet, encode_png
             from leukoscope.inference.html_sheet import sheet_item
 
-            items = [sheet_item(prediction) for prediction in self._kept]
+            items = [sheet_item(prediction, self._classes) for prediction in self._kept]
             title = "leukoscope results"
             if self.done:
                 title += f" (without {self.done:,} of an earlier call)"

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from leukoscope.core.classes import ClassSchema
 from leukoscope.core.io import OutputFile
-from leukoscope.core.terms import Decision
+from leukoscope.core.terms import Status
 
 if TYPE_CHECKING:
     from leukoscope.inference.results import CellResult, SubjectResult
@@ -19,14 +20,23 @@ if TYPE_CHECKING:
 CSV_COLUMNS = (
     "source", "decision", "probability", "subject", "logit", "threshold", "prediction_set", "novelty",
     "reasons", "width_px", "height_px", "area_px", "heat_map", "duration_ms", "model", "model_sha256", "notice",
+    "status", "label", "probabilities",
 )  # fmt: skip
 SUBJECT_COLUMNS = (
-    "subject", "cells", "judged", "rejected", "uncertain", "blasts", "blast_share", "blast_share_low",
-    "blast_share_high", "probability", "decision", "notice",
+    "subject", "decision", "status", "label", "cells", "judged", "rejected", "uncertain", "blasts",
+    "blast_share", "blast_share_low", "blast_share_high", "probability", "notice",
 )  # fmt: skip
-_COLOURS = {
-    Decision.BLAST: "red", Decision.NORMAL: "blue", Decision.UNCERTAIN: "yellow", Decision.REJECTED: "bright_black",
-}  # fmt: skip
+_STATUS_COLOURS = {Status.UNCERTAIN: "yellow", Status.REJECTED: "bright_black"}
+_CLASS_COLOURS = (
+    "blue",
+    "green",
+    "cyan",
+    "magenta",
+    "bright_blue",
+    "bright_green",
+    "bright_cyan",
+    "bright_magenta",
+)
 
 
 class CsvFile:
@@ -54,17 +64,23 @@ class CsvFile:
         )
         values["reasons"] = " ".join(reason.code.value for reason in result.reasons)
         values["prediction_set"] = " ".join(result.prediction_set)
+        values["probabilities"] = " ".join(
+            f"{name}={share!r}" for name, share in result.probabilities.items()
+        )
         self._writer.writerow([_cell(values[column]) for column in CSV_COLUMNS])
 
 
 def write_subjects(path: Path, subjects: "list[SubjectResult]") -> None:
     """Write the pooled results of subjects as CSV, in one step."""
+    by_class = [f"{kind}:{name}" for kind in ("count", "probability") for name in subjects[0].counts]
     with OutputFile(path) as file:
         writer = csv.writer(file.stream, lineterminator="\n")
-        writer.writerow(SUBJECT_COLUMNS)
+        writer.writerow([*SUBJECT_COLUMNS, *by_class])
         for entry in subjects:
             values = entry.model_dump(mode="json")
-            writer.writerow([_cell(values[name]) for name in SUBJECT_COLUMNS])
+            values |= {f"count:{name}": number for name, number in entry.counts.items()}
+            values |= {f"probability:{name}": entry.probabilities.get(name) for name in entry.counts}
+            writer.writerow([_cell(values[name]) for name in (*SUBJECT_COLUMNS, *by_class)])
 
 
 def _cell(value: object) -> str:
@@ -85,27 +101,59 @@ def print_json(result: "CellResult") -> None:
     print(text)  # noqa: T201
 
 
-def print_row(result: "CellResult", *, first: bool) -> None:
+def print_row(result: "CellResult", classes: ClassSchema, *, first: bool) -> None:
     """Print one result as a row of the table; the first one brings the head."""
+    width = _decision_width(classes)
+    likeliest = max(result.probabilities.values(), default=None)
+    probability = result.probability if classes.positive else likeliest
+    head = f"P({classes.positive_name or 'class'})"
     if first:
-        print(f"{'decision':<11}{'P(blast)':<10}{'subject':<9}image")  # noqa: T201
-    score = "-" if result.probability is None else f"{result.probability:.3f}"
-    word = typer.style(f"{result.decision.value:<11}", fg=_COLOURS[result.decision])
-    typer.echo(f"{word}{score:<10}{result.subject or '-':<9}{printable(result.source)}")
+        print(f"{'decision':<{width}}{head:<{_score_width(head)}}{'subject':<9}image")  # noqa: T201
+    score = "-" if probability is None else f"{probability:.3f}"
+    word = typer.style(f"{result.decision:<{width}}", fg=_colour(result.decision, classes))
+    typer.echo(f"{word}{score:<{_score_width(head)}}{result.subject or '-':<9}{printable(result.source)}")
     for reason in result.reasons:
-        typer.echo(f"{'':<11}{reason.message}")
+        typer.echo(f"{'':<{width}}{reason.message}")
 
 
-def print_subjects(subjects: "list[SubjectResult]") -> None:
+def _decision_width(classes: ClassSchema) -> int:
+    return max(len(decision) for decision in classes.decisions) + 2
+
+
+def _score_width(head: str) -> int:
+    return max(10, len(head) + 2)
+
+
+def _colour(decision: str, classes: ClassSchema) -> str:
+    """Return the terminal color: red for the positive group, one of the palette for other classes."""
+    if classes.is_positive(decision):
+        return "red"
+    if decision in classes.names:
+        others = [name for name in classes.names if not classes.is_positive(name)]
+        return _CLASS_COLOURS[others.index(decision) % len(_CLASS_COLOURS)]
+    return _STATUS_COLOURS[Status(decision)]
+
+
+def print_subjects(subjects: "list[SubjectResult]", classes: ClassSchema) -> None:
     """Print the pooled results of subjects, at most 200."""
-    print(f"\n{'subject':<12}{'pooled':<11}{'P(blast)':<10}{'judged':>6}{'rejected':>10}  share of blasts")  # noqa: T201
+    width = _decision_width(classes)
+    positive = classes.positive_name
+    score_head = f"P({positive or 'class'})"
+    share_head = "share of blasts" if positive == "blast" else f"share of {positive}" if positive else ""
+    print(  # noqa: T201
+        f"\n{'subject':<12}{'pooled':<{width}}{score_head:<{_score_width(score_head)}}{'judged':>6}{'rejected':>10}  "
+        f"{share_head}".rstrip()
+    )
     for entry in islice(subjects, 200):
-        score = "-" if entry.probability is None else f"{entry.probability:.3f}"
+        likeliest = max(entry.probabilities.values(), default=None)
+        probability = entry.probability if positive else likeliest
+        score = "-" if probability is None else f"{probability:.3f}"
         share = "-"
         if entry.blast_share is not None:
             share = f"{entry.blast_share:.0%} ({entry.blast_share_low:.0%} to {entry.blast_share_high:.0%})"
         counts = f"{entry.judged:>6}{entry.rejected:>10}"
-        print(f"{printable(entry.subject):<12}{entry.decision.value:<11}{score:<10}{counts}  {share}")  # noqa: T201
+        name = f"{printable(entry.subject):<12}{entry.decision:<{width}}"
+        print(f"{name}{score:<{_score_width(score_head)}}{counts}  {share}")  # noqa: T201
     if len(subjects) > 200:
         say(f"{len(subjects) - 200} more subjects; --out DIR writes them all")
 

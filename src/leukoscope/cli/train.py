@@ -11,6 +11,8 @@ from leukoscope.core.errors import UsageError
 from leukoscope.core.terms import RESEARCH_USE
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.console import Console
 
     from leukoscope.training.fit.callbacks import EpochRecord
@@ -273,22 +275,33 @@ def _show_result(folder: Path, as_json: bool) -> None:
     typer.echo(RESEARCH_USE)
 
 
+def _likeliest(logits: "NDArray[np.float64]") -> "NDArray[np.intp]":
+    """Return the class of the largest logit; of equals the last, so that log-odds of 0 are called blast."""
+    last: NDArray[np.intp] = logits.shape[1] - 1 - logits[:, ::-1].argmax(axis=1)
+    return last
+
+
 def summarise_run(folder: Path) -> dict[str, Any]:
     """Return the folder of a finished run and cell-level figures of its parts; the evaluation judges by subject."""
     import pandas as pd
 
-    from leukoscope.stats.metrics import accuracy, confusion, roc_auc
+    from leukoscope.data.table import read_classes
+    from leukoscope.decision.calibration import class_log_odds
+    from leukoscope.evaluation.scores import logit_matrix
+    from leukoscope.stats.metrics import accuracy, class_auc, confusion
 
+    classes = read_classes(folder / "cells.csv")
     scores = pd.read_csv(
         folder / "scores.csv", dtype={"subject": str, "group": str, "fold": str, "inner_fold": str}
     )
     parts: dict[str, Any] = {}
     for part, rows in scores.groupby("part", sort=False):
-        both = rows["label"].nunique() == 2
+        logits = logit_matrix(rows, classes)
+        areas = class_auc(rows["label"], class_log_odds(logits))  # of two classes both are the same
         parts[str(part)] = {
             "cells": len(rows),
             "groups": int(rows["group"].nunique()),
-            "auc": float(roc_auc(rows["label"], rows["logit"])) if both else None,
-            "accuracy": float(accuracy(confusion(rows["label"], rows["logit"] >= 0))),
+            "auc": float(areas.mean()) if rows["label"].nunique() == classes.size else None,
+            "accuracy": float(accuracy(confusion(rows["label"], _likeliest(logits), size=classes.size))),
         }
     return {"run": str(folder), "parts": parts, "notice": RESEARCH_USE}

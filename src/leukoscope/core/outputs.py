@@ -165,13 +165,14 @@ class _Target:
     inside: bool = False
 
 
-def csv_with(columns: Iterable[str]) -> Recognizer:
-    """Recognize a CSV whose header is exactly ``columns``."""
+def csv_with(columns: Iterable[str], *, more: bool = False) -> Recognizer:
+    """Recognize a CSV whose header is exactly ``columns``; with ``more``, begins with them."""
     expected = list(columns)
 
     def own(path: Path) -> bool:
         head = _head(path).decode("utf-8-sig", "replace")
-        return next(csv.reader(io.StringIO(head, newline="")), []) == expected
+        header = next(csv.reader(io.StringIO(head, newline="")), [])
+        return (header[: len(expected)] if more else header) == expected
 
     return own
 

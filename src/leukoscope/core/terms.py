@@ -16,20 +16,23 @@ class Label(IntEnum):
     BLAST = 1
 
 
-class Decision(StrEnum):
-    """What is said about one cell image."""
+class Status(StrEnum):
+    """Whether a cell image got a class."""
 
-    BLAST = "blast"
-    NORMAL = "normal"
+    CALLED = "called"
     UNCERTAIN = "uncertain"
     REJECTED = "rejected"
 
 
-DECISION_WORDS: dict[Decision, str] = {
-    Decision.BLAST: "Leukemic blast",
-    Decision.NORMAL: "Normal precursor",
-    Decision.UNCERTAIN: "Uncertain: the evidence does not leave exactly one class, or not the one called",
-    Decision.REJECTED: "Not judged",
+STATUS_TITLES: dict[str, str] = {
+    Status.CALLED: "Called",
+    Status.UNCERTAIN: "Uncertain",
+    Status.REJECTED: "Not judged",
+}
+STATUS_WORDS: dict[Status, str] = {
+    Status.CALLED: "The evidence leaves exactly one class, the one called.",
+    Status.UNCERTAIN: "Uncertain: the evidence does not leave exactly one class, or not the one called",
+    Status.REJECTED: "Not judged",
 }
 
 
@@ -58,6 +61,8 @@ class Reason(StrEnum):
     # The model's evidence does not decide.
     BOTH_PLAUSIBLE = "both_plausible"
     NEITHER_PLAUSIBLE = "neither_plausible"
+    SEVERAL_PLAUSIBLE = "several_plausible"
+    NONE_PLAUSIBLE = "none_plausible"
     CONTRADICTS_OPERATING_POINT = "contradicts_operating_point"
 
 
@@ -81,6 +86,8 @@ REASON_WORDS: dict[Reason, str] = {
     Reason.NOVEL: "The image does not look like the cells the model was trained on.",
     Reason.BOTH_PLAUSIBLE: "Both classes remain plausible at the chosen error rate.",
     Reason.NEITHER_PLAUSIBLE: "The cell is unusual for either class at the chosen error rate.",
+    Reason.SEVERAL_PLAUSIBLE: "Several classes remain plausible at the chosen error rate.",
+    Reason.NONE_PLAUSIBLE: "The cell is unusual for every class at the chosen error rate.",
     Reason.CONTRADICTS_OPERATING_POINT: "The operating point calls one class, only the other remains plausible.",
 }
 
@@ -94,8 +101,11 @@ GLOSSARY: dict[str, str] = {
     "split": "A division of cells into train, validation and test parts.",
     "blast": "A leukemic lymphoblast (the data set's class ALL).",
     "normal": "A normal B-lymphoid precursor, hematogone (the data set's class HEM).",
-    "logit": "The network's raw output for 'blast'; the log-odds before calibration.",
-    "probability": "The calibrated probability of 'blast', sigmoid(logit / temperature).",
+    "logit": "The log-odds of the positive group ('blast') before calibration.",
+    "class schema": "The classes of a model in order, with titles, colors, hierarchy and the positive group.",
+    "positive group": "The classes whose joint probability is reported; of the shipped model: blast.",
+    "status": "Whether an image got a class: called, uncertain or rejected.",
+    "probability": "The calibrated probability of the positive group: softmax(logits / temperature + bias).",
     "operating point": "A threshold on the probability with the rule it was chosen by.",
     "sensitivity": "Share of blasts that are called blast; recall.",
     "specificity": "Share of normal cells that are called normal.",

@@ -10,7 +10,7 @@ import pandas as pd
 
 from leukoscope.data.groups import UNKNOWN_SUBJECT_PREFIX, natural_order
 from leukoscope.data.splits import Split, SplitPlan
-from leukoscope.data.table import BLAST, NORMAL, UNLABELLED
+from leukoscope.data.table import BLAST, NORMAL, UNLABELLED, present_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,8 @@ class SubjectBalance:
     blast: int
     normal: int
     unlabelled: int
+    labels: dict[str, int]
+    """Cells of each label, by its name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,7 @@ class CohortAudit:
 
     cells: int
     folds: dict[str, dict[str, int]]
-    """By fold: cells, blast, normal, unlabelled, subjects, groups, duplicates (identical pairs within)."""
+    """By fold: cells, those of each label and unlabelled, subjects, groups, duplicates (identical pairs within)."""
     subjects: tuple[SubjectBalance, ...]
     unknown_subjects: int
     """Labelled cells without a subject."""
@@ -92,16 +94,18 @@ def audit_cells(cells: pd.DataFrame) -> CohortAudit:
     cells
         Cell table.
     """
-    duplicates = _duplicates(cells)
+    duplicates, labels = _duplicates(cells), present_labels(cells["label"])
     known = cells[cells["subject"].ne("")]
     subjects = known.groupby(["subject"], sort=False)
     merged = {group for group in known["group"] if "+" in group and not _is_one_subject(known, group)}
     labelled = cells["label"].ne(UNLABELLED)
     return CohortAudit(
         cells=len(cells),
-        folds={str(fold): _count_fold(side, duplicates) for fold, side in cells.groupby("fold")},
+        folds={str(fold): _count_fold(side, duplicates, labels) for fold, side in cells.groupby("fold")},
         subjects=tuple(
-            sorted((_balance(side) for _, side in subjects), key=lambda item: natural_order(item.subject))
+            sorted(
+                (_balance(side, labels) for _, side in subjects), key=lambda item: natural_order(item.subject)
+            )
         ),
         unknown_subjects=int((labelled & cells["subject"].eq("")).sum()),
         duplicates=duplicates,
@@ -162,31 +166,31 @@ def _duplicates(cells: pd.DataFrame) -> tuple[DuplicateSet, ...]:
     )
 
 
-def _count_fold(side: pd.DataFrame, duplicates: Sequence[DuplicateSet]) -> dict[str, int]:
+def _count_fold(
+    side: pd.DataFrame, duplicates: Sequence[DuplicateSet], labels: Sequence[str]
+) -> dict[str, int]:
     fold = side["fold"].iloc[0]
     return {
         "cells": len(side),
-        **_label_counts(side),
+        **_label_counts(side, labels),
         "subjects": int(side.loc[side["subject"].ne(""), "subject"].nunique()),
         "groups": int(side["group"].nunique()),
         "duplicates": sum(found.folds == (fold,) for found in duplicates),
     }
 
 
-def _label_counts(side: pd.DataFrame) -> dict[str, int]:
+def _label_counts(side: pd.DataFrame, labels: Sequence[str]) -> dict[str, int]:
     counts: Mapping[str, int] = Counter(side["label"])
-    return {
-        "blast": counts.get(BLAST, 0),
-        "normal": counts.get(NORMAL, 0),
-        "unlabelled": counts.get(UNLABELLED, 0),
-    }
+    return {**{label: counts.get(label, 0) for label in labels}, "unlabelled": counts.get(UNLABELLED, 0)}
 
 
-def _balance(side: pd.DataFrame) -> SubjectBalance:
+def _balance(side: pd.DataFrame, labels: Sequence[str]) -> SubjectBalance:
     first = side.iloc[0]
-    return SubjectBalance(
-        first["subject"], first["group"], tuple(sorted(set(side["fold"]))), **_label_counts(side)
-    )
+    counts = _label_counts(side, labels)
+    unlabelled = counts.pop("unlabelled")
+    folds = tuple(sorted(set(side["fold"])))
+    of_two = counts.get(BLAST, 0), counts.get(NORMAL, 0)
+    return SubjectBalance(first["subject"], first["group"], folds, *of_two, unlabelled, counts)
 
 
 def _is_one_subject(known: pd.DataFrame, group: str) -> bool:

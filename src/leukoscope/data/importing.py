@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from leukoscope import __version__
+from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.core.errors import CohortError, UsageError
 from leukoscope.core.io import write_text
 from leukoscope.core.outputs import Outputs, json_with
@@ -92,6 +93,7 @@ def import_cohort(
     *,
     blast: Iterable[str] = (),
     normal: Iterable[str] = (),
+    classes: ClassSchema = BINARY,
     workers: int | None = None,
     progress: Progress | None = None,
     labels: Mapping[str, str] | None = None,
@@ -111,6 +113,8 @@ def import_cohort(
         The ``cells.csv`` to write.
     blast, normal
         Class names beside the known ones.
+    classes
+        Of the cohort; others than C-NMC's are written beside the table.
     workers
         Threads; the number of processors where it is left out.
     progress
@@ -138,7 +142,7 @@ def import_cohort(
     if table.is_dir() or table.suffix.lower() != ".csv":
         raise UsageError(f"{table}: the table must be named as a .csv file")
     _check_target(source, table, overwrite)
-    found = discover(source, blast=blast, normal=normal, labels=labels)
+    found = discover(source, blast=blast, normal=normal, labels=labels, classes=classes)
     if announce is not None:
         announce(found.label_sources)
     if subjects is not None:
@@ -149,7 +153,7 @@ def import_cohort(
     fresh = [item.file for key, item in zip(keys, found.sources, strict=True) if key not in known]
     measured = iter(map_files(measure_file, fresh, workers or os.cpu_count() or 1, progress))
     measurements = [known.get(key) or next(measured) for key in keys]
-    frame, issues = _assemble(found, keys, measurements)
+    frame, issues = _assemble(found, keys, measurements, classes)
     if frame.empty:
         raise CohortError(
             f"{source}: none of {len(keys)} images could be read; the first: {issues[0].message}"
@@ -158,7 +162,7 @@ def import_cohort(
         check_spelling(frame["subject"], str(source))
     is_refused = strict and any(issue.kind not in EXPECTED_ISSUES for issue in issues)
     if not is_refused:
-        write_cells(frame, table)
+        write_cells(frame, table, classes)
     report = ImportReport(
         source=str(source),
         table=str(table),
@@ -207,7 +211,7 @@ def _is_cell_table(path: Path) -> bool:
 
 
 def _assemble(
-    found: Discovery, keys: Sequence[str], measurements: Sequence[Measurement]
+    found: Discovery, keys: Sequence[str], measurements: Sequence[Measurement], classes: ClassSchema
 ) -> tuple[pd.DataFrame, list[ImportIssue]]:
     issues = list(found.issues)
     rows: list[dict[str, Any]] = []
@@ -220,7 +224,7 @@ def _assemble(
             issues.append(ImportIssue(IssueKind.UNREADABLE, key, f"{measured.trouble} Left out."))
             continue
         issues += _size_issues(key, measured)
-        known, said = _recognise(source, key, measured)
+        known, said = _recognise(source, key, measured, classes)
         issues += said
         official_subjects.append(known.official_subject)
         rows.append(
@@ -244,7 +248,9 @@ def _assemble(
     return pd.DataFrame(rows, columns=list(COLUMNS)), issues
 
 
-def _recognise(source: Source, key: str, measured: Measurement) -> tuple[Source, list[ImportIssue]]:
+def _recognise(
+    source: Source, key: str, measured: Measurement, classes: ClassSchema
+) -> tuple[Source, list[ImportIssue]]:
     """Fill what the place of a file leaves open from the official list; say where the two contradict each other."""
     same = _official(measured)
     if not same:
@@ -252,7 +258,7 @@ def _recognise(source: Source, key: str, measured: Measurement) -> tuple[Source,
     issues: list[ImportIssue] = []
     official = next((file for file in same if file.subject == source.subject), same[0])
     label = source.label
-    if official.label is not None:
+    if official.label is not None and classes == BINARY:
         word = LABEL_WORDS[official.label]
         if label and label != word:
             message = (

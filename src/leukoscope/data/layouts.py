@@ -6,16 +6,18 @@ class folders of any name; or a CSV names files, labels and subjects.
 
 import dataclasses
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
+from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.core.errors import CohortError, UsageError
 from leukoscope.core.subjects import normalize_subject
 from leukoscope.core.system_files import is_system_name
 from leukoscope.core.terms import Label
-from leukoscope.core.text import escape_surrogates, find_file, read_table
+from leukoscope.core.text import TextTable, escape_surrogates, find_file, read_table
 from leukoscope.data.cnmc import (
     CLASS_FOLDERS,
     PRELIMINARY_TEST,
@@ -115,6 +117,7 @@ def discover(
     blast: Iterable[str] = (),
     normal: Iterable[str] = (),
     labels: Mapping[str, str] | None = None,
+    classes: ClassSchema = BINARY,
 ) -> Discovery:
     """List the images under a folder, or those that a CSV names.
 
@@ -125,21 +128,29 @@ def discover(
     blast, normal
         Names of class folders or label values, beside ``CLASS_WORDS``; upper and lower case are the same.
     labels
-        Folder or label value -> ``blast``, ``normal`` or ``none``. A folder may be named with its parents
+        Folder or label value -> the name of a class or ``none``. A folder may be named with its parents
         (``normal/1``). What is given here or in ``blast`` and ``normal`` counts before ``CLASS_WORDS``.
+    classes
+        Of the cohort. With other classes than C-NMC's, folders and label values are called by the names, titles or
+        short titles of the classes, and C-NMC's file names tell the subject only.
 
     Raises
     ------
     UsageError
-        There is no such folder or file, no image in it, or a class name is given for both classes.
+        There is no such folder or file, no image in it, a class name is given for both classes, or ``blast`` or
+        ``normal`` with other classes.
     CohortError
         The CSV or a label file cannot be read.
     """
-    classes = ClassNames.of(blast=blast, normal=normal, labels=labels or {})
+    if classes != BINARY and (tuple(blast) or tuple(normal)):
+        raise UsageError(
+            "--blast and --normal name the two classes of C-NMC; leave them out beside --classes"
+        )
+    names = ClassNames.of(blast=blast, normal=normal, labels=labels or {}, schema=classes)
     if source.is_dir():
-        found = _TreeReader(source, classes).read()
+        found = _TreeReader(source, names).read()
     elif source.is_file() and source.suffix.lower() == ".csv":
-        found = _read_csv(source, classes)
+        found = _read_csv(source, names)
     else:
         raise UsageError(f"{source}: no such folder or .csv file; name the folder that holds the images")
     if not found.sources:
@@ -148,6 +159,44 @@ def discover(
             f"{source}: no image found{trouble}; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     return found
+
+
+def class_words(classes: ClassSchema) -> dict[str, str]:
+    """Return how folders and label values may call the classes, in lower case, with the class of each."""
+    spellings = {
+        spelling.casefold(): entry.name
+        for entry in classes.classes
+        for spelling in (entry.title, entry.short, entry.name.replace("_", " "), entry.name.replace("_", "-"))
+    }
+    return spellings | {name: name for name in classes.names}
+
+
+def found_class_names(source: Path) -> list[str]:
+    """Return the class names that the folders of images, or the label column of a CSV, would give, sorted.
+
+    Capitals become small letters, and what is no letter or digit an underscore.
+
+    Raises
+    ------
+    UsageError
+        There is no such folder or CSV.
+    CohortError
+        The CSV cannot be read, or has no column of labels.
+    """
+    if source.is_dir():
+        images = (file for file in walk_files(source) if file.suffix.lower() in IMAGE_SUFFIXES)
+        found = {file.parent.name for file in images if file.parent != source}
+    elif source.is_file() and source.suffix.lower() == ".csv":
+        table = _open_table(source)
+        column = table.find(_CSV_COLUMNS["label"])
+        if column is None:
+            raise CohortError(
+                f"{source}: no column of labels; expected one of {', '.join(_CSV_COLUMNS['label'])}"
+            )
+        found = {row.fields[column] for row in table.rows}
+    else:
+        raise UsageError(f"{source}: no such folder or .csv file; name the folder that holds the images")
+    return sorted({re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_") for name in found if name})
 
 
 def walk_files(
@@ -202,19 +251,27 @@ class ClassNames:
     ----------
     given
         What the user said: parts of a path in lower case -> label; ``UNLABELLED`` for ``none``.
+    known
+        Further names in lower case -> label.
+    schema
+        The classes of the cohort.
     """
 
     given: Mapping[tuple[str, ...], str]
+    known: Mapping[str, str]
+    schema: ClassSchema
 
     @classmethod
-    def of(cls, *, blast: Iterable[str], normal: Iterable[str], labels: Mapping[str, str]) -> "ClassNames":
+    def of(
+        cls, *, blast: Iterable[str], normal: Iterable[str], labels: Mapping[str, str], schema: ClassSchema
+    ) -> "ClassNames":
         """Check and collect what the user said."""
         given: dict[tuple[str, ...], str] = {}
         said = [*((name, BLAST) for name in blast), *((name, NORMAL) for name in normal)]
         for name, label in labels.items():
             word = label.strip().casefold()
-            if word not in (BLAST, NORMAL, "none"):
-                raise UsageError(f"label {label!r} for {name!r}: expected {BLAST}, {NORMAL} or none")
+            if word not in (*schema.names, "none"):
+                raise UsageError(f"label {label!r} for {name!r}: expected {', '.join(schema.names)} or none")
             said.append((name, UNLABELLED if word == "none" else word))
         for name, label in said:
             parts = tuple(part.casefold() for part in name.replace("\\", "/").split("/") if part.strip())
@@ -222,12 +279,12 @@ class ClassNames:
                 raise UsageError(f"class name {name!r}: expected the name of a folder or a label value")
             if given.setdefault(parts, label) != label:
                 raise UsageError(f"class name {name!r} is given for both classes; name it once")
-        return cls(given)
+        return cls(given, dict(CLASS_WORDS) if schema == BINARY else class_words(schema), schema)
 
     def of_value(self, value: str) -> str | None:
         """Return the label of a value in a table; None if it is unknown."""
         word = value.strip().casefold()
-        return self.given.get((word,), CLASS_WORDS.get(word))
+        return self.given.get((word,), self.known.get(word))
 
     def of_folders(self, folders: Sequence[str]) -> dict[str, str]:
         """Return the folders of a path that the user has named, with their labels; the longest names count."""
@@ -247,6 +304,7 @@ class _TreeReader:
     def __init__(self, root: Path, classes: ClassNames) -> None:
         self.root = root
         self.classes = classes
+        self.binary = classes.schema == BINARY
         self.issues: list[ImportIssue] = []
         self.files = list(walk_files(root, self._unreadable, self._skipped))
         self.layouts: dict[str, None] = {}
@@ -305,6 +363,9 @@ class _TreeReader:
         return Source(file, label, fold=fold, undecided=undecided)
 
     def _training(self, file: Path, name: OfficialName, folders: Sequence[str], fold: str) -> Source:
+        if not self.binary:
+            label, undecided = self._class_label(file, file.relative_to(self.root).parts[:-1])
+            return Source(file, label, name.subject, fold, name.subject, undecided)
         label = LABEL_WORDS[name.label]
         inner = file.relative_to(self.root).parts[:-1]
         named = {folder: CLASS_WORDS[folder.casefold()] for folder in inner if folder.casefold() in _NAMED}
@@ -334,6 +395,8 @@ class _TreeReader:
         name = self.labels.get(file.stem) if fold == PRELIMINARY_TEST else None
         if name is None:
             return Source(file, fold=fold)
+        if not self.binary:
+            return Source(file, UNLABELLED, name.subject, fold, name.subject)
         self.label_sources["label file of the preliminary test set", LABEL_WORDS[name.label]] += 1
         return Source(file, LABEL_WORDS[name.label], name.subject, fold, name.subject)
 
@@ -366,8 +429,8 @@ class _TreeReader:
 
     def _class_word(self, file: Path, inner: Sequence[str], folder: str) -> str | None:
         """Return the class that a folder's name means; 0 and 1 mean one only among 0 and 1 alone."""
-        word = CLASS_WORDS.get(folder.casefold())
-        if word is None or folder.casefold() in _NAMED:
+        word = self.classes.known.get(folder.casefold())
+        if word is None or not self.binary or folder.casefold() in _NAMED:
             return word
         parent = self.root.joinpath(*inner[: list(inner).index(folder)])
         if parent not in self.siblings:
@@ -394,9 +457,7 @@ class _TreeReader:
         for said, count in self.undecided.items():
             place, _, why = said.partition(": ")
             name = place.rpartition("/")[2]
-            remedy = (
-                f"--labels {name}=blast, =normal or =none" if place != "." else "a CSV of files and labels"
-            )
+            remedy = f"--labels {name}=CLASS (or =none)" if place != "." else "a CSV of files and labels"
             self.say(
                 IssueKind.UNKNOWN_CLASS,
                 place,
@@ -419,11 +480,15 @@ class _TreeReader:
                 self.say(IssueKind.MISSING, f"{stem}.bmp", "named in the label file, not found")
 
 
-def _read_csv(path: Path, classes: ClassNames) -> Discovery:
+def _open_table(path: Path) -> TextTable:
     try:
-        table = read_table(path)
+        return read_table(path)
     except OSError as error:
         raise CohortError(f"{path}: not readable: {error.strerror}") from None
+
+
+def _read_csv(path: Path, classes: ClassNames) -> Discovery:
+    table = _open_table(path)
     columns = {meaning: table.find(aliases) for meaning, aliases in _CSV_COLUMNS.items()}
     if columns["file"] is None:
         raise CohortError(
@@ -452,7 +517,7 @@ def _add_csv_row(
     issues = []
     label = classes.of_value(value["label"])
     if value["label"] and label is None:
-        message = f"{row}: label {value['label']!r} is unknown; say --labels {value['label']}=blast, =normal or =none"
+        message = f"{row}: label {value['label']!r} is unknown; say --labels {value['label']}=CLASS"
         issues.append(ImportIssue(IssueKind.UNKNOWN_CLASS, name, message))
     parsed = parse_name(file.name)
     subject = normalize_subject(value["subject"]) or (parsed.subject if parsed else "")

@@ -115,7 +115,7 @@ def _count(members: Iterable[tuple[str, str]]) -> tuple[list[str], NDArray[np.fl
         labels.setdefault(label)
         counts = by_group.setdefault(group, {})
         counts[label] = counts.get(label, 0) + 1
-    if len(labels) != 2:
+    if len(labels) < 2:
         raise SplitError(f"cells of both classes are needed, found: {', '.join(sorted(labels)) or 'none'}")
     names = sorted(by_group)
     return names, np.array([_row(by_group[name], sorted(labels)) for name in names], np.float64)

@@ -23,7 +23,7 @@ from leukoscope.data.split_plan import (
     single_split,
     write_splits,
 )
-from leukoscope.data.table import BLAST, NORMAL, labelled
+from leukoscope.data.table import labelled
 
 __all__ = [
     "PROTOCOLS",
@@ -140,7 +140,7 @@ def inner_folds(cells: pd.DataFrame, train_cells: Iterable[str], k: int, seed: i
     """
     side = select_rows(cells, tuple(train_cells))
     groups = side.groupby("label")["group"].nunique()
-    available = int(groups.reindex([BLAST, NORMAL], fill_value=0).min())
+    available = int(groups.min()) if len(groups) > 1 else 0
     parts = partition_groups(_members(side), max(2, min(k, available)), np.random.default_rng(seed))
     return [
         InnerFold(_keys(side[~side["group"].isin(part)]), _keys(side[side["group"].isin(part)]))
@@ -220,7 +220,10 @@ def _paper(known: pd.DataFrame, per_class: int, rng: np.random.Generator) -> lis
         raise UsageError(f"--per-class {per_class}: at least 7, for 5 + 1 + 1 images of each class")
     drawn: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     seventh = per_class // 7
-    of_class = {label: np.flatnonzero(known["label"].eq(label).to_numpy()) for label in (BLAST, NORMAL)}
+    of_class = {
+        label: np.flatnonzero(known["label"].eq(label).to_numpy())
+        for label in sorted(known["label"].unique())
+    }
     scarce = min(of_class, key=lambda label: len(of_class[label]))
     if (available := len(of_class[scarce])) < per_class:
         raise SplitError(

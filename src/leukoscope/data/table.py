@@ -5,12 +5,15 @@ Subjects, groups and folds are strings, always: "11", "H11" and "h3" are three p
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.core.errors import CohortError, UsageError
 from leukoscope.core.io import write_text
 from leukoscope.core.terms import Label
@@ -19,7 +22,6 @@ from leukoscope.core.text import TextError, format_rows, read_table
 BLAST: Final = "blast"
 NORMAL: Final = "normal"
 UNLABELLED: Final = ""
-LABELS: Final[tuple[str, str, str]] = (BLAST, NORMAL, UNLABELLED)
 LABEL_VALUES: Final[Mapping[str, Label]] = {BLAST: Label.BLAST, NORMAL: Label.NORMAL}
 
 TEXT_COLUMNS: Final = ("cell", "sha256", "label", "subject", "group", "fold")
@@ -88,11 +90,48 @@ def read_cells(path: Path) -> pd.DataFrame:
     for column, kind in COLUMNS.items():
         if kind is not str:
             frame[column] = _numbers(frame[column], kind, str(path))
-    check_cells(frame, str(path))
+    check_cells(frame, str(path), read_classes(path))
     return frame
 
 
-def check_cells(frame: pd.DataFrame, where: str = "cell table") -> None:
+def classes_path(path: Path) -> Path:
+    """Return where the class schema of a table stands: ``cells.csv`` has ``cells.classes.json``."""
+    return path.with_suffix(".classes.json")
+
+
+def read_classes(path: Path) -> ClassSchema:
+    """Return the classes of a cell table: those of the file beside it, or those of C-NMC where there is none.
+
+    Raises
+    ------
+    ConfigError
+        The file is no class schema.
+    """
+    beside = classes_path(path)
+    return ClassSchema.read(beside) if beside.is_file() else BINARY
+
+
+def present_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    """Return the labels of a table in the order in which counts are shown: C-NMC's two always, others as they occur."""
+    found = {label for label in labels if label != UNLABELLED}
+    return (BLAST, NORMAL) if found <= {BLAST, NORMAL} else tuple(sorted(found))
+
+
+def logit_columns(classes: ClassSchema) -> tuple[str, ...]:
+    """Return the columns of ``scores.csv`` that hold logits: ``logit`` for two classes, else one a class."""
+    return ("logit",) if classes.size == 2 else tuple(f"logit_{name}" for name in classes.names)
+
+
+def label_numbers(labels: pd.Series, classes: ClassSchema) -> npt.NDArray[np.int64]:
+    """Return the number of each label's class, (N,); ``CohortError`` where a label is no class."""
+    numbers = labels.map({name: number for number, name in enumerate(classes.names)})
+    if numbers.isna().any():
+        wrong = labels[numbers.isna()].iloc[0]
+        raise CohortError(f"label {wrong!r}: expected one of {', '.join(classes.names)}")
+    return np.asarray(numbers.to_numpy(dtype=np.int64))
+
+
+def check_cells(frame: pd.DataFrame, where: str = "cell table", classes: ClassSchema = BINARY) -> None:
     """Check the values of a table in memory.
 
     Raises
@@ -105,7 +144,7 @@ def check_cells(frame: pd.DataFrame, where: str = "cell table") -> None:
         if column not in frame.columns:
             raise CohortError(f"{where}: column {column!r} is missing")
     for position, row in enumerate(zip(*(frame[column] for column in TEXT_COLUMNS), strict=True)):
-        _check_row(row, f"{where}: row {position + _HEADER_ROWS}")
+        _check_row(row, f"{where}: row {position + _HEADER_ROWS}", classes)
     repeated = frame["cell"].duplicated()
     if repeated.any():
         position = int(repeated.to_numpy().argmax())
@@ -114,9 +153,16 @@ def check_cells(frame: pd.DataFrame, where: str = "cell table") -> None:
         )
 
 
-def write_cells(frame: pd.DataFrame, path: Path) -> None:
-    """Check a table and write it as UTF-8 CSV with LF line ends; an interrupted write leaves the old file in place."""
-    check_cells(frame)
+def write_cells(frame: pd.DataFrame, path: Path, classes: ClassSchema = BINARY) -> None:
+    """Check a table and write it as UTF-8 CSV with LF line ends; an interrupted write leaves the old file in place.
+
+    Classes other than those of C-NMC are written beside it.
+    """
+    check_cells(frame, classes=classes)
+    if classes == BINARY:
+        classes_path(path).unlink(missing_ok=True)
+    else:
+        write_text(classes_path(path), classes.to_json())
     extra = [column for column in frame.columns if column not in COLUMNS]
     ordered = frame[[*COLUMNS, *extra]]
     write_text(path, format_rows([tuple(ordered.columns), *ordered.itertuples(index=False, name=None)]))
@@ -150,7 +196,7 @@ def labelled(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["label"] != UNLABELLED]
 
 
-def _check_row(row: tuple[str, ...], where: str) -> None:
+def _check_row(row: tuple[str, ...], where: str, classes: ClassSchema) -> None:
     cell, sha256, label, subject, group, _ = row
     if not all(isinstance(value, str) for value in row):
         raise CohortError(f"{where}: {row!r}: the text columns must hold strings")
@@ -158,8 +204,10 @@ def _check_row(row: tuple[str, ...], where: str) -> None:
         raise CohortError(f"{where}: the cell key is empty")
     if not _SHA256.fullmatch(sha256):
         raise CohortError(f"{where}: sha256 {sha256!r}: expected 64 lower-case hexadecimal digits")
-    if label not in LABELS:
-        raise CohortError(f"{where}: label {label!r}: expected {BLAST!r}, {NORMAL!r} or nothing")
+    if label and label not in classes.names:
+        raise CohortError(
+            f"{where}: label {label!r}: expected {', '.join(map(repr, classes.names))} or nothing"
+        )
     if not group:
         raise CohortError(f"{where}: the group is empty; make the table with 'leukoscope data import'")
     if subject and f"+{subject}+" not in f"+{group}+":

@@ -1,7 +1,7 @@
-"""Calibration and operating points: one or two numbers fitted on validation rows."""
+"""Calibration and operating points: a few numbers fitted on validation rows."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from leukoscope.decision.parameters import OperatingPoint
 from leukoscope.stats import metrics as discrimination
-from leukoscope.stats.metrics import Floats
+from leukoscope.stats.metrics import Floats, checked_classes
 
 TEMPERATURE_RANGE = (0.02, 50.0)
 """Fits outside are cut: there a logit would be switched on or off rather than scaled."""
@@ -20,19 +20,74 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True)
 class Calibration:
-    """``probability = sigmoid(logit / temperature + bias)``; ``reason`` says why nothing was fitted."""
+    """``probabilities = softmax(logits / temperature + bias)``; ``reason`` says why nothing was fitted.
+
+    ``bias`` has one number a class, the first of them 0; empty stands for no bias.
+    """
 
     temperature: float = 1.0
-    bias: float = 0.0
+    bias: tuple[float, ...] = ()
     reason: str | None = None
 
     def logits(self, logits: npt.ArrayLike) -> Floats:
-        """Return calibrated logits of the same shape."""
-        return np.asarray(np.asarray(logits, dtype=np.float64) / self.temperature + self.bias)
+        """Return calibrated logits (N, K); logits (N,) are the log-odds of the second of two classes."""
+        scaled = as_matrix(logits) / self.temperature
+        return scaled + np.asarray(self.bias, dtype=np.float64) if self.bias else scaled
 
     def probabilities(self, logits: npt.ArrayLike) -> Floats:
-        """Return calibrated probabilities of blast, 0..1, of the same shape."""
-        return sigmoid(self.logits(logits))
+        """Return calibrated probabilities (N, K), 0..1, which sum to 1 in each row."""
+        return softmax(self.logits(logits))
+
+
+def as_matrix(logits: npt.ArrayLike, size: int | None = None) -> Floats:
+    """Return logits as float64 (N, K); log-odds (N,) of the second of two classes become [0, z].
+
+    Raises
+    ------
+    ValueError
+        Another number of axes, or of classes than ``size``.
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    if values.ndim == 1:
+        values = np.stack([np.zeros_like(values), values], axis=1)
+    if values.ndim != 2 or values.shape[1] < 2 or (size is not None and values.shape[1] != size):
+        raise ValueError(
+            f"logits of shape {np.shape(logits)}: expected (N, {size or 'K'}), or (N,) for two classes"
+        )
+    return values
+
+
+def softmax(logits: npt.ArrayLike) -> Floats:
+    """Return probabilities over the last axis without overflow; of [0, z] the second is the sigmoid of z."""
+    values = np.asarray(logits, dtype=np.float64)
+    small = np.exp(values - values.max(axis=-1, keepdims=True))
+    return np.asarray(small / small.sum(axis=-1, keepdims=True))
+
+
+def log_sum_exp(logits: npt.ArrayLike) -> Floats:
+    """Return log(sum(exp(logits))) over the last axis without overflow; of one number that number itself."""
+    values = np.asarray(logits, dtype=np.float64)
+    largest = values.max(axis=-1, keepdims=True)
+    return np.asarray(np.log(np.exp(values - largest).sum(axis=-1)) + largest[..., 0])
+
+
+def group_log_odds(logits: npt.ArrayLike, members: Sequence[int]) -> Floats:
+    """Return the log-odds of a group of classes against all others.
+
+    Parameters
+    ----------
+    logits : (..., K)
+    members : positions of the group's classes; some but not all of them
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    others = [position for position in range(values.shape[-1]) if position not in members]
+    return np.asarray(log_sum_exp(values[..., list(members)]) - log_sum_exp(values[..., others]))
+
+
+def class_log_odds(logits: npt.ArrayLike) -> Floats:
+    """Return the log-odds of each class against all others, of the shape of ``logits`` (..., K)."""
+    values = np.asarray(logits, dtype=np.float64)
+    return np.stack([group_log_odds(values, [member]) for member in range(values.shape[-1])], axis=-1)
 
 
 def sigmoid(values: npt.ArrayLike) -> Floats:
@@ -65,8 +120,8 @@ def choose_calibration(
 
     Parameters
     ----------
-    logits : (N,) of validation rows
-    labels : (N,) of 0 and 1
+    logits : (N, K) of validation rows, or (N,) log-odds of the second of two classes
+    labels : (N,) of 0 to K - 1
     groups : (N,), the merged subject of each row
     inner_folds : (N,), which inner network scored each row; where one network scored all, every group is a fold
     with_bias : bool
@@ -85,7 +140,8 @@ def choose_calibration(
     fitted = fit_temperature(logits, labels, with_bias=with_bias)
     if fitted.reason:
         return fitted
-    values, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    values = as_matrix(logits)
+    truth = checked_classes(labels, values.shape[1])
     names, group = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) < 2:
         return Calibration(
@@ -105,9 +161,8 @@ def choose_calibration(
     error = math.sqrt(len(names) / (len(names) - 1) * float(of_groups @ of_groups)) / len(gains)
     if gain > error:
         return fitted
-    words = f"a temperature of {fitted.temperature:.3g}" + (
-        f" and a bias of {fitted.bias:.3g}" if with_bias else ""
-    )
+    biases = ", ".join(f"{one:.3g}" for one in fitted.bias[1:])
+    words = f"a temperature of {fitted.temperature:.3g}" + (f" and a bias of {biases}" if with_bias else "")
     return Calibration(
         reason=f"{words} would fit best, but on held-out people fitting changed the log-likelihood of a cell by "
         f"{gain:+.4f}, no more than its standard error of {error:.4f}: the logits were left as they are"
@@ -119,16 +174,16 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike, *, with_bias: 
 
     Parameters
     ----------
-    logits : (N,) of validation rows
-    labels : (N,) of 0 and 1
+    logits : (N, K) of validation rows, or (N,) log-odds of the second of two classes
+    labels : (N,) of 0 to K - 1
     with_bias : bool
-        A bias moves the threshold with the validation rows' share of blasts; leave it out where the share at
-        use is another one.
+        A bias moves the threshold with the classes' shares in the validation rows; leave it out where the shares
+        at use are others.
 
     Returns
     -------
     Calibration
-        Temperature 1 and a reason where one class is missing, or the logits do not rise with the label.
+        Temperature 1 and a reason where a class is missing, or the logits do not rise with the label.
 
     Notes
     -----
@@ -136,46 +191,71 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike, *, with_bias: 
     search over log temperature, with the best bias by Newton's steps inside. C. Guo et al., "On calibration
     of modern neural networks", ICML 2017, arXiv 1706.04599.
     """
-    truth, values, _ = discrimination.checked(labels, logits)
-    if truth.all() or not truth.any():
+    values = as_matrix(logits)
+    size = values.shape[1]
+    truth = checked_classes(labels, size)
+    if np.isnan(values).any():
+        raise ValueError(
+            f"{int(np.isnan(values).any(axis=1).sum())} of {len(values)} rows of logits are not a number"
+        )
+    shares = np.bincount(truth, minlength=size) / max(1, len(truth))
+    if (shares > 0).sum() < 2:
         return Calibration(reason="only one class is present: the logits were left as they are")
+    if size > 2 and not shares.all():
+        return Calibration(reason="a class is missing: the logits were left as they are")
     if not np.isfinite(values).all():
         raise ValueError("logits must be finite")
-    if values[truth].mean() <= values[~truth].mean():
+    # The slope of the likelihood where the logits count nothing yet.
+    if values[np.arange(len(truth)), truth].mean() <= shares @ values.mean(axis=0):
         return Calibration(reason="the logits do not rise with the label: they were left as they are")
-    target = truth.astype(np.float64)
 
-    def best_bias(scaled: Floats) -> float:
-        return _fit_bias(scaled, target) if with_bias else 0.0
+    def best_bias(scaled: Floats) -> Floats:
+        return _fit_bias(scaled, shares) if with_bias else np.zeros(size)
 
     def loss(log_temperature: float) -> float:
         scaled = values / math.exp(log_temperature)
-        return float(_losses(scaled + best_bias(scaled), target).mean())
+        return float(_losses(scaled + best_bias(scaled), truth).mean())
 
     low, high = (math.log(end) for end in TEMPERATURE_RANGE)
     temperature = math.exp(_golden_section(loss, low, high))
-    return Calibration(temperature, best_bias(values / temperature))
+    return Calibration(temperature, tuple(best_bias(values / temperature).tolist()) if with_bias else ())
 
 
-def _losses(logits: Floats, target: Floats) -> Floats:
+def _losses(logits: Floats, truth: npt.NDArray[np.intp]) -> Floats:
     """Negative log-likelihood of each row."""
-    return np.asarray(np.logaddexp(0.0, logits) - target * logits)
+    return log_sum_exp(logits) - logits[np.arange(len(truth)), truth]
 
 
-def _fit_bias(logits: Floats, target: Floats) -> float:
-    """The bias at which the mean probability equals the share of blasts: the root of a rising function."""
-    bias, low, high = 0.0, -np.abs(logits).max() - 40.0, np.abs(logits).max() + 40.0
+def _fit_bias(logits: Floats, shares: Floats) -> Floats:
+    """The bias of each class, the first one's 0, at which mean probabilities equal the classes' shares.
+
+    It minimises a convex function, the mean of log-sum-exp minus bias times share, by Newton's steps that are halved
+    until the function falls.
+    """
+    bias = np.zeros(len(shares))
+
+    def value(at: Floats) -> float:
+        return float(log_sum_exp(logits + at).mean() - at @ shares)
+
+    current = value(bias)
     for _ in range(200):
-        probabilities = sigmoid(logits + bias)
-        excess = float((probabilities - target).mean())
-        low, high = (low, bias) if excess > 0 else (bias, high)
-        slope = float((probabilities * (1 - probabilities)).mean())
-        step = bias - excess / slope if slope > 0 else math.nan
-        following = step if low < step < high else (low + high) / 2
-        if abs(following - bias) < 1e-12:
+        probabilities = softmax(logits + bias)
+        mean = probabilities.mean(axis=0)
+        slope = (mean - shares)[1:]
+        curvature = (np.diag(mean) - probabilities.T @ probabilities / len(logits))[1:, 1:]
+        # Saturated rows leave almost no curvature: a small part of the identity keeps the step finite.
+        step = np.linalg.solve(curvature + 1e-12 * np.eye(len(slope)), slope)
+        step *= min(1.0, 10.0 / max(float(np.abs(step).max()), 1e-300))
+        for _ in range(60):
+            following = bias.copy()
+            following[1:] -= step
+            if (lower := value(following)) <= current:
+                break
+            step /= 2
+        if float(np.abs(following - bias).max()) < 1e-12:
             break
-        bias = following
-    return float(bias)
+        bias, current = following, lower
+    return bias
 
 
 def _golden_section(loss: Callable[[float], float], low: float, high: float) -> float:
@@ -205,13 +285,14 @@ class Rule:
         ``specificity``: the lowest threshold with at least this specificity.
         ``youden``: the largest sum of sensitivity and specificity.
         ``fixed``: ``target`` itself.
+        ``argmax``: no threshold, the likeliest class is called.
     target : 0..1
-        Not used by ``youden``.
+        Not used by ``youden`` and ``argmax``.
     unit
         What is counted: ``cell``, or ``subject``: cells weighted so that every subject counts the same.
     """
 
-    kind: Literal["sensitivity", "specificity", "youden", "fixed"]
+    kind: Literal["sensitivity", "specificity", "youden", "fixed", "argmax"]
     target: float = 0.5
     unit: Literal["cell", "subject"] = "cell"
 
@@ -219,6 +300,8 @@ class Rule:
     def words(self) -> str:
         """The rule as a sentence for people."""
         counted = "over cells" if self.unit == "cell" else "over cells, every subject counting the same"
+        if self.kind == "argmax":
+            return "the likeliest class"
         if self.kind == "fixed":
             return f"threshold fixed at {self.target:g}"
         if self.kind == "youden":
@@ -229,8 +312,8 @@ class Rule:
     @property
     def name(self) -> str:
         """Short name for programs."""
-        if self.kind == "youden":
-            return "youden"
+        if self.kind in ("youden", "argmax"):
+            return self.kind
         return f"{self.kind}_{f'{self.target * 100:g}'.replace('.', '_')}"
 
 
@@ -247,15 +330,15 @@ def choose_operating_point(
     labels: npt.ArrayLike,
     subjects: npt.ArrayLike | None = None,
 ) -> OperatingPoint | Infeasible:
-    """Choose the threshold that satisfies the rule on validation rows.
+    """Choose the threshold on the positive group's probability that satisfies the rule on validation rows.
 
     The threshold lies halfway between two neighbouring probabilities, so that the rounding of another engine
     does not move a row across it.
 
     Parameters
     ----------
-    probabilities : (N,), calibrated, 0..1
-    labels : (N,) of 0 and 1
+    probabilities : (N,) of the positive group, calibrated, 0..1
+    labels : (N,) of 0 and 1, 1 for the positive group
     subjects : (N,); needed for a rule over subjects
 
     Returns
@@ -264,6 +347,8 @@ def choose_operating_point(
         Infeasible where one class is missing, or where the rule can be met only by calling everything one
         class.
     """
+    if rule.kind == "argmax":
+        return OperatingPoint(name=rule.name, threshold=None, rule=rule.words)
     if rule.kind == "fixed":
         return OperatingPoint(name=rule.name, threshold=rule.target, rule=rule.words)
     if not 0 < rule.target <= 1:
@@ -283,7 +368,7 @@ def choose_operating_point(
     else:
         best = len(curve.specificity) - 1 - int(np.argmax(curve.specificity[::-1] >= rule.target - 1e-12))
     if best == 0 or best == len(curve.thresholds) - 1:
-        everything = "normal" if best == 0 else "blast"
+        everything = "negative" if best == 0 else "positive"
         return Infeasible(f"{rule.words}: met only by calling every row {everything}")
     threshold = float(curve.thresholds[best] + curve.thresholds[best + 1]) / 2
     return OperatingPoint(name=rule.name, threshold=threshold, rule=rule.words)

@@ -18,32 +18,42 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from leukoscope.core.terms import Decision
+from leukoscope.core.classes import BINARY, ClassSchema
+from leukoscope.decision.calibration import as_matrix, class_log_odds
 from leukoscope.decision.parameters import ClassQuantile, ConformalQuantiles
-from leukoscope.stats import metrics as discrimination
+from leukoscope.stats.metrics import checked_classes
 
 
 def fit_quantiles(
-    calibrated_logits: npt.ArrayLike, labels: npt.ArrayLike, subjects: npt.ArrayLike, alpha: float
+    calibrated_logits: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    subjects: npt.ArrayLike,
+    alpha: float,
+    classes: ClassSchema = BINARY,
 ) -> ConformalQuantiles:
     """Fit the limit of each class on validation rows: cells of subjects that the model did not learn from.
 
     With fewer than 1 / alpha - 1 subjects of a class no finite limit keeps the promise; its quantile is then
-    None and the class stays in every set.
+    None and the class stays in every set. The nonconformity of a cell with a class is the calibrated log-odds
+    against the class.
 
     Parameters
     ----------
-    calibrated_logits : (N,)
-    labels : (N,) of 0 (normal) and 1 (blast)
+    calibrated_logits : (N, K), or (N,) log-odds of the second of two classes
+    labels : (N,) of 0 to K - 1
     subjects : (N,); the merged groups of the cohort
     alpha : 0..1, ends excluded
+    classes : of K classes
     """
-    truth, logits, _ = discrimination.checked(labels, calibrated_logits)
+    against = -class_log_odds(as_matrix(calibrated_logits, classes.size))
+    truth = checked_classes(labels, classes.size)
     names = np.asarray(subjects)
     return ConformalQuantiles(
         alpha=alpha,
-        blast=subject_quantile(-logits[truth], names[truth], alpha),
-        normal=subject_quantile(logits[~truth], names[~truth], alpha),
+        classes={
+            name: subject_quantile(against[truth == member, member], names[truth == member], alpha)
+            for member, name in enumerate(classes.names)
+        },
     )
 
 
@@ -78,24 +88,25 @@ def subjects_needed(alpha: float) -> int:
     return math.ceil(1 / alpha - 1 - 1e-9)
 
 
-def prediction_set(calibrated_logit: float, quantiles: ConformalQuantiles) -> tuple[Decision, ...]:
-    """Return the classes that cannot be excluded at the error rate: blast, normal, both or none.
-
-    The nonconformity of a cell with the class blast is its negative calibrated logit, with the class normal
-    the logit.
-    """
-    blast, normal = prediction_sets(np.array([calibrated_logit]), quantiles)
-    kept = ((Decision.BLAST, blast[0]), (Decision.NORMAL, normal[0]))
-    return tuple(decision for decision, stays in kept if stays)
+def prediction_set(
+    calibrated_logits: npt.ArrayLike, quantiles: ConformalQuantiles, classes: ClassSchema = BINARY
+) -> tuple[str, ...]:
+    """Return the classes of one cell (K,) that cannot be excluded at the error rate, the likeliest first."""
+    logits = np.asarray(calibrated_logits, dtype=np.float64)[None]
+    stays = prediction_sets(logits, quantiles, classes)[0]
+    order = np.argsort(-logits[0], kind="stable")
+    return tuple(classes.names[member] for member in order if stays[member])
 
 
 def prediction_sets(
-    calibrated_logits: npt.ArrayLike, quantiles: ConformalQuantiles
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Return, for each row (N,), whether blast and whether normal stay in the set."""
-    logits = np.asarray(calibrated_logits, dtype=np.float64)
-    blast, normal = (
-        math.inf if limit.quantile is None else limit.quantile
-        for limit in (quantiles.blast, quantiles.normal)
-    )
-    return -logits <= blast, logits <= normal
+    calibrated_logits: npt.ArrayLike, quantiles: ConformalQuantiles, classes: ClassSchema = BINARY
+) -> npt.NDArray[np.bool_]:
+    """Return, for each row and class (N, K), whether the class stays in the set.
+
+    Parameters
+    ----------
+    calibrated_logits : (N, K), or (N,) log-odds of the second of two classes
+    """
+    found = (quantiles.classes[name].quantile for name in classes.names)
+    limits = np.array([math.inf if limit is None else limit for limit in found])
+    return np.asarray(-class_log_odds(as_matrix(calibrated_logits, classes.size)) <= limits)

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.core.errors import CohortError
 from leukoscope.decision.calibration import (
     Infeasible,
@@ -36,7 +37,8 @@ class DecisionSettings:
     Attributes
     ----------
     rules
-        Operating points to offer; the first that can be met is the default one.
+        Operating points to offer; the first that can be met is the default one. Thresholds are left out where no
+        class is positive; the likeliest class is then called.
     alpha : 0..1
         Error rate of the prediction sets, a class. With the nine to twelve normal subjects of C-NMC's folds, 0.1 is
         set by the most extreme subject alone; 0.2 rests on several.
@@ -86,8 +88,8 @@ class ScoredRows:
     ----------
     part : (N,) of 'train', 'validation', 'test'
         Test rows may be present; they are dropped before anything is looked at.
-    label : (N,) of 0 and 1
-    logit : (N,)
+    label : (N,) of 0 to K - 1
+    logit : (N, K), or (N,) log-odds of the second of two classes
     group : (N,)
         Merged subjects: the unit of every guarantee.
     inner_fold : (N,)
@@ -127,7 +129,9 @@ class ScoredRows:
         )
 
 
-def fit_decision(rows: ScoredRows, settings: DecisionSettings = DecisionSettings()) -> DecisionFit:
+def fit_decision(
+    rows: ScoredRows, settings: DecisionSettings = DecisionSettings(), classes: ClassSchema = BINARY
+) -> DecisionFit:
     """Fit calibration, operating points, prediction sets, novelty and input limits.
 
     Temperature, thresholds and quantiles come from the validation rows: cells of groups that the network
@@ -142,9 +146,15 @@ def fit_decision(rows: ScoredRows, settings: DecisionSettings = DecisionSettings
     for name, part in ((TRAIN, train), (VALIDATION, validation)):
         if not len(part.label):
             raise CohortError(f"no rows of part {name!r}: the decision layer needs train and validation rows")
-    if len(np.unique(validation.label)) < 2:
+    missing = [name for number, name in enumerate(classes.names) if number not in validation.label]
+    if len(missing) >= classes.size - 1:
         raise CohortError(
             "the validation rows hold one class only: thresholds cannot be chosen; change the inner folds"
+        )
+    if missing:
+        raise CohortError(
+            f"the validation rows hold no {', '.join(missing)}: no limit can be set for a class without cells; change "
+            "the inner folds, or leave the class out"
         )
 
     notes = []
@@ -158,15 +168,15 @@ def fit_decision(rows: ScoredRows, settings: DecisionSettings = DecisionSettings
     if calibration.reason:
         notes.append(f"Temperature: {calibration.reason}.")
     points, point_notes = _operating_points(
-        settings, calibration.probabilities(validation.logit), validation.label, validation.group
+        settings, calibration.probabilities(validation.logit), validation.label, validation.group, classes
     )
     conformal = fit_quantiles(
-        calibration.logits(validation.logit), validation.label, validation.group, settings.alpha
+        calibration.logits(validation.logit), validation.label, validation.group, settings.alpha, classes
     )
     novelty, limit = _fit_novelty(train, validation, settings)
     parameters = DecisionParameters(
         temperature=calibration.temperature,
-        bias=calibration.bias,
+        bias=dict(zip(classes.names, calibration.bias, strict=True)) if any(calibration.bias) else {},
         operating_points=points,
         default_operating_point=points[0].name,
         conformal=conformal,
@@ -181,10 +191,14 @@ def _operating_points(
     probabilities: npt.NDArray[np.float64],
     labels: npt.NDArray[np.int_],
     groups: npt.NDArray[np.str_],
+    classes: ClassSchema,
 ) -> tuple[tuple[OperatingPoint, ...], list[str]]:
     points, notes = [], []
-    for rule in settings.rules:
-        chosen = choose_operating_point(rule, probabilities, labels, groups)
+    members = list(classes.positive_members)
+    positive = np.minimum(probabilities[:, members].sum(axis=1), 1.0)
+    rules = settings.rules if members else (Rule("argmax"),)
+    for rule in rules:
+        chosen = choose_operating_point(rule, positive, np.isin(labels, members).astype(int), groups)
         if isinstance(chosen, Infeasible):
             notes.append(f"Operating point left out: {chosen.reason}.")
         else:
@@ -199,7 +213,7 @@ def _conformal_notes(conformal: ConformalQuantiles) -> list[str]:
     return [
         f"Prediction sets: {limit.subjects} subjects of class {name}, {needed} are needed at an error rate of "
         f"{conformal.alpha:.0%}: {name} is never excluded."
-        for name, limit in (("blast", conformal.blast), ("normal", conformal.normal))
+        for name, limit in conformal.classes.items()
         if limit.quantile is None
     ]
 

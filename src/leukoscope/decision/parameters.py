@@ -1,13 +1,15 @@
 """The fitted numbers of the decision layer as plain data: ``decision.json`` of a bundle."""
 
 import json
-from typing import Annotated, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from leukoscope.core.classes import ClassSchema
 from leukoscope.core.errors import BundleError, UsageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -21,10 +23,16 @@ class _Plain(BaseModel):
 
 
 class OperatingPoint(_Plain):
-    """A threshold on the calibrated probability with the rule it was chosen by."""
+    """A threshold on the calibrated probability of the positive group with the rule it was chosen by.
+
+    At or above it the likeliest class of the positive group is called, below it the likeliest of the others; without
+    a threshold the likeliest of all.
+    """
 
     name: str = Field(min_length=1, description="Short name for programs, for instance 'sensitivity_95'.")
-    threshold: Share = Field(description="Blast is called at or above this probability.")
+    threshold: Share | None = Field(
+        description="The positive group is called at or above this probability; null: the likeliest class is called."
+    )
     rule: str = Field(
         min_length=1, description="The rule in words, with the rows and the unit it was applied to."
     )
@@ -34,7 +42,7 @@ class ClassQuantile(_Plain):
     """How unusual a cell may be for one class before the class is excluded."""
 
     quantile: Finite | None = Field(
-        description="Largest nonconformity (the calibrated logit, towards the other class) that keeps the "
+        description="Largest nonconformity (the calibrated log-odds against the class) that keeps the "
         "class in the set; null: too few subjects for a finite limit, the class always stays."
     )
     subjects: int = Field(ge=0, description="Calibration subjects of this class.")
@@ -49,8 +57,7 @@ class ConformalQuantiles(_Plain):
         lt=1.0,
         description="A cell's true class is missing from its set with at most this probability.",
     )
-    blast: ClassQuantile
-    normal: ClassQuantile
+    classes: dict[str, ClassQuantile] = Field(description="By name of the class.")
 
 
 class NoveltyLimit(_Plain):
@@ -90,8 +97,11 @@ class DecisionParameters(_Plain):
     """Everything ``policy.decide`` needs beside the image: fitted on validation rows, never on test rows."""
 
     schema_version: int = SCHEMA_VERSION
-    temperature: Positive = Field(description="The logit is divided by it.")
-    bias: Finite = Field(default=0.0, description="Added to the divided logit; 0 unless a bias was fitted.")
+    temperature: Positive = Field(description="The logits are divided by it.")
+    bias: dict[str, Finite] = Field(
+        default_factory=dict,
+        description="Added to the divided logit of a class, by name; 0 for classes that are not named.",
+    )
     operating_points: tuple[OperatingPoint, ...] = Field(min_length=1)
     default_operating_point: str
     conformal: ConformalQuantiles
@@ -106,6 +116,29 @@ class DecisionParameters(_Plain):
         if self.default_operating_point not in names:
             raise ValueError(f"default_operating_point {self.default_operating_point!r} is none of {names}")
         return self
+
+    def bias_of(self, classes: ClassSchema) -> tuple[float, ...]:
+        """Return the bias of each class in the order of the schema."""
+        return tuple(self.bias.get(name, 0.0) for name in classes.names)
+
+    def check_classes(self, classes: ClassSchema) -> None:
+        """Refuse parameters that were fitted for other classes, or a threshold where no group is positive.
+
+        Raises
+        ------
+        BundleError
+            A class has no quantile, a quantile or bias no class; or a threshold has nothing to stand on.
+        """
+        names = set(classes.names)
+        if set(self.conformal.classes) != names or not set(self.bias) <= names:
+            raise BundleError(
+                f"decision.json was fitted for the classes {', '.join(self.conformal.classes)}, manifest.json names "
+                f"{', '.join(classes.names)}; export the bundle again"
+            )
+        if not classes.positive and any(point.threshold is not None for point in self.operating_points):
+            raise BundleError(
+                "decision.json has thresholds, but manifest.json names no positive group; export the bundle again"
+            )
 
     def operating_point(self, name: str | None = None) -> OperatingPoint:
         """Return the operating point of this name, or the default one.
@@ -140,14 +173,29 @@ class DecisionParameters(_Plain):
         except ValueError as error:
             raise BundleError(f"decision.json is not valid JSON: {error}; export the bundle again") from None
         version = content.get("schema_version") if isinstance(content, dict) else None
-        if version != SCHEMA_VERSION:
+        if version not in (1, SCHEMA_VERSION):
             raise BundleError(
-                f"decision.json has schema_version {version!r}, this version of leukoscope reads "
+                f"decision.json has schema_version {version!r}, this version of leukoscope reads 1 and "
                 f"{SCHEMA_VERSION}; install the version that wrote the bundle, or export it again"
             )
         try:
-            return cls.model_validate_json(text)
+            return cls.model_validate_json(text if version != 1 else json.dumps(_from_version_1(content)))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "decision.json"
             raise BundleError(f"decision.json: {where}: {first['msg']}; export the bundle again") from None
+
+
+def _from_version_1(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Rewrite the parameters of a binary bundle: bias and quantiles had a place for each of the two classes."""
+    upgraded = {**content, "schema_version": SCHEMA_VERSION}
+    bias = upgraded.pop("bias", 0.0)
+    if bias != 0.0:
+        upgraded["bias"] = {"blast": bias}
+    conformal = upgraded.get("conformal")
+    if isinstance(conformal, dict):
+        upgraded["conformal"] = {
+            **{name: value for name, value in conformal.items() if name not in ("normal", "blast")},
+            "classes": {name: conformal[name] for name in ("normal", "blast") if name in conformal},
+        }
+    return upgraded

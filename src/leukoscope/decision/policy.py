@@ -2,22 +2,30 @@
 
 The gates stand in this order, and the first one that speaks decides:
 
-1. Input checks: one whole, sharp cell on black, at the right scale?   no -> REJECTED, with each failed check
-2. Novelty: have the training cells anything like it?                  no -> REJECTED, novel
-3. Prediction set: does the evidence leave exactly one class?          no -> UNCERTAIN
-4. Operating point: does the call at its threshold agree with that?    no -> UNCERTAIN, yes -> BLAST or NORMAL
+1. Input checks: one whole, sharp cell on black, at the right scale?   no -> rejected, with each failed check
+2. Novelty: have the training cells anything like it?                  no -> rejected, novel
+3. Prediction set: does the evidence leave exactly one class?          no -> uncertain
+4. Operating point: does it call that class?                           no -> uncertain, yes -> called
+
+The operating point is a threshold on the probability of the positive group: at or above it the likeliest class of the
+group is called, below it the likeliest of the others. Without a threshold the likeliest class of all is called.
 
 A rejected image carries no probability: the number would be read. An uncertain cell carries it. All limits
-are in ``DecisionParameters``, fitted on validation rows; nothing is fitted here.
+are in ``DecisionParameters``, fitted on validation rows; nothing is fitted here. Two classes are K = 2.
 """
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.core.errors import EngineError
-from leukoscope.core.terms import REASON_WORDS, Decision, Reason
-from leukoscope.decision.calibration import sigmoid
+from leukoscope.core.terms import REASON_WORDS, Reason, Status
+from leukoscope.decision.calibration import softmax
 from leukoscope.decision.conformal import prediction_set
 from leukoscope.decision.input_checks import Finding, check_descriptors
 from leukoscope.decision.parameters import DecisionParameters
@@ -27,23 +35,53 @@ from leukoscope.stats.intervals import wilson
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is said about one image; ``novelty`` is score by limit, above 1 the image is novel."""
+    """What is said about one image.
 
-    decision: Decision
-    probability: float | None
-    reasons: tuple[Finding, ...]
-    novelty: float | None
-    prediction_set: tuple[Decision, ...]
-    threshold: float
-    calibrated_logit: float | None
+    Attributes
+    ----------
+    label
+        The class called; None where the image is uncertain or rejected.
+    probability
+        Of the positive group; None for a rejected image and where no group is positive.
+    probabilities : (K,)
+        Empty for a rejected image.
+    novelty
+        Score by limit: above 1 the image is novel.
+    prediction_set
+        Names of the classes that remain plausible, the likeliest first.
+    threshold
+        Of the operating point; None where it has none.
+    calibrated_logits : (K,)
+        Empty for a rejected image.
+    """
+
+    status: Status
+    label: str | None = None
+    probability: float | None = None
+    probabilities: tuple[float, ...] = ()
+    reasons: tuple[Finding, ...] = ()
+    novelty: float | None = None
+    prediction_set: tuple[str, ...] = ()
+    threshold: float | None = None
+    calibrated_logits: tuple[float, ...] = ()
+
+    @property
+    def decision(self) -> str:
+        """The class called, ``uncertain`` or ``rejected``."""
+        return self.label if self.label is not None else self.status.value
 
 
 @dataclass(frozen=True, slots=True)
 class SubjectVerdict:
-    """What is said about one subject over its judged cells; the interval is over cells."""
+    """What is said about one subject over its judged cells; the interval is over cells.
 
-    decision: Decision
+    ``blasts`` counts cells of the positive group by the operating point, ``counts`` the cells called, by class.
+    """
+
+    status: Status
+    label: str | None
     probability: float | None
+    probabilities: tuple[float, ...]
     cells: int
     judged: int
     rejected: int
@@ -52,36 +90,47 @@ class SubjectVerdict:
     blast_share: float | None
     blast_share_low: float | None
     blast_share_high: float | None
+    counts: dict[str, int]
+
+    @property
+    def decision(self) -> str:
+        """The class called, ``uncertain`` or ``rejected``."""
+        return self.label if self.label is not None else self.status.value
 
 
 def decide(
-    logit: float,
+    logits: npt.ArrayLike,
     embedding_novelty: float | None,
     descriptors: Descriptors,
     parameters: DecisionParameters,
     operating_point: str | None = None,
+    *,
+    classes: ClassSchema = BINARY,
 ) -> Verdict:
-    """Judge one image.
+    """Decide on one image.
 
     Parameters
     ----------
-    logit : the network's raw output for 'blast'
+    logits : (K,), the network's raw outputs, or one log-odds of the second of two classes
     embedding_novelty : >= 0, ``NoveltyModel.score`` of the embedding; None skips the novelty gate
     descriptors : measured on the canonical canvas
     parameters : the fitted numbers
     operating_point : name of one of the operating points; None takes the default
+    classes : of the bundle, K of them
 
     Raises
     ------
     UsageError
         There is no such operating point.
     EngineError
-        Logit or novelty is not a number: the engine gave no usable answer.
+        A logit or the novelty is not a number: the engine gave no usable answer.
     """
     threshold = parameters.operating_point(operating_point).threshold
-    if not math.isfinite(logit) or (embedding_novelty is not None and not math.isfinite(embedding_novelty)):
+    raw = np.asarray(logits, dtype=np.float64)
+    raw = np.array([0.0, float(raw)]) if raw.ndim == 0 else raw
+    if not np.isfinite(raw).all() or (embedding_novelty is not None and not math.isfinite(embedding_novelty)):
         raise EngineError(
-            f"the engine answered logit = {logit}, novelty = {embedding_novelty}: expected finite numbers; "
+            f"the engine answered logits = {raw.tolist()}, novelty = {embedding_novelty}: expected finite numbers; "
             "run `leukoscope bundle verify` on the bundle"
         )
     novelty = None if embedding_novelty is None else embedding_novelty / parameters.novelty.limit
@@ -92,51 +141,119 @@ def decide(
             Finding(Reason.NOVEL, f"{REASON_WORDS[Reason.NOVEL]} Novelty is {novelty:.2f} times its limit.")
         ]
     if refusals:
-        return Verdict(Decision.REJECTED, None, tuple(refusals), novelty, (), threshold, None)
+        return Verdict(Status.REJECTED, reasons=tuple(refusals), novelty=novelty, threshold=threshold)
 
-    calibrated = logit / parameters.temperature + parameters.bias
-    probability = float(sigmoid(calibrated))
-    plausible = prediction_set(calibrated, parameters.conformal)
-    call = Decision.BLAST if probability >= threshold else Decision.NORMAL
-    if plausible == (call,):
-        return Verdict(call, probability, (), novelty, plausible, threshold, calibrated)
-    doubt = _doubt(call, plausible, parameters.conformal.alpha)
-    return Verdict(Decision.UNCERTAIN, probability, (doubt,), novelty, plausible, threshold, calibrated)
+    calibrated = raw / parameters.temperature + np.array(parameters.bias_of(classes))
+    probabilities = softmax(calibrated)
+    probability = positive_probability(probabilities, classes)
+    plausible = prediction_set(calibrated, parameters.conformal, classes)
+    call = called_class(probabilities, classes, threshold)
+    settled = plausible == (call,)
+    return Verdict(
+        Status.CALLED if settled else Status.UNCERTAIN,
+        call if settled else None,
+        probability,
+        tuple(probabilities.tolist()),
+        () if settled else (_doubt(call, plausible, parameters.conformal.alpha, classes.size),),
+        novelty,
+        plausible,
+        threshold,
+        tuple(calibrated.tolist()),
+    )
+
+
+def positive_probability(probabilities: npt.ArrayLike, classes: ClassSchema) -> float | None:
+    """Return the joint probability of the positive group of one row (K,); None where no group is positive."""
+    members = list(classes.positive_members)
+    if not members:
+        return None
+    return min(1.0, float(np.asarray(probabilities, dtype=np.float64)[members].sum()))
+
+
+def called_class(probabilities: npt.ArrayLike, classes: ClassSchema, threshold: float | None) -> str:
+    """Return the class that an operating point calls for probabilities (K,)."""
+    shares = np.asarray(probabilities, dtype=np.float64)
+    positive = positive_probability(shares, classes)
+    candidates: Sequence[int] = range(classes.size)
+    if threshold is not None and positive is not None:
+        above = positive >= threshold
+        candidates = [member for member in candidates if (member in classes.positive_members) == above]
+    return classes.names[max(candidates, key=lambda member: float(shares[member]))]
 
 
 def pool_subject(
-    verdicts: Iterable[Verdict], parameters: DecisionParameters, operating_point: str | None = None
+    verdicts: Iterable[Verdict],
+    parameters: DecisionParameters,
+    operating_point: str | None = None,
+    classes: ClassSchema = BINARY,
 ) -> SubjectVerdict:
-    """Pool the verdicts of one subject's images: the mean calibrated logit meets the threshold.
+    """Pool the verdicts of one subject's images: the mean calibrated logits meet the operating point.
 
     Uncertain cells count in the mean and in the blast share (by their probability), rejected ones in neither.
     The call is 'rejected' without a judged cell and 'uncertain' where every judged cell is uncertain.
     """
-    threshold = parameters.operating_point(operating_point).threshold
     everything = list(verdicts)
-    logits = [verdict.calibrated_logit for verdict in everything if verdict.calibrated_logit is not None]
-    cells, judged = len(everything), len(logits)
-    uncertain = sum(verdict.decision is Decision.UNCERTAIN for verdict in everything)
-    if not judged:
-        return SubjectVerdict(Decision.REJECTED, None, cells, 0, cells, 0, 0, None, None, None)
-    blasts = int((sigmoid(logits) >= threshold).sum())
-    low, high = wilson(blasts, judged)
-    probability = float(sigmoid(math.fsum(logits) / judged))
-    decision = Decision.BLAST if probability >= threshold else Decision.NORMAL
-    if uncertain == judged:
-        decision = Decision.UNCERTAIN
-    return SubjectVerdict(
-        decision, probability, cells, judged, cells - judged, uncertain, blasts, blasts / judged, low, high
+    return pool_logits(
+        [verdict.calibrated_logits for verdict in everything if verdict.calibrated_logits],
+        Counter(verdict.decision for verdict in everything),
+        parameters,
+        operating_point,
+        classes,
     )
 
 
-def _doubt(call: Decision, plausible: tuple[Decision, ...], alpha: float) -> Finding:
-    """Say why the evidence does not decide; a set of the other class alone contradicts the operating point."""
+def pool_logits(
+    calibrated_logits: npt.ArrayLike,
+    decisions: Counter[str],
+    parameters: DecisionParameters,
+    operating_point: str | None = None,
+    classes: ClassSchema = BINARY,
+) -> SubjectVerdict:
+    """Pool one subject from the calibrated logits (n, K) of judged cells and the counts of all decisions."""
+    threshold = parameters.operating_point(operating_point).threshold
+    logits = np.asarray(calibrated_logits, dtype=np.float64).reshape(-1, classes.size)
+    cells, judged = decisions.total(), len(logits)
+    uncertain = decisions[Status.UNCERTAIN.value]
+    counts = {name: decisions[name] for name in classes.names}
+    if not judged:
+        return SubjectVerdict(
+            Status.REJECTED, None, None, (), cells, 0, cells, 0, 0, None, None, None, counts
+        )
+    called = [called_class(row, classes, threshold) for row in softmax(logits)]
+    blasts = sum(classes.is_positive(name) for name in called)
+    share = low = high = None
+    if classes.positive:
+        share, (low, high) = blasts / judged, wilson(blasts, judged)
+    probabilities = softmax([math.fsum(column) / judged for column in logits.T])
+    settled = uncertain < judged
+    return SubjectVerdict(
+        Status.CALLED if settled else Status.UNCERTAIN,
+        called_class(probabilities, classes, threshold) if settled else None,
+        positive_probability(probabilities, classes),
+        tuple(probabilities.tolist()),
+        cells,
+        judged,
+        cells - judged,
+        uncertain,
+        blasts,
+        share,
+        low,
+        high,
+        counts,
+    )
+
+
+def _doubt(call: str, plausible: tuple[str, ...], alpha: float, size: int) -> Finding:
+    """Say why the evidence does not decide; a set of another class alone contradicts the operating point."""
     if len(plausible) == 1:
         return Finding(
             Reason.CONTRADICTS_OPERATING_POINT,
-            f"The operating point calls {call.value}, but at an error rate of {alpha:.0%} per class only "
-            f"{plausible[0].value} remains plausible.",
+            f"The operating point calls {call}, but at an error rate of {alpha:.0%} per class only "
+            f"{plausible[0]} remains plausible.",
         )
-    reason = Reason.BOTH_PLAUSIBLE if plausible else Reason.NEITHER_PLAUSIBLE
-    return Finding(reason, f"{REASON_WORDS[reason]} Error rate: {alpha:.0%} per class.")
+    if size == 2:
+        reason = Reason.BOTH_PLAUSIBLE if plausible else Reason.NEITHER_PLAUSIBLE
+    else:
+        reason = Reason.SEVERAL_PLAUSIBLE if plausible else Reason.NONE_PLAUSIBLE
+    named = f" Plausible: {', '.join(plausible)}." if size > 2 and plausible else ""
+    return Finding(reason, f"{REASON_WORDS[reason]} Error rate: {alpha:.0%} per class.{named}")

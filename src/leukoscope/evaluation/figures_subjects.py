@@ -65,7 +65,7 @@ def draw_subgroups(split: SplitReport) -> Figure | None:
     axes.axvline(0.5, color=style.MUTED, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)], fontsize=8)
     axes.set_ylim(-0.7, len(rows) - 0.3)
-    axes.set_xlim(min(0.4, *_ends(rows)), 1.02)
+    axes.set_xlim(min([0.4, *_ends(rows)]), 1.02)
     figure.legend(loc="outside lower center", ncols=2)
     axes.set(title="Slices of the test part (cells / subjects)", xlabel="Measure with interval")
     return figure

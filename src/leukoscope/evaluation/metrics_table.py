@@ -33,7 +33,7 @@ CALL_MEASURES: dict[str, Callable[[discrimination.Confusion], Any]] = {
 }
 
 SHARES: dict[str, Callable[[discrimination.Confusion], tuple[float, float]]] = {
-    "accuracy": lambda c: (c.true_positive + c.true_negative, sum(c)),
+    "accuracy": lambda c: (c.true_positive + c.true_negative, float(c.total)),
     "sensitivity": lambda c: (c.true_positive, c.true_positive + c.false_negative),
     "specificity": lambda c: (c.true_negative, c.true_negative + c.false_positive),
     "ppv": lambda c: (c.true_positive, c.true_positive + c.false_positive),
@@ -160,7 +160,7 @@ def measure_level(judged: Judged, context: Context, rule: str) -> LevelResult:
         unit=judged.unit,
         rule=rule,
         measures=measures,
-        confusion=Confusion(**{name: int(count) for name, count in counts._asdict().items()}),
+        confusion=Confusion(**{name: int(getattr(counts, name)) for name in Confusion.model_fields}),
     )
 
 
@@ -266,7 +266,7 @@ def mean_auc_of_splits(judged: Judged, split: npt.NDArray[Any], context: Context
         columns = np.searchsorted(groups, np.unique(inside.group))
         place[columns] = number
         parts.append((clusters.of_roc_auc(inside.sample(), inside.probability), columns))
-    sample = SplitSample(whole.labels, whole.index, whole.strata, place)
+    sample = SplitSample(whole.classes, whole.index, whole.strata, whole.size, place)
     statistic = Statistic(
         lambda counts: np.mean([part(counts[:, columns]) for part, columns in parts], axis=0)
     )

@@ -14,7 +14,7 @@ from leukoscope.imaging.canvas import prepare_cell
 from leukoscope.imaging.descriptors import Descriptors, describe_cell
 from leukoscope.stats.intervals import BootstrapSettings, Estimate, bootstrap, wilson
 from leukoscope.stats.metrics import roc_auc
-from leukoscope.stats.resampling import BLAST_ONLY, SubjectSample, of_mean
+from leukoscope.stats.resampling import SubjectSample, of_mean
 
 Rgb = NDArray[np.uint8]
 Embedder = Callable[[Rgb], NDArray[np.float32]]
@@ -140,11 +140,9 @@ def novelty_report(
     """
     cell_scores, cell_checks = _judge(parameters, novelty, cells)
     cell_novel = cell_scores > parameters.novelty.limit
-    # One class: a gate knows no labels, and all subjects are drawn from one urn.
-    sample = SubjectSample.of(np.ones(len(groups), int), groups)
-    refused = bootstrap(
-        sample, of_mean(sample, cell_checks | cell_novel, BLAST_ONLY), settings or BootstrapSettings()
-    )
+    # A gate knows no labels: all subjects are drawn among themselves.
+    sample = SubjectSample.of(None, groups)
+    refused = bootstrap(sample, of_mean(sample, cell_checks | cell_novel), settings or BootstrapSettings())
 
     results, scores, refusals = [], [], []
     for kind, images in strangers.items():

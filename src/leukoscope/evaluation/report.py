@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from leukoscope.core.io import write_bytes
+from leukoscope.evaluation.classes_table import ALL_NAMES, CLASS_NAMES
 from leukoscope.evaluation.figure_style import render
 from leukoscope.evaluation.figures import CAPTIONS, DRAWINGS, draw_all
 from leukoscope.evaluation.split_report import (
@@ -159,6 +160,13 @@ def render_html(
         title_at_half=title_at_half,
         point_names=POINT_COLUMNS,
         subgroup_names=SUBGROUP_MEASURES,
+        class_columns={
+            split.name: [(entry.title, entry.measures) for entry in split.classes.classes]
+            for split in columns
+            if split.classes
+        },
+        class_names=CLASS_NAMES,
+        all_class_names=ALL_NAMES,
         abstention_columns=[(s.name, s.abstention.measures) for s in columns if s.abstention],
         abstention_names=ABSTENTION_MEASURES,
         pictures=encoded,

@@ -1,5 +1,6 @@
 """One run's test rows judged by rules that were fitted on its validation rows, and by nothing else."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,14 +9,16 @@ import numpy.typing as npt
 import pandas as pd
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from leukoscope.core.terms import Decision
-from leukoscope.decision.calibration import Calibration
-from leukoscope.decision.conformal import prediction_set
+from leukoscope.core.classes import BINARY, ClassSchema
+from leukoscope.core.errors import UsageError
+from leukoscope.decision.calibration import Calibration, group_log_odds, softmax
+from leukoscope.decision.conformal import prediction_sets
 from leukoscope.decision.fit import DecisionFit, DecisionSettings, fit_decision
 from leukoscope.decision.input_checks import check_descriptors
 from leukoscope.decision.parameters import DecisionParameters
+from leukoscope.decision.policy import called_class
 from leukoscope.evaluation.baselines import BASELINES
-from leukoscope.evaluation.scores import DESCRIPTOR_NAMES, PARTS, Run, scored_rows
+from leukoscope.evaluation.scores import DESCRIPTOR_NAMES, PARTS, Run, logit_matrix, scored_rows
 from leukoscope.imaging.descriptors import Descriptors
 from leukoscope.models.report import Fitted, PartCounts
 
@@ -29,8 +32,8 @@ def fit_rules(run: Run, settings: DecisionSettings | None = None) -> DecisionFit
         Validation rows lack a class, or no operating point can be met.
     """
     rows = run.scores[run.scores["part"] != "test"]
-    scored = scored_rows(rows, run.cells, run.embeddings[rows["row"].to_numpy()])
-    return fit_decision(scored, settings or DecisionSettings())
+    scored = scored_rows(rows, run.cells, run.embeddings[rows["row"].to_numpy()], run.classes)
+    return fit_decision(scored, settings or DecisionSettings(), run.classes)
 
 
 @dataclass(frozen=True)
@@ -59,17 +62,20 @@ class JudgedSplit:
     parameters: tuple[DecisionParameters, ...]
     fitted: tuple[Fitted, ...]
     remarks: tuple[str, ...]
+    classes: ClassSchema = BINARY
 
 
 def score_baselines(run: Run) -> dict[str, npt.NDArray[np.float64]]:
     """Return each baseline's probabilities for the rows of ``run.part("test")``, fitted on the training side."""
     learned = run.scores.loc[run.scores["part"] != "test", "cell"].unique().tolist()
+    of_two = run.cells["label"].map(lambda name: "blast" if run.classes.is_positive(name) else "normal")
+    cells = run.cells.assign(label=of_two.where(run.cells["label"] != "", ""))
     tested = run.part("test")["cell"].tolist()
     scores = {"all_positive": np.ones(len(tested))}
     # The trees are small: threads that wait for each other cost more than they bring, on a busy machine minutes.
     with threadpool_limits(limits=1):
         for name, baseline in BASELINES.items():
-            scores[name] = baseline(run.cells, learned, tested).probability
+            scores[name] = baseline(cells, learned, tested).probability
     return scores
 
 
@@ -81,22 +87,31 @@ def judge_run(run: Run, fit: DecisionFit, baselines: dict[str, npt.NDArray[np.fl
     baselines
         Scores for the rows of ``run.part("test")``, in that order.
     """
-    parameters = fit.parameters
-    calibration = Calibration(parameters.temperature, parameters.bias)
-    validation = run.part("validation").assign(split=run.split)
-    validation["probability"] = calibration.probabilities(validation["logit"].to_numpy(dtype=np.float64))
-    rows = run.part("test").assign(split=run.split)
-    rows["calibrated_logit"] = calibration.logits(rows["logit"].to_numpy(dtype=np.float64))
-    rows["probability"] = calibration.probabilities(rows["logit"].to_numpy(dtype=np.float64))
+    parameters, classes = fit.parameters, run.classes
+    if not classes.positive:
+        raise UsageError(
+            f"{run.folder}: its classes have no positive group, which the report measures against the others; name one "
+            "in cells.classes.json"
+        )
+    validation, _ = _with_probabilities(run.part("validation").assign(split=run.split), parameters, classes)
+    rows, calibrated = _with_probabilities(run.part("test").assign(split=run.split), parameters, classes)
     threshold = parameters.operating_point().threshold
+    if threshold is None:
+        raise UsageError("the default operating point has no threshold: measures of two classes need one")
     rows["threshold"] = threshold
     rows["called"] = rows["probability"] >= threshold
     rows["margin"] = rows["calibrated_logit"] - _logit(threshold)
     for point in parameters.operating_points:
         rows[f"called:{point.name}"] = rows["probability"] >= point.threshold
-    sets = [prediction_set(float(logit), parameters.conformal) for logit in rows["calibrated_logit"]]
-    rows["set_blast"] = [Decision.BLAST in plausible for plausible in sets]
-    rows["set_normal"] = [Decision.NORMAL in plausible for plausible in sets]
+    sets = prediction_sets(calibrated, parameters.conformal, classes)
+    positive = np.isin(np.arange(classes.size), classes.positive_members)
+    rows["set_blast"] = np.asarray(sets[:, positive].any(axis=1))
+    rows["set_normal"] = np.asarray(sets[:, ~positive].any(axis=1))
+    if classes.size > 2:
+        called = [classes.index(called_class(row, classes, threshold)) for row in softmax(calibrated)]
+        rows["called_class"] = np.array(called, dtype=np.int64)
+        rows["set_covers"] = sets[np.arange(len(rows)), rows["class"].to_numpy(dtype=np.intp)]
+        rows["set_size"] = sets.sum(axis=1)
     novelty = fit.novelty.score(run.embeddings[rows["row"].to_numpy()])
     rows["novel"] = novelty > parameters.novelty.limit
     rows["unfit"] = [
@@ -109,22 +124,51 @@ def judge_run(run: Run, fit: DecisionFit, baselines: dict[str, npt.NDArray[np.fl
         rows=rows,
         validation=validation,
         baselines=baselines,
-        parts={part: count_part(run.scores[run.scores["part"] == part]) for part in PARTS},
+        parts={
+            part: count_part(run.scores[run.scores["part"] == part], classes.positive_members)
+            for part in PARTS
+        },
         parameters=(parameters,),
         fitted=(record_fit(fit, validation),),
         remarks=run.remarks,
+        classes=classes,
     )
+
+
+def _with_probabilities(
+    rows: pd.DataFrame, parameters: DecisionParameters, classes: ClassSchema
+) -> tuple[pd.DataFrame, npt.NDArray[np.float64]]:
+    """Return rows as those of two classes, the positive group against the others, and the calibrated logits (N, K).
+
+    Of more classes ``class`` holds the true one, ``probability_<class>`` each one's probability, and ``logit`` the
+    log-odds of the group.
+    """
+    raw = logit_matrix(rows, classes)
+    calibrated = Calibration(parameters.temperature, parameters.bias_of(classes)).logits(raw)
+    shares, members = softmax(calibrated), list(classes.positive_members)
+    more: dict[str, Any] = {}
+    if classes.size > 2:
+        more = {f"probability_{name}": shares[:, number] for number, name in enumerate(classes.names)}
+        more |= {"class": rows["label"], "logit": group_log_odds(raw, members)}
+    rows = rows.assign(
+        **more,
+        label=rows["label"].isin(members).astype(np.int64),
+        calibrated_logit=group_log_odds(calibrated, members),
+        probability=np.minimum(shares[:, members].sum(axis=1), 1.0),
+    )
+    return rows, calibrated
 
 
 def record_fit(fit: DecisionFit, validation: pd.DataFrame) -> Fitted:
     """Put on record what was fitted, and on how many cells and people."""
     conformal = fit.parameters.conformal
-    quantiles = {"blast": conformal.blast.quantile, "normal": conformal.normal.quantile}
+    quantiles = {name: limit.quantile for name, limit in conformal.classes.items()}
     return Fitted(
         cells=validation["cell"].nunique(),
         subjects=validation["subject"].nunique(),
         temperature=fit.parameters.temperature,
-        bias=fit.parameters.bias,
+        bias=fit.parameters.bias.get("blast", 0.0) if len(conformal.classes) == 2 else 0.0,
+        class_bias=fit.parameters.bias if len(conformal.classes) > 2 else {},
         conformal_alpha=conformal.alpha,
         conformal_quantiles={name: value for name, value in quantiles.items() if value is not None},
         notes=fit.notes,
@@ -150,12 +194,13 @@ def pool_splits(splits: list[JudgedSplit]) -> JudgedSplit:
         parameters=tuple(one for split in splits for one in split.parameters),
         fitted=tuple(fitted for split in splits for fitted in split.fitted),
         remarks=(),
+        classes=splits[0].classes,
     )
 
 
-def count_part(rows: pd.DataFrame) -> PartCounts:
-    """Count cells and people of one part."""
-    blast = rows["label"] == 1
+def count_part(rows: pd.DataFrame, positive: Sequence[int] = (1,)) -> PartCounts:
+    """Count cells and people of one part; blasts are the cells of the positive classes."""
+    blast = rows["label"].isin(positive)
     return PartCounts(
         cells=rows["cell"].nunique(),
         subjects=rows["subject"].nunique(),

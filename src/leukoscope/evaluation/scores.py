@@ -13,18 +13,21 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.core.config import read_toml
 from leukoscope.core.errors import CohortError, SplitError, UsageError
 from leukoscope.core.text import TextError, read_json, read_text
 from leukoscope.data.splits import SplitPlan, read_splits
-from leukoscope.data.table import COLUMNS, LABEL_VALUES, read_cells
+from leukoscope.data.table import COLUMNS, label_numbers, logit_columns, read_cells, read_classes
+from leukoscope.decision.calibration import as_matrix
 from leukoscope.decision.fit import ScoredRows
 from leukoscope.imaging.descriptors import Descriptors
 
 DESCRIPTOR_NAMES = tuple(field.name for field in fields(Descriptors))
 PARTS = ("train", "validation", "test")
 TEXT_COLUMNS = ("cell", "sha256", "subject", "group", "fold", "part", "inner_fold")
-SCORE_COLUMNS = (*TEXT_COLUMNS, "label", "logit")
+SCORE_COLUMNS = (*TEXT_COLUMNS, "label")
+"""Columns before those of the logits, ``data.table.logit_columns``."""
 RUN_FILES = (
     "scores.csv",
     "cells.csv",
@@ -58,6 +61,8 @@ class Run:
     embeddings : float32 (N, D)
     cells
         The cell table, indexed by cell key.
+    classes
+        Of the labels.
     config, provenance
         As read.
     hashes
@@ -75,6 +80,7 @@ class Run:
     scores: pd.DataFrame
     embeddings: npt.NDArray[np.float32]
     cells: pd.DataFrame
+    classes: ClassSchema
     config: Mapping[str, Any]
     provenance: Mapping[str, Any]
     hashes: Mapping[str, str]
@@ -100,7 +106,10 @@ def check_finished(folder: Path) -> None:
 
 
 def scored_rows(
-    scores: pd.DataFrame, cells: pd.DataFrame, embeddings: npt.NDArray[np.floating]
+    scores: pd.DataFrame,
+    cells: pd.DataFrame,
+    embeddings: npt.NDArray[np.floating],
+    classes: ClassSchema = BINARY,
 ) -> ScoredRows:
     """Return score rows as the decision layer takes them.
 
@@ -111,17 +120,25 @@ def scored_rows(
     cells
         Cell table, indexed by cell key.
     embeddings : (N, D), row by row those of ``scores``
+    classes
+        Of the labels.
     """
     described = cells.loc[scores["cell"]]
     return ScoredRows(
         part=scores["part"].to_numpy(dtype=str),
         label=scores["label"].to_numpy(dtype=np.int64),
-        logit=scores["logit"].to_numpy(dtype=np.float64),
+        logit=logit_matrix(scores, classes),
         group=scores["group"].to_numpy(dtype=str),
         inner_fold=scores["inner_fold"].to_numpy(dtype=str),
         embeddings=embeddings.astype(np.float32),
         descriptors={name: described[name].to_numpy(dtype=np.float64) for name in DESCRIPTOR_NAMES},
     )
+
+
+def logit_matrix(scores: pd.DataFrame, classes: ClassSchema) -> npt.NDArray[np.float64]:
+    """Return the logits (N, K) of score rows; of two classes [0, z]."""
+    found = scores[list(logit_columns(classes))].to_numpy(dtype=np.float64)
+    return as_matrix(found[:, 0] if found.shape[1] == 1 else found)
 
 
 def read_run(folder: Path) -> Run:
@@ -137,14 +154,15 @@ def read_run(folder: Path) -> Run:
         A group stands on both sides although the split does not say that it leaks.
     """
     check_finished(folder)
-    scores, remarks = _read_scores(folder / "scores.csv")
+    classes = read_classes(folder / "cells.csv")
+    scores, remarks = _read_scores(folder / "scores.csv", classes)
     embeddings = _read_embeddings(folder / "embeddings.safetensors", int(scores["row"].max()) + 1)
     table = read_cells(folder / "cells.csv")
     plan = read_splits(folder / "splits.json", table)
     if len(plan.splits) != 1:
         raise CohortError(f"{folder / 'splits.json'}: a run has one split, found {len(plan.splits)}")
     cells = table.set_index("cell", drop=False).rename_axis(None)
-    _check_agreement(folder, scores, cells, plan)
+    _check_agreement(folder, scores, cells, plan, classes)
     return Run(
         folder=folder,
         name=folder.resolve().name,
@@ -155,6 +173,7 @@ def read_run(folder: Path) -> Run:
         scores=scores,
         embeddings=embeddings,
         cells=cells,
+        classes=classes,
         config=read_toml(folder / "config.toml"),
         provenance=_read_json(folder / "provenance.json"),
         hashes={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in RUN_FILES},
@@ -201,13 +220,15 @@ def _numbers(path: Path, table: pd.DataFrame, column: str) -> pd.Series:
     return values
 
 
-def _read_scores(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    table = _read_table(path, SCORE_COLUMNS, TEXT_COLUMNS)
-    table["logit"] = _numbers(path, table, "logit").astype(np.float64)
+def _read_scores(path: Path, classes: ClassSchema) -> tuple[pd.DataFrame, list[str]]:
+    table = _read_table(path, (*SCORE_COLUMNS, *logit_columns(classes)), TEXT_COLUMNS)
+    for column in logit_columns(classes):
+        table[column] = _numbers(path, table, column).astype(np.float64)
     labels = _numbers(path, table, "label")
-    if not labels.isin([0, 1]).all():
-        wrong = labels[~labels.isin([0, 1])].iloc[0]
-        raise CohortError(f"{path}: label = {wrong}, expected 0 (normal) or 1 (blast)")
+    known = labels.isin(range(classes.size))
+    if not known.all():
+        expected = ", ".join(f"{number} ({name})" for number, name in enumerate(classes.names))
+        raise CohortError(f"{path}: label = {labels[~known].iloc[0]}, expected {expected}")
     table["label"] = labels.astype(np.int64)
     unknown = sorted(set(table["part"]) - set(PARTS))
     if unknown:
@@ -233,8 +254,8 @@ def _average_test_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     if several == 1:
         return table, []
     first = table.loc[test].drop_duplicates("cell").copy()
-    means = table.loc[test].groupby("cell")["logit"].mean()
-    first["logit"] = first["cell"].map(means)
+    for column in [name for name in table.columns if name.startswith("logit")]:
+        first[column] = first["cell"].map(table.loc[test].groupby("cell")[column].mean())
     first["inner_fold"] = ""
     remark = f"Test cells were predicted by up to {several} inner models; their mean logit is judged."
     return pd.concat([table.loc[~test], first], ignore_index=True), [remark]
@@ -256,7 +277,9 @@ def _read_embeddings(path: Path, least: int) -> npt.NDArray[np.float32]:
     return embeddings
 
 
-def _check_agreement(folder: Path, scores: pd.DataFrame, cells: pd.DataFrame, plan: SplitPlan) -> None:
+def _check_agreement(
+    folder: Path, scores: pd.DataFrame, cells: pd.DataFrame, plan: SplitPlan, classes: ClassSchema
+) -> None:
     absent = sorted(set(scores["cell"]) - set(cells.index))
     if absent:
         raise CohortError(
@@ -267,7 +290,7 @@ def _check_agreement(folder: Path, scores: pd.DataFrame, cells: pd.DataFrame, pl
         ("sha256", rows["sha256"]),
         ("group", rows["group"]),
         ("subject", rows["subject"].where(rows["subject"] != "", rows["group"])),
-        ("label", rows["label"].map(LABEL_VALUES)),
+        ("label", pd.Series(label_numbers(rows["label"], classes))),
     ):
         differs = scores[column].to_numpy() != stated.to_numpy()
         if differs.any():

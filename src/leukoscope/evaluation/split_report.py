@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from leukoscope.evaluation import cases, curves
+from leukoscope.evaluation.classes_table import measure_classes
 from leukoscope.evaluation.metrics_table import (
     CALL_MEASURES,
     Context,
@@ -136,6 +137,7 @@ def report_split(split: JudgedSplit, settings: EvaluationSettings, progress: Pro
         worst_errors=cases.worst_errors(split.rows, settings.worst_errors),
         label_suspects=cases.label_suspects(_out_of_sample(split), settings.label_suspects),
         curves=curves.make_curves(judged, context),
+        classes=measure_classes(split, judged, context),
         remarks=tuple(remarks),
     )
 

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.core.errors import EngineError, UsageError
 from leukoscope.core.outputs import GENERATOR
-from leukoscope.core.terms import DECISION_WORDS, RESEARCH_USE, Decision
+from leukoscope.core.terms import RESEARCH_USE, Status
 from leukoscope.imaging.canvas import CANVAS_PX, place_on_canvas
 from leukoscope.imaging.foreground import cell_mask
+from leukoscope.imaging.symbols import OUTLINES
 
 OPACITY = 0.6
 """Share of the heat map's colour where the attribution is strong; the rest is the cell."""
@@ -33,13 +35,6 @@ _ANCHORS = ((33, 36, 122), (0, 107, 142), (24, 160, 120), (150, 203, 60), (255, 
 _FULL_OPACITY_AT = 0.25  # weaker values fade into the cell
 
 _INK, _FAINT, _PAPER, _CARD, _LINE = "#1c2430", "#5a6675", "#f3f5f8", "#ffffff", "#d5dbe3"
-# Okabe-Ito hues, told apart by people with colour-blindness; each decision also has its own shape and word.
-_DECISION_COLOURS = {
-    Decision.BLAST: "#c04a00",
-    Decision.NORMAL: "#0067a5",
-    Decision.UNCERTAIN: "#8a6d00",
-    Decision.REJECTED: "#5a6675",
-}
 _SMALLEST_SIDE_PX = 136  # of the square of the canvas that a sheet shows
 _TILE_PX, _PAD_PX, _GAP_PX = 208, 14, 18
 _CARD_WIDTH_PX = 2 * _TILE_PX + 3 * _PAD_PX
@@ -56,9 +51,9 @@ class SheetItem:
     source
         Name of the image; shortened in the middle where it is too long.
     decision
-        What was decided.
+        The class called, ``uncertain`` or ``rejected``.
     probability
-        Of blast, 0 to 1; None for a rejected image.
+        Of the positive group, or of the likeliest class where none is positive, 0 to 1; None for a rejected image.
     cell
         uint8 (H, W, 3); None where the file could not be read.
     attribution
@@ -68,11 +63,13 @@ class SheetItem:
     """
 
     source: str
-    decision: Decision
+    decision: str
     probability: float | None = None
     cell: NDArray[np.uint8] | None = None
     attribution: NDArray[np.floating] | None = None
     reason: str = ""
+    classes: ClassSchema = BINARY
+    probability_of: str = "blast"
 
 
 def heat_map_overlay(
@@ -262,7 +259,7 @@ def _wrap(text: str, size: int, width: float, lines: int) -> list[str]:
 
 def _common_side(items: Sequence[SheetItem]) -> int:
     """Return the side of the centred square that holds the foreground of every judged cell, with a margin."""
-    judged = [item.cell for item in items if item.cell is not None and item.decision is not Decision.REJECTED]
+    judged = [item.cell for item in items if item.cell is not None and item.decision != Status.REJECTED]
     return max((_needed_side(place_on_canvas(cell)) for cell in judged), default=_SMALLEST_SIDE_PX)
 
 
@@ -282,7 +279,8 @@ def _draw_head(sheet: Image.Image, items: Sequence[SheetItem], title: str, notic
     room = sheet.width - legend_width - 3 * _GAP_PX
     draw.text((_GAP_PX, 18), _shorten(title, 28, room), _INK, _font(28))
     counts = Counter(item.decision for item in items)
-    said = ", ".join(f"{counts[decision]} {decision}" for decision in Decision if counts[decision])
+    order = items[0].classes.decisions if items else ()
+    said = ", ".join(f"{counts[decision]} {decision}" for decision in order if counts[decision])
     images = "1 image" if len(items) == 1 else f"{len(items)} images"
     draw.text((_GAP_PX, 56), _shorten(f"{images}: {said}", 17, room), _INK, _font(17))
     draw.text((_GAP_PX, 82), _shorten(notice, 15, room), _FAINT, _font(15))
@@ -306,16 +304,18 @@ def _draw_legend(image: Image.Image, left: int, top: int, width: int, height: in
 
 def _draw_card(sheet: Image.Image, item: SheetItem, left: int, top: int, side: int) -> None:
     draw = ImageDraw.Draw(sheet)
-    colour = _DECISION_COLOURS[item.decision]
+    colour = item.classes.colors(item.decision)[0]
     right, bottom = left + _CARD_WIDTH_PX - 1, top + _CARD_HEIGHT_PX - 1
     draw.rounded_rectangle((left, top, right, bottom), 8, _CARD, _LINE)
     _draw_pictures(sheet, item, left + _PAD_PX, top + _PAD_PX, side)
     x, y = left + _PAD_PX, top + _PAD_PX + _TILE_PX + 12
     room = _CARD_WIDTH_PX - 2 * _PAD_PX
-    _draw_symbol(draw, item.decision, x, y + 1)
-    score = "" if item.probability is None else f"P(blast) {_probability_words(item.probability)}"
+    _draw_symbol(draw, item.classes.symbol(item.decision), colour, x, y + 1)
+    score = (
+        "" if item.probability is None else f"P({item.probability_of}) {_probability_words(item.probability)}"
+    )
     score_width = _text_width(score, 16)
-    words = _shorten(DECISION_WORDS[item.decision].partition(":")[0], 19, room - 28 - score_width - 12)
+    words = _shorten(item.classes.title(item.decision), 19, room - 28 - score_width - 12)
     draw.text((x + 28, y - 1), words, colour, _font(19))
     draw.text((x + room, y + 1), score, _INK, _font(16), anchor="ra")
     if item.probability is not None:
@@ -339,7 +339,7 @@ def _draw_pictures(sheet: Image.Image, item: SheetItem, left: int, top: int, sid
         _draw_empty(sheet, left, top, "not readable")
     else:
         canvas = place_on_canvas(item.cell)
-        if item.decision is Decision.REJECTED and _needed_side(canvas) > side:
+        if item.decision == Status.REJECTED and _needed_side(canvas) > side:
             side = CANVAS_PX
         sheet.paste(_tile(canvas, side), (left, top))
         if item.attribution is not None:
@@ -360,15 +360,17 @@ def _draw_empty(sheet: Image.Image, left: int, top: int, words: str) -> None:
     draw.text((left + _TILE_PX / 2, top + _TILE_PX / 2), words, _FAINT, _font(15), anchor="mm")
 
 
-def _draw_symbol(draw: ImageDraw.ImageDraw, decision: Decision, x: int, y: int) -> None:
-    """Draw the decision's own shape, 18 px: triangle, ring, diamond or cross."""
-    colour = _DECISION_COLOURS[decision]
-    if decision is Decision.BLAST:
-        draw.polygon(((x, y + 17), (x + 9, y), (x + 18, y + 17)), fill=colour)
-    elif decision is Decision.NORMAL:
-        draw.ellipse((x + 1, y + 1, x + 17, y + 17), outline=colour, width=4)
-    elif decision is Decision.UNCERTAIN:
-        draw.polygon(((x, y + 9), (x + 9, y), (x + 18, y + 9), (x + 9, y + 18)), outline=colour, width=3)
-    else:
-        draw.line((x + 2, y + 2, x + 16, y + 16), colour, 4)
-        draw.line((x + 2, y + 16, x + 16, y + 2), colour, 4)
+def _draw_symbol(draw: ImageDraw.ImageDraw, symbol: str, colour: str, x: int, y: int) -> None:
+    """Draw the shape of a decision, 18 px."""
+    outline = OUTLINES[symbol]
+    if not outline.polygons:
+        fill = colour if outline.filled else None
+        draw.ellipse((x + 1, y + 1, x + 17, y + 17), fill=fill, outline=colour, width=4)
+    for points in outline.polygons:
+        placed = [(x + px, y + py) for px, py in points]
+        if len(points) == 2:
+            draw.line(placed, colour, 4)
+        elif outline.filled:
+            draw.polygon(placed, fill=colour)
+        else:
+            draw.polygon(placed, outline=colour, width=3)

@@ -1,5 +1,6 @@
 """What goes into the predictor and what comes out: a source, a prepared cell, a prediction."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import ImageError, UsageError
-from leukoscope.core.terms import RESEARCH_USE, Decision
+from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.core.text import escape_surrogates
 from leukoscope.decision.input_checks import Finding
 from leukoscope.decision.policy import Verdict
@@ -62,9 +63,12 @@ class Prediction:
     canvas
         uint8 (canvas, canvas, 3), the image as the network saw it before resizing; None likewise.
     activation_map
-        float32 (h, w), >= 0, not normalised: Grad-CAM of the logit; None where there was no forward pass.
+        float32 (h, w), >= 0, not normalised: Grad-CAM of the logit of ``result.explained_class``; None where there
+        was no forward pass.
     embedding
         float32 (D,); None likewise.
+    class_maps
+        float32 (K, h, w), the maps of all classes, or (1, h, w) of the second of two; None likewise.
     """
 
     result: CellResult
@@ -73,6 +77,7 @@ class Prediction:
     canvas: Rgb | None = field(default=None, repr=False)
     activation_map: Floats | None = field(default=None, repr=False)
     embedding: Floats | None = field(default=None, repr=False)
+    class_maps: Floats | None = field(default=None, repr=False)
 
     @property
     def source(self) -> str:
@@ -85,9 +90,24 @@ class Prediction:
         return self.result.subject
 
     @property
-    def decision(self) -> Decision:
-        """``blast``, ``normal``, ``uncertain`` or ``rejected``."""
+    def decision(self) -> str:
+        """Name of the class that is called, ``uncertain`` or ``rejected``."""
         return self.result.decision
+
+    @property
+    def status(self) -> str:
+        """``called``, ``uncertain`` or ``rejected``."""
+        return str(self.result.status)
+
+    @property
+    def label(self) -> str | None:
+        """The class that is called; None for uncertain and rejected images."""
+        return self.result.label
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """Probability of each class, 0 to 1; empty for a rejected image."""
+        return dict(self.result.probabilities)
 
     @property
     def probability(self) -> float | None:
@@ -185,8 +205,8 @@ class Predictions(list[Prediction]):
         return pd.DataFrame(rows, columns=None if rows else list(CellResult.model_fields))
 
     def __repr__(self) -> str:
-        counts = {str(kind): sum(item.decision is kind for item in self) for kind in Decision}
-        said = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        counts = Counter(item.decision for item in self)
+        said = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
         return f"Predictions({len(self)} images{': ' if said else ''}{said})"
 
     def _repr_html_(self) -> str:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from leukoscope.core.errors import UsageError
+from leukoscope.decision.calibration import group_log_odds
 from leukoscope.imaging.canvas import rotate_quarter
 from leukoscope.imaging.foreground import cell_mask
 from leukoscope.inference.cells import PreparedCell
@@ -113,7 +114,7 @@ class ExplainCheck:
         for name, values in table.items():
             defined = np.isfinite(values)
             subjects = np.asarray(self.subjects)[defined]
-            sample = SubjectSample.of(np.zeros(len(subjects), dtype=np.intp), subjects)
+            sample = SubjectSample.of(None, subjects)
             estimate = bootstrap(sample, of_mean(sample, values[defined]))
             measures[name] = Measurement(
                 value=estimate.value,
@@ -278,10 +279,13 @@ def _measure(
     cell = prepared.cell
     turned = np.stack([rotate_quarter(cell, quarters) for quarters in range(4)])
     forward = session.run(turned)
-    own = forward.activation_map[0, 0]
+    # A graph of one logit explains its second class only, one of K logits the likeliest here.
+    member = 1 if forward.activation_map.shape[1] == 1 else int(forward.logits[0].argmax())
+    own = forward.map_of(0, member)
     mask = cell_mask(prepared.canvas)
-    drops = _drops(session, cell, own, float(forward.logits[0, 0]), rng)
-    head, everything = (other.run(cell[None]).activation_map[0, 0] for other in shuffled)
+    log_odds = group_log_odds(forward.logits, [member])
+    drops = _drops(session, cell, own, member=member, log_odds=float(log_odds[0]), rng=rng)
+    head, everything = (other.run(cell[None]).map_of(0, member) for other in shuffled)
     return MapMeasures(
         energy_inside=energy_inside(own, mask),
         area_share=float(mask.mean()),
@@ -291,24 +295,30 @@ def _measure(
         random_drop=drops[2],
         shuffled_head=rank_correlation(own, head),
         shuffled_all=rank_correlation(own, everything),
-        rotation=_rotation(forward),
-        rotation_logit=float(np.abs(forward.logits[1:, 0] - forward.logits[0, 0]).max()),
+        rotation=_rotation(forward, member),
+        rotation_logit=float(np.abs(log_odds[1:] - log_odds[0]).max()),
     )
 
 
-def _rotation(forward: ForwardResult) -> float:
-    own = forward.activation_map[0, 0]
+def _rotation(forward: ForwardResult, member: int) -> float:
+    own = forward.map_of(0, member)
     correlations = [
-        _correlation(own.ravel(), np.rot90(forward.activation_map[quarters, 0], -quarters).ravel())
+        _correlation(own.ravel(), np.rot90(forward.map_of(quarters, member), -quarters).ravel())
         for quarters in (1, 2, 3)
     ]
     return min(correlations) if np.isfinite(correlations).all() else float("nan")
 
 
 def _drops(
-    session: Session, cell: Cells, activation_map: NDArray[np.float32], logit: float, rng: np.random.Generator
+    session: Session,
+    cell: Cells,
+    activation_map: NDArray[np.float32],
+    *,
+    member: int,
+    log_odds: float,
+    rng: np.random.Generator,
 ) -> tuple[float, float, float]:
-    """Return the mean fall of the logit for pixels removed most relevant, least relevant and at random first."""
+    """Return the mean fall of the class's log-odds for pixels removed most relevant, least and at random first."""
     mask = cell_mask(cell)
     places = np.flatnonzero(mask)
     size = Image.Resampling.BILINEAR
@@ -317,7 +327,7 @@ def _drops(
     by_relevance = ties[np.argsort(relevance[ties], kind="stable")]
     orders = (by_relevance[::-1], by_relevance, rng.permutation(len(places)))
     altered = np.stack([image for order in orders for image in _removals(cell, places[order], rng)])
-    falls = logit - session.run(altered).logits[:, 0].astype(np.float64)
+    falls = log_odds - group_log_odds(session.run(altered).logits, [member])
     most, least, random = falls.reshape(len(orders), -1).mean(axis=1)
     return float(most), float(least), float(random)
 

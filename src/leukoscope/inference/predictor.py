@@ -12,8 +12,10 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.core.classes import ClassSchema
 from leukoscope.core.errors import EngineError, ImageError, UsageError
-from leukoscope.core.terms import Decision
+from leukoscope.core.terms import Status
+from leukoscope.decision.calibration import group_log_odds
 from leukoscope.decision.input_checks import check_descriptors
 from leukoscope.decision.parameters import OperatingPoint
 from leukoscope.decision.policy import Verdict, decide
@@ -66,10 +68,7 @@ class Predictor:
     ) -> None:
         if turns not in TURNS:
             raise UsageError(f"rotation averaging over {turns}: expected one of {', '.join(map(str, TURNS))}")
-        try:
-            self.operating_point: OperatingPoint = bundle.decision.operating_point(operating_point)
-        except KeyError as error:
-            raise UsageError(f"{error.args[0]}; `leukoscope bundle show` lists them") from None
+        self.operating_point: OperatingPoint = bundle.decision.operating_point(operating_point)
         if session.input_px != bundle.manifest.input_px:
             raise EngineError(
                 f"the model takes {session.input_px} px, the manifest declares {bundle.manifest.input_px}; "
@@ -80,6 +79,7 @@ class Predictor:
         self.turns = turns
         self.limits = limits or DecodeLimits()
         manifest = bundle.manifest
+        self.classes = manifest.classes
         self.model = ModelReference(name=manifest.name, version=manifest.version, sha256=bundle.model_sha256)
 
     @classmethod
@@ -325,43 +325,68 @@ class Predictor:
 
     def _judge(self, prepared: PreparedCell, forward: ForwardResult, row: int, seconds: float) -> Prediction:
         embedding = forward.embedding[row]
-        activation_map = forward.activation_map[row, 0]
-        if not np.isfinite(activation_map).all() or not np.isfinite(embedding).all():
+        maps = forward.activation_map[row]
+        if not np.isfinite(maps).all() or not np.isfinite(embedding).all():
             raise EngineError(
                 "the engine answered embeddings or maps that are not finite; run `leukoscope bundle verify`"
             )
-        logit = float(forward.logits[row, 0])
+        logits = forward.logits[row].astype(np.float64)
         novelty = float(self.bundle.novelty.score(embedding[None])[0])
         verdict = decide(
-            logit, novelty, prepared.descriptors, self.bundle.decision, self.operating_point.name
+            logits,
+            novelty,
+            prepared.descriptors,
+            self.bundle.decision,
+            self.operating_point.name,
+            classes=self.classes,
         )
-        result = self._result(prepared, verdict, logit, seconds)
-        return Prediction(result, verdict, prepared.descriptors, prepared.canvas, activation_map, embedding)
+        member = explained_member(forward, row, verdict, self.classes)
+        result = self._result(prepared, verdict, logits, self.classes.names[member], seconds)
+        return Prediction(
+            result,
+            verdict,
+            prepared.descriptors,
+            prepared.canvas,
+            forward.map_of(row, member),
+            embedding,
+            maps,
+        )
 
     def _refuse(self, prepared: PreparedCell) -> Prediction:
         verdict = Verdict(
-            Decision.REJECTED, None, prepared.refusals, None, (), self.operating_point.threshold, None
+            Status.REJECTED, reasons=prepared.refusals, threshold=self.operating_point.threshold
         )
-        result = self._result(prepared, verdict, None, 0.0)
+        result = self._result(prepared, verdict, None, None, 0.0)
         return Prediction(result, verdict, prepared.descriptors, prepared.canvas)
 
     def _result(
-        self, prepared: PreparedCell, verdict: Verdict, logit: float | None, seconds: float
+        self,
+        prepared: PreparedCell,
+        verdict: Verdict,
+        logits: NDArray[np.float64] | None,
+        explained: str | None,
+        seconds: float,
     ) -> CellResult:
+        shown = None if verdict.status is Status.REJECTED else logits
+        names, positive = self.classes.names, self.classes.positive_members
         return CellResult(
             source=prepared.source.name,
-            decision=verdict.decision,
+            status=verdict.status,
+            label=verdict.label,
             probability=verdict.probability,
+            probabilities=dict(zip(names, verdict.probabilities, strict=False)),
             reasons=self._reasons(prepared, verdict),
             subject=prepared.source.subject,
             model=self.model,
-            logit=None if verdict.decision is Decision.REJECTED else logit,
+            logit=float(group_log_odds(shown, positive)) if shown is not None and positive else None,
+            logits={} if shown is None else dict(zip(names, shown.tolist(), strict=True)),
             threshold=verdict.threshold,
             prediction_set=verdict.prediction_set,
             novelty=verdict.novelty,
             width_px=prepared.width_px,
             height_px=prepared.height_px,
             area_px=prepared.descriptors.area_px,
+            explained_class=explained,
             duration_ms=round(1e3 * (prepared.duration_s + seconds), 3),
         )
 
@@ -370,7 +395,7 @@ class Predictor:
         side = self.bundle.manifest.canvas_px
         height, width = prepared.height_px, prepared.width_px
         crop = ""
-        if verdict.decision is Decision.REJECTED and max(height, width) > side:
+        if verdict.status is Status.REJECTED and max(height, width) > side:
             crop = (
                 f" The image has {width} x {height} px, only the central "
                 f"{min(width, side)} x {min(height, side)} px are looked at."
@@ -380,7 +405,7 @@ class Predictor:
     def _unreadable(self, source: Source, error: ImageError, seconds: float) -> Prediction:
         result = CellResult(
             source=source.name,
-            decision=Decision.REJECTED,
+            status=Status.REJECTED,
             probability=None,
             reasons=(ReasonDetail(code=error.reason, message=_sentence(str(error))),),
             subject=source.subject,
@@ -389,6 +414,16 @@ class Predictor:
             duration_ms=round(1e3 * seconds, 3),
         )
         return Prediction(result)
+
+
+def explained_member(forward: ForwardResult, row: int, verdict: Verdict, classes: ClassSchema) -> int:
+    """Return the position of the class whose map is shown: the one called, else the likeliest.
+
+    A graph of one logit explains its second class only.
+    """
+    if forward.activation_map.shape[1] == 1:
+        return 1
+    return int(forward.logits[row].argmax()) if verdict.label is None else classes.index(verdict.label)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """The one result schema: what the command line prints, the web API returns and the documentation shows."""
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
-from leukoscope.core.terms import RESEARCH_USE, Decision, Reason
+from leukoscope.core.terms import RESEARCH_USE, Reason, Status
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -29,34 +30,53 @@ class ReasonDetail(BaseModel):
 
 
 class CellResult(BaseModel):
-    """Everything that is said about one image; one JSON object a line in ``predict --json``."""
+    """Everything that is said about one image; one JSON object a line in ``predict --json``.
+
+    Records of schema 1, which knew the classes normal and blast only, are read as well.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    schema_version: Literal[2] = 2
     source: str = Field(
         description="The image as it was named by the caller: a path, a member of an archive, an upload."
     )
-    decision: Decision
+    status: Status = Field(description="Whether the image got a class.")
+    label: str | None = Field(
+        default=None, description="Name of the class called; null when uncertain or rejected."
+    )
     probability: Probability | None = Field(
-        description="Calibrated probability of 'blast', 0 to 1; null when the image was rejected."
+        description="Calibrated probability of the positive group ('blast'), 0 to 1; null when the image was rejected, "
+        "or where the model has no positive group."
+    )
+    probabilities: dict[str, Probability] = Field(
+        default_factory=dict, description="Calibrated probability of each class; empty when rejected."
     )
     reasons: tuple[ReasonDetail, ...] = Field(
         default=(),
-        description="Empty for 'blast' and 'normal'; at least one entry for 'uncertain' and 'rejected'.",
+        description="Empty for a called class; at least one entry for 'uncertain' and 'rejected'.",
     )
     subject: str | None = Field(
         default=None, description="Subject the cell belongs to, where the caller or the name tells."
     )
     model: ModelReference
     logit: float | None = Field(
-        default=None, description="Raw output for 'blast', before calibration; null when rejected."
+        default=None,
+        description="Log-odds of the positive group before calibration; null when rejected, or where the model has no "
+        "positive group.",
+    )
+    logits: dict[str, float] = Field(
+        default_factory=dict,
+        description="Raw output for each class, before calibration; empty when rejected.",
     )
     threshold: Probability | None = Field(
-        default=None, description="Operating point: blast is called at or above it."
+        default=None,
+        description="Operating point: the positive group is called at or above it; null where the likeliest class is "
+        "called.",
     )
-    prediction_set: tuple[Decision, ...] = Field(
+    prediction_set: tuple[str, ...] = Field(
         default=(),
-        description="Classes that conformal prediction cannot exclude: blast, normal, both or none.",
+        description="Classes that conformal prediction cannot exclude, the likeliest first; may be empty.",
     )
     novelty: float | None = Field(
         default=None,
@@ -66,6 +86,9 @@ class CellResult(BaseModel):
     width_px: int | None = Field(default=None, ge=1, description="Width of the image as read.")
     height_px: int | None = Field(default=None, ge=1, description="Height of the image as read.")
     area_px: int | None = Field(default=None, ge=0, description="Foreground area on the canonical canvas.")
+    explained_class: str | None = Field(
+        default=None, description="Class whose evidence the heat map shows; null without a forward pass."
+    )
     heat_map: str | None = Field(
         default=None, description="Path of the heat-map overlay, where one was written."
     )
@@ -77,21 +100,47 @@ class CellResult(BaseModel):
     )
     notice: str = RESEARCH_USE
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_any_schema(cls, value: Any) -> Any:
+        return _without_decision(value, _cell_of_schema_1)
+
+    @model_validator(mode="after")
+    def _label_fits_status(self) -> "CellResult":
+        _check_label(self.status, self.label)
+        return self
+
+    @computed_field(  # type: ignore[prop-decorator]
+        description="The class called, 'uncertain' or 'rejected'."
+    )
+    @property
+    def decision(self) -> str:
+        """The class called, ``uncertain`` or ``rejected``."""
+        return self.label if self.label is not None else self.status.value
+
 
 class SubjectResult(BaseModel):
     """The pooled result over the judged cells of one subject."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    schema_version: Literal[2] = 2
     subject: str
+    status: Status = Field(description="Whether the subject's cells together got a class.")
+    label: str | None = Field(default=None, description="The pooled call; null when uncertain or rejected.")
     cells: int = Field(ge=0, description="Images given.")
     judged: int = Field(ge=0, description="Images not rejected.")
     rejected: int = Field(ge=0)
     uncertain: int = Field(ge=0)
+    counts: dict[str, int] = Field(default_factory=dict, description="Cells called, by class.")
     blasts: int = Field(
-        ge=0, description="Judged cells at or above the operating point, uncertain ones included."
+        ge=0,
+        description="Judged cells that the operating point calls as of the positive group ('blast'), uncertain ones "
+        "included.",
     )
-    blast_share: Probability | None = Field(description="blasts / judged; null without a judged cell.")
+    blast_share: Probability | None = Field(
+        description="blasts / judged; null without a judged cell, or where the model has no positive group."
+    )
     blast_share_low: Probability | None = Field(
         description="Lower end of the 95 % Wilson interval over cells."
     )
@@ -99,8 +148,61 @@ class SubjectResult(BaseModel):
         description="Upper end of the 95 % Wilson interval over cells."
     )
     probability: Probability | None = Field(
-        description="Sigmoid of the mean calibrated logit over judged cells."
+        description="Probability of the positive group from the mean calibrated logits over judged cells."
     )
-    decision: Decision = Field(description="The pooled call; 'rejected' without a judged cell.")
+    probabilities: dict[str, Probability] = Field(
+        default_factory=dict, description="The same for each class; empty without a judged cell."
+    )
     model: ModelReference
     notice: str = RESEARCH_USE
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_any_schema(cls, value: Any) -> Any:
+        return _without_decision(value, _binary_call)
+
+    @model_validator(mode="after")
+    def _label_fits_status(self) -> "SubjectResult":
+        _check_label(self.status, self.label)
+        return self
+
+    @computed_field(  # type: ignore[prop-decorator]
+        description="The pooled call: a class, 'uncertain', or 'rejected' without a judged cell."
+    )
+    @property
+    def decision(self) -> str:
+        """The pooled call: a class, ``uncertain``, or ``rejected`` without a judged cell."""
+        return self.label if self.label is not None else self.status.value
+
+
+def _check_label(status: Status, label: str | None) -> None:
+    if (label is not None) != (status is Status.CALLED):
+        raise ValueError(f"status {status} with label {label!r}: only a called result has a label")
+
+
+def _without_decision(value: Any, upgrade: Callable[[dict[str, Any], str], None]) -> Any:
+    """Drop the derived field ``decision`` of a record, after filling in what schema 1 said by it alone."""
+    if not isinstance(value, dict) or "decision" not in value:
+        return value
+    record = dict(value)
+    decision = record.pop("decision")
+    if "status" not in record:
+        upgrade(record, decision)
+    elif decision != (record.get("label") or record["status"]):
+        raise ValueError(f"decision {decision!r} is not what status and label say")
+    return record
+
+
+def _binary_call(record: dict[str, Any], decision: str) -> None:
+    record["status"] = Status.CALLED if decision in ("normal", "blast") else decision
+    record["label"] = decision if decision in ("normal", "blast") else None
+
+
+def _cell_of_schema_1(record: dict[str, Any], decision: str) -> None:
+    """A cell of a binary model: its one logit was the log-odds of blast, its map that of blast."""
+    _binary_call(record, decision)
+    if (probability := record.get("probability")) is not None:
+        record["probabilities"] = {"normal": 1 - probability, "blast": probability}
+        record["explained_class"] = "blast"
+    if (logit := record.get("logit")) is not None:
+        record["logits"] = {"normal": 0.0, "blast": logit}

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from leukoscope.core.errors import BundleError
 from leukoscope.core.terms import Label
+from leukoscope.decision.calibration import group_log_odds
 from leukoscope.decision.novelty import NoveltyModel
 from leukoscope.decision.parameters import DecisionParameters
 from leukoscope.decision.policy import decide
@@ -16,7 +16,7 @@ from leukoscope.imaging.canvas import prepare_cell
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.descriptors import describe_cell
 from leukoscope.inference.cells import Prediction
-from leukoscope.inference.predictor import Predictor
+from leukoscope.inference.predictor import Predictor, explained_member
 from leukoscope.models.bundle import Bundle, Check, SampleFile, write_bundle
 from leukoscope.models.files import SAMPLE
 from leukoscope.models.manifest import ExpectedCell, ExpectedOutputs, Manifest
@@ -34,7 +34,7 @@ class SampleCell:
     """One cell to ship in a bundle: its file, and what is known of it."""
 
     path: Path
-    label: Label | None = None
+    label: Label | str | None = None
     subject: str | None = None
 
 
@@ -80,20 +80,24 @@ def build_bundle(
         rgb = decode_image(file.content)
         forward = session.run(prepare_cell(rgb, side, manifest.canvas_px)[None])
         score = float(novelty.score(forward.embedding)[0])
-        logit = float(forward.logits[0, 0])
-        verdict = decide(logit, score, describe_cell(rgb, manifest.canvas_px), decision)
+        logits = forward.logits[0].astype(np.float64)
+        descriptors = describe_cell(rgb, manifest.canvas_px)
+        verdict = decide(logits, score, descriptors, decision, classes=manifest.classes)
+        member = explained_member(forward, 0, verdict, manifest.classes)
+        positive = manifest.classes.positive_members or (member,)
         cells.append(
             ExpectedCell(
                 file=file.name,
-                label=None if cell.label is None else _label_word(cell.label),
+                label=cell.label.name.lower() if isinstance(cell.label, Label) else cell.label,
                 subject=cell.subject,
-                logit=logit,
+                logit=float(group_log_odds(logits, positive)),
+                logits=tuple(logits.tolist()),
                 probability=verdict.probability,
                 decision=verdict.decision,
                 novelty=verdict.novelty,
                 embedding_norm=float(np.linalg.norm(forward.embedding[0])),
                 activation_map=tuple(
-                    tuple(float(f"{value:.6g}") for value in row) for row in forward.activation_map[0, 0]
+                    tuple(float(f"{value:.6g}") for value in row) for row in forward.map_of(0, member)
                 ),
             )
         )
@@ -131,9 +135,18 @@ def check_sample(predictor: Predictor) -> Check:
         rgb = decode_image(content)
         manifest = predictor.bundle.manifest
         forward = predictor.session.run(prepare_cell(rgb, manifest.input_px, manifest.canvas_px)[None])
-        worst_logit = max(worst_logit, abs(float(forward.logits[0, 0]) - cell.logit))
+        answer = forward.logits[0].astype(np.float64)
+        stated = np.array([0.0, cell.logit] if cell.logits is None else cell.logits)
+        if stated.shape != answer.shape:
+            return Check("reproduce", False, f"{cell.file}: {len(answer)} logits, expected {len(stated)}")
+        worst_logit = max(worst_logit, float(np.abs(answer - stated).max()))
         wanted = np.asarray(cell.activation_map, dtype=np.float64)
-        have = forward.activation_map[0, 0]
+        label = cell.decision if cell.decision in manifest.classes.names else None
+        member = int(answer.argmax()) if label is None else manifest.classes.index(label)
+        member = 1 if forward.activation_map.shape[1] == 1 else member
+        log_odds = float(group_log_odds(answer, manifest.classes.positive_members or (member,)))
+        worst_logit = max(worst_logit, abs(log_odds - cell.logit))
+        have = forward.map_of(0, member)
         if wanted.shape != have.shape:
             return Check("reproduce", False, f"{cell.file}: map of {have.shape}, expected {wanted.shape}")
         worst_map = max(worst_map, float(np.abs(have - wanted).max()) / max(float(wanted.max()), 1e-12))
@@ -160,7 +173,3 @@ def judge_sample(predictor: Predictor) -> list[Prediction]:
         )
         for cell in predictor.bundle.expected.cells
     ]
-
-
-def _label_word(label: Label) -> Literal["blast", "normal"]:
-    return "blast" if label is Label.BLAST else "normal"

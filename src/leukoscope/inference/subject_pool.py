@@ -1,21 +1,24 @@
-"""Results of one person's cells pooled: eight bytes a cell until the end, then the policy's own rule."""
+"""Results of one person's cells pooled: eight bytes a cell and class until the end, then the policy's own rule."""
 
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
-from leukoscope.core.terms import Decision
-from leukoscope.decision.calibration import sigmoid
+import numpy as np
+
+from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.decision.parameters import DecisionParameters
-from leukoscope.decision.policy import Verdict, pool_subject
+from leukoscope.decision.policy import pool_logits
 from leukoscope.inference.results import CellResult, ModelReference, SubjectResult
 
 
 @dataclass
 class _Tally:
-    decided: "array[float]" = field(default_factory=lambda: array("d"))
-    uncertain: "array[float]" = field(default_factory=lambda: array("d"))
-    rejected: int = 0
+    """Calibrated logits of judged cells, one class after the other, and the counts of all decisions."""
+
+    logits: "array[float]" = field(default_factory=lambda: array("d"))
+    decisions: Counter[str] = field(default_factory=Counter)
 
 
 class SubjectPool:
@@ -29,11 +32,19 @@ class SubjectPool:
         The bundle: logits of two models are not averaged.
     operating_point
         Name of the operating point; None takes the default.
+    classes
+        Of the bundle.
     """
 
     def __init__(
-        self, parameters: DecisionParameters, model: ModelReference, operating_point: str | None = None
+        self,
+        parameters: DecisionParameters,
+        model: ModelReference,
+        operating_point: str | None = None,
+        classes: ClassSchema = BINARY,
     ) -> None:
+        self._classes = classes
+        self._bias = np.array(parameters.bias_of(classes))
         self._parameters = parameters
         self._model = model
         self._operating_point = operating_point
@@ -47,11 +58,10 @@ class SubjectPool:
         if result.subject is None or result.model.sha256 != self._model.sha256:
             return
         tally = self._tallies.setdefault(result.subject, _Tally())
-        if result.logit is None:
-            tally.rejected += 1
-            return
-        calibrated = result.logit / self._parameters.temperature + self._parameters.bias
-        (tally.uncertain if result.decision is Decision.UNCERTAIN else tally.decided).append(calibrated)
+        tally.decisions[result.decision] += 1
+        if result.logits:
+            raw = np.array([result.logits[name] for name in self._classes.names])
+            tally.logits.extend((raw / self._parameters.temperature + self._bias).tolist())
 
     def results(self) -> Iterator[SubjectResult]:
         """Yield one result a subject, in the order in which the subjects came."""
@@ -60,16 +70,9 @@ class SubjectPool:
     def result(self, subject: str) -> SubjectResult:
         """Return the result of one subject; one without a cell is rejected."""
         tally = self._tallies.get(subject, _Tally())
-        pooled = pool_subject(self._verdicts(tally), self._parameters, self._operating_point)
-        return SubjectResult(subject=subject, model=self._model, **asdict(pooled))
-
-    def _verdicts(self, tally: _Tally) -> Iterator[Verdict]:
-        threshold = self._parameters.operating_point(self._operating_point).threshold
-        for _ in range(tally.rejected):
-            yield Verdict(Decision.REJECTED, None, (), None, (), threshold, None)
-        for logit in tally.uncertain:
-            yield Verdict(Decision.UNCERTAIN, float(sigmoid(logit)), (), None, (), threshold, logit)
-        for logit in tally.decided:
-            probability = float(sigmoid(logit))
-            decision = Decision.BLAST if probability >= threshold else Decision.NORMAL
-            yield Verdict(decision, probability, (), None, (), threshold, logit)
+        pooled = pool_logits(
+            tally.logits, tally.decisions, self._parameters, self._operating_point, self._classes
+        )
+        values = asdict(pooled)
+        values["probabilities"] = dict(zip(self._classes.names, pooled.probabilities, strict=False))
+        return SubjectResult(subject=subject, model=self._model, **values)

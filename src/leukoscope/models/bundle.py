@@ -62,6 +62,7 @@ class Bundle:
         decision = DecisionParameters.from_json(contents[names.DECISION])
         novelty = _read_novelty(contents[names.NOVELTY])
         _compare_graph(manifest, graph)
+        decision.check_classes(manifest.classes)
         if len(novelty.mean) != manifest.embedding_width:
             raise BundleError(
                 f"{directory}: novelty was fitted on {len(novelty.mean)} features, the embedding has "

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from leukoscope.core.classes import ClassSchema
 from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.decision.parameters import DecisionParameters
 from leukoscope.models.manifest import Manifest
@@ -32,7 +33,15 @@ def render_card(manifest: Manifest, decision: DecisionParameters, report: "Repor
     lines += ["## Intended use", "", manifest.intended_use, "", "## Limitations", ""]
     lines += [*_bullets(manifest.limitations), ""]
     lines += ["## Model", "", *_model(manifest), "", "## Training", "", *_training(manifest), ""]
-    lines += ["## Decisions", "", *_decisions(decision), "", "## Results", "", *_results(report)]
+    lines += [
+        "## Decisions",
+        "",
+        *_decisions(decision, manifest.classes),
+        "",
+        "## Results",
+        "",
+        *_results(report),
+    ]
     lines += ["", "## Licences", "", *_licences(manifest)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -70,6 +79,7 @@ def _model(manifest: Manifest) -> list[str]:
         *_table(("what", "value"), rows),
         "",
         *_table(("tensor", "type", "meaning", "range"), tensors),
+        *(_classes(manifest.classes) if manifest.classes.size > 2 else ()),
     ]
 
 
@@ -92,28 +102,32 @@ def _training(manifest: Manifest) -> list[str]:
     return _table(("what", "value"), rows)
 
 
-def _decisions(decision: DecisionParameters) -> list[str]:
+def _decisions(decision: DecisionParameters, classes: ClassSchema) -> list[str]:
     points = [
         (
             f"`{point.name}`" + (" (default)" if point.name == decision.default_operating_point else ""),
-            f"{point.threshold:.4f}",
+            "-" if point.threshold is None else f"{point.threshold:.4f}",
             point.rule,
         )
         for point in decision.operating_points
     ]
     conformal, limits = decision.conformal, decision.input_limits
+    binary = classes.size == 2
+    listed = [f"{conformal.classes[name].subjects} {name}" for name in reversed(classes.names)]
+    subjects = f"{', '.join(listed[:-1])} and {listed[-1]}"
+    several = "both classes" if binary else "several classes"
     return [
         f"Logits are divided by the temperature {decision.temperature:.4g}"
-        + (f" and shifted by {decision.bias:.4g}" if decision.bias else "")
-        + " before the sigmoid.",
+        + _shift(decision, classes)
+        + (" before the sigmoid." if binary else " before the softmax."),
         "",
-        *_table(("operating point", "blast at or above", "rule"), points),
+        *_table(("operating point", f"{classes.positive_name or 'threshold'} at or above", "rule"), points),
         "",
         *_bullets(
             (
                 f"A class is excluded when a cell is more unusual for it than {1 - conformal.alpha:.0%} of calibration "
-                f"cells, weighted by subject ({conformal.blast.subjects} blast and {conformal.normal.subjects} normal "
-                "subjects); a cell that keeps both classes or none is called uncertain.",
+                f"cells, weighted by subject ({subjects} subjects); a cell that keeps {several} or none is called "
+                "uncertain.",
                 f"An image is refused as novel above {decision.novelty.limit:.4g}: {decision.novelty.method}",
                 f"An image is refused outside {limits.min_area_px:,} to {limits.max_area_px:,} px of foreground, with "
                 f"more than {limits.max_foreground_share:.0%} of foreground, more than "
@@ -122,6 +136,32 @@ def _decisions(decision: DecisionParameters) -> list[str]:
             )
         ),
     ]
+
+
+def _shift(decision: DecisionParameters, classes: ClassSchema) -> str:
+    """Say the fitted bias; of two classes only the difference counts, which is that of the second."""
+    if not any(decision.bias.values()):
+        return ""
+    first, *others = decision.bias_of(classes)
+    if not others[1:]:
+        return f" and shifted by {others[0] - first:.4g}"
+    listed = ", ".join(f"{name} {one:.4g}" for name, one in zip(classes.names, (first, *others), strict=True))
+    return f" and shifted by a bias of each class ({listed})"
+
+
+def _classes(classes: ClassSchema) -> list[str]:
+    """List the classes of a model that knows more than two."""
+    rows = [
+        (
+            f"`{entry.name}`",
+            entry.title,
+            " < ".join(classes.ancestors(entry.name)) or "-",
+            ", ".join(f"{code.system} {code.code}" for code in entry.codes) or "-",
+        )
+        for entry in classes.classes
+    ]
+    positive = f"Positive group: {classes.positive_name}." if classes.positive else "No positive group."
+    return ["", *_table(("class", "title", "groups", "codes"), rows), "", positive]
 
 
 def _results(report: "Report | None") -> list[str]:
@@ -177,6 +217,12 @@ def _split_lines(split: "SplitReport") -> Iterator[str]:
     yield f"By subject ({split.subject_mean.rule}):"
     yield ""
     yield from _measure_table(SUBJECT_MEASURES, [("model", split.subject_mean.measures)])
+    if split.classes is not None:
+        yield from ("", "By class, each against all others:", "")
+        columns = [(entry.title, entry.measures) for entry in split.classes.classes]
+        yield from _measure_table(("recall", "precision", "f1", "roc_auc", "coverage"), columns)
+        yield from ("", "Over all classes:", "")
+        yield from _measure_table(tuple(split.classes.measures), [("model", split.classes.measures)])
     for remark in split.remarks:
         yield ""
         yield f"Remark: {remark}"

@@ -26,14 +26,29 @@ class ForwardResult(NamedTuple):
 
     Attributes
     ----------
-    logits : float32 (N, K)
+    logits : float32 (N, K), K >= 2 where a session returns it
     embedding : float32 (N, D)
-    activation_map : float32 (N, K, h, w), >= 0, not normalised
+    activation_map : float32 (N, M, h, w), >= 0, not normalised; M is K, or 1 where a graph of one logit explains only
+        its second class
     """
 
     logits: Floats
     embedding: Floats
     activation_map: Floats
+
+    def map_of(self, row: int, member: int) -> Floats:
+        """Return the map (h, w) of one class of one cell; where there is one map only, that one."""
+        return np.asarray(self.activation_map[row, member if self.activation_map.shape[1] > 1 else 0])
+
+
+def with_two_logits(forward: ForwardResult) -> ForwardResult:
+    """Turn the one logit z of a binary graph, its log-odds, into the logits [0, z] of two classes.
+
+    The softmax of these is the sigmoid of z, so that all that follows knows K >= 2 classes only.
+    """
+    if forward.logits.shape[1] != 1:
+        return forward
+    return forward._replace(logits=np.concatenate([np.zeros_like(forward.logits), forward.logits], axis=1))
 
 
 class Backend(Protocol):

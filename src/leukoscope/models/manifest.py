@@ -1,16 +1,16 @@
 """``manifest.json``: what a bundle says of its model, and ``sample/expected.json``: what the model must answer."""
 
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.core.errors import BundleError
-from leukoscope.core.terms import RESEARCH_USE, Decision, Label
+from leukoscope.core.terms import RESEARCH_USE
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 INPUT_NAME = "cells"
 OUTPUT_NAMES = ("logits", "embedding", "activation_map")
-CLASSES = (Label.NORMAL.name.lower(), Label.BLAST.name.lower())
 
 Count = Annotated[int, Field(ge=0)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -57,12 +57,30 @@ class LicenceRecord(_Record):
     attribution: str = ""
 
 
-class Manifest(_Record):
-    """All of ``manifest.json``."""
+class Domain(_Record):
+    """Which images a model answers for."""
 
-    schema_version: Literal[1] = 1
+    form: Literal["cut_out", "uncut"] = Field(
+        default="cut_out", description="Cells cut out on a black canvas, or with their surroundings."
+    )
+    microns_per_pixel: float | None = Field(
+        default=None, gt=0, description="Scale of the canvas; null where it is not known."
+    )
+    stain: str | None = Field(default=None, min_length=1, description="Stain of the training images.")
+
+
+class Manifest(_Record):
+    """All of ``manifest.json``; version 1, of one logit, is read as the binary schema of C-NMC."""
+
+    schema_version: Literal[1, 2] = 2
     name: Identifier
     version: Version
+    task: Literal["cell", "kinds", "finder", "ensemble"] = Field(
+        default="cell",
+        description="cell: one cut-out cell, blast or normal; kinds: names cells; finder: finds cells in a field; "
+        "ensemble: several bundles together.",
+    )
+    domain: Domain = Field(default_factory=Domain)
     title: str = Field(min_length=1)
     created: str = Field(description="UTC, ISO 8601.")
     notice: str = RESEARCH_USE
@@ -77,17 +95,28 @@ class Manifest(_Record):
     )
     canvas_px: int = Field(ge=32, le=4096)
     input_px: int = Field(ge=32, le=1024)
-    classes: tuple[str, ...] = Field(default=CLASSES, description="In the order of their label's number.")
+    classes: ClassSchema = Field(default=BINARY, description="In the order of the logits.")
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     training: TrainingRecord
     libraries: dict[str, str] = Field(default_factory=dict, description="Versions the model was made with.")
     licences: tuple[LicenceRecord, ...] = Field(min_length=1)
 
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names_of_version_1(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        if tuple(value) != BINARY.names:
+            raise ValueError(f"classes are {value}, manifests of version 1 name {', '.join(BINARY.names)}")
+        return BINARY
+
     @model_validator(mode="after")
     def _known_graph(self) -> Self:
-        if self.classes != CLASSES:
-            raise ValueError(f"classes are {self.classes}, this version reads {CLASSES}")
+        if self.schema_version == 1 and self.classes != BINARY:
+            raise ValueError(
+                f"schema_version 1 with classes {', '.join(self.classes.names)}: expected {', '.join(BINARY.names)}"
+            )
         names = [spec.name for spec in self.inputs], [spec.name for spec in self.outputs]
         if names != ([INPUT_NAME], list(OUTPUT_NAMES)):
             raise ValueError(
@@ -99,9 +128,13 @@ class Manifest(_Record):
             raise ValueError(f"input {cells.dtype} {cells.shape} does not fit input_px = {side}")
         shapes = (logits.shape, embedding.shape, activation.shape)
         fits = len(shapes[0]) == 2 and len(shapes[1]) == 2 and len(shapes[2]) == 4
-        fits = fits and shapes[0][1] == 1 and shapes[2][1] == 1
+        allowed = {self.classes.size} | ({1} if self.classes.size == 2 else set())
+        fits = fits and shapes[0][1] == shapes[2][1] and shapes[0][1] in allowed
         if not fits or not all(isinstance(size, int) for shape in shapes for size in shape[1:]):
-            raise ValueError(f"outputs of {shapes}: expected (N, 1), (N, D), (N, 1, h, w) with fixed D, h, w")
+            raise ValueError(
+                f"outputs of {shapes}: expected (N, K), (N, D), (N, K, h, w) with fixed D, h, w and K = "
+                f"{' or '.join(str(size) for size in sorted(allowed))} for {self.classes.size} classes"
+            )
         return self
 
     @property
@@ -123,14 +156,22 @@ class ExpectedCell(_Record):
     """What the model answered for one sample cell when the bundle was made."""
 
     file: FileName
-    label: Literal["blast", "normal"] | None = None
+    label: str | None = Field(default=None, description="Name of its true class, where known.")
     subject: str | None = None
-    logit: float
+    logit: float = Field(
+        description="Log-odds of the positive group before calibration, or of the class called."
+    )
+    logits: tuple[float, ...] | None = Field(
+        default=None, description="One a class; null in files of version 1."
+    )
     probability: float | None = Field(ge=0, le=1)
-    decision: Decision
+    decision: str = Field(description="A class, 'uncertain' or 'rejected'.")
     novelty: float | None = Field(default=None, ge=0)
     embedding_norm: float = Field(ge=0, description="Euclidean length of the embedding.")
-    activation_map: tuple[tuple[float, ...], ...] = Field(description="(h, w), not normalised.")
+    activation_map: tuple[tuple[float, ...], ...] = Field(
+        description="(h, w), not normalised: of the class called, else of the likeliest; of the second class where the "
+        "graph has one logit."
+    )
 
 
 class ExpectedOutputs(_Record):

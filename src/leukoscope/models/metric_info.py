@@ -52,6 +52,18 @@ MEASURES: dict[str, MeasureWords] = {
         percent=True,
     ),
     "f1_blast": MeasureWords(title="F1, blast", explanation="Harmonic mean of PPV and sensitivity."),
+    "f1_macro": MeasureWords(
+        title="F1, macro", explanation="Mean F1 of all classes, each counting the same."
+    ),
+    "recall": MeasureWords(title="Recall", explanation="Share of the class's cells that are called so."),
+    "precision": MeasureWords(title="Precision", explanation="Share of the class's calls that are right."),
+    "f1": MeasureWords(title="F1", explanation="Harmonic mean of precision and recall."),
+    "roc_auc_macro": MeasureWords(
+        title="ROC AUC, macro", explanation="Mean over the classes of the AUC of each against all others."
+    ),
+    "set_size": MeasureWords(
+        title="Classes in a set", explanation="Mean number of classes that remain plausible."
+    ),
     "f1_normal": MeasureWords(title="F1, normal", explanation="Harmonic mean of NPV and specificity."),
     "f1_weighted": MeasureWords(
         title="Weighted F1",

@@ -154,6 +154,7 @@ class Fitted(_Record):
     subjects: Count
     temperature: float = Field(gt=0)
     bias: float = 0.0
+    class_bias: dict[str, float] = Field(default_factory=dict, description="Of more than two classes.")
     conformal_alpha: Share | None = None
     conformal_quantiles: dict[str, float] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -286,6 +287,26 @@ class Curves(_Record):
     histogram: Histogram
 
 
+class ClassResult(_Record):
+    """Measures of one of more than two classes, against all others."""
+
+    name: str
+    title: str
+    cells: Count
+    subjects: Count
+    measures: Measurements
+
+
+class ClassesResult(_Record):
+    """Measures of more than two classes; all other measures are of the positive group against the rest."""
+
+    confusion: tuple[tuple[Count, ...], ...] = Field(
+        description="Cells: one row a true class, one column a called class, in the order of `classes`."
+    )
+    measures: Measurements = Field(description="Over all classes; macro measures count every class the same.")
+    classes: tuple[ClassResult, ...]
+
+
 class SplitReport(_Record):
     """The results of one test part, or of several pooled."""
 
@@ -311,6 +332,7 @@ class SplitReport(_Record):
     worst_errors: tuple[CellCase, ...]
     label_suspects: tuple[CellCase, ...]
     curves: Curves
+    classes: ClassesResult | None = Field(default=None, description="Null for two classes.")
     remarks: tuple[str, ...] = Field(default=(), description="What could not be done, and why.")
 
 

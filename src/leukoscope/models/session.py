@@ -1,4 +1,4 @@
-"""The one door to the inference engines: uint8 cells in; logit, embedding and activation map out.
+"""The one door to the inference engines: uint8 cells in; logits, embedding and activation maps out.
 
 OpenVINO is the default; ONNX Runtime is optional and runs the same file. Both compute in float32 unless bfloat16 is
 asked for, whatever the precision the weights are stored in.
@@ -26,6 +26,7 @@ from leukoscope.models.engines import (
     OpenVinoBackend,
     Ports,
     check_graph,
+    with_two_logits,
 )
 from leukoscope.models.graph_streams import OpenVinoGraphs
 
@@ -77,7 +78,7 @@ class _TimedPass:
 
     def _run(self, run: Callable[[Cells], ForwardResult], cells: Cells) -> ForwardResult:
         began = time.perf_counter()
-        answer = run(cells)
+        answer = with_two_logits(run(cells))
         self.seconds = time.perf_counter() - began
         return answer
 
@@ -192,7 +193,7 @@ class Session:
         self._check_cells(cells)
         cells = np.ascontiguousarray(cells)
         if self._backend.takes_batches or (len(cells) == 1 and not self.streaming):
-            return self._backend.run_alone(cells)
+            return with_two_logits(self._backend.run_alone(cells))
         started = [self.start(cells[index : index + 1]) for index in range(len(cells))]
         parts = [pending.result() for pending in started]
         return ForwardResult(*map(np.concatenate, zip(*parts, strict=True)))

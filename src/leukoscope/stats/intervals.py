@@ -187,8 +187,7 @@ def bootstrap(
     if not math.isfinite(value):
         return _estimate(sample, None, None, settings, _why_undefined(sample))
     classes = set(statistic.classes) | set(minus.classes if minus else ())
-    sizes = [int((sample.strata == stratum).sum()) for stratum in sorted(classes | {2})]
-    smallest = min(size for size in sizes if size)
+    smallest = min(sample.stratum_sizes(tuple(classes)))
     if smallest < 2:
         reason = "a class it depends on has one subject: nothing tells how much subjects differ"
         return _estimate(sample, value, None, settings, reason)
@@ -297,10 +296,11 @@ def _estimate(
 def _why_undefined(sample: SubjectSample) -> str:
     if not sample.n_cells:
         return "there are no rows"
-    if sample.labels.all():
-        return "only blasts are present"
-    if not sample.labels.any():
-        return "only normal rows are present"
+    present = np.unique(sample.classes)
+    if sample.size == 2 and len(present) == 1:
+        return "only blasts are present" if present[0] == 1 else "only normal rows are present"
+    if sample.size > 2 and len(present) < sample.size:
+        return f"only {len(present)} of {sample.size} classes are present"
     return "the measure is not defined for these calls (0 / 0)"
 
 

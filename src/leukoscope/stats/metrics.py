@@ -6,6 +6,8 @@ functions say nothing about chance: intervals over subjects are made in ``interv
 ``intervals.bootstrap`` turns that into an ``Estimate`` with a reason.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,13 +16,86 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 
-class Confusion(NamedTuple):
-    """Counts (or weights) of calls, blast being positive; numbers, or arrays of one shape for many resamples."""
+@dataclass(frozen=True)
+class Confusion:
+    """Counts (or weights) of calls: one row a true class, one column a called class.
 
-    true_positive: Any
-    false_negative: Any
-    false_positive: Any
-    true_negative: Any
+    Two classes are K = 2, the second being positive; ``one_vs_rest`` makes two of more.
+
+    Attributes
+    ----------
+    counts : (..., K, K)
+        Leading axes are resamples.
+    """
+
+    counts: Floats
+
+    @classmethod
+    def of_two(
+        cls, true_positive: Any, false_negative: Any, false_positive: Any, true_negative: Any
+    ) -> "Confusion":
+        """Make the matrix of two classes from its four counts, numbers or arrays of one shape."""
+        cells = np.broadcast_arrays(true_negative, false_positive, false_negative, true_positive)
+        stacked = np.stack([np.asarray(cell, dtype=np.float64) for cell in cells], axis=-1)
+        return cls(stacked.reshape(*stacked.shape[:-1], 2, 2))
+
+    @property
+    def size(self) -> int:
+        """Number of classes K."""
+        return int(self.counts.shape[-1])
+
+    @property
+    def total(self) -> Any:
+        """All counts: (...)."""
+        return self.counts.sum(axis=(-2, -1))
+
+    @property
+    def right(self) -> Floats:
+        """Right calls of each class: (..., K)."""
+        return np.asarray(np.diagonal(self.counts, axis1=-2, axis2=-1))
+
+    @property
+    def actual(self) -> Floats:
+        """Rows of each true class: (..., K)."""
+        return np.asarray(self.counts.sum(axis=-1))
+
+    @property
+    def called(self) -> Floats:
+        """Calls of each class: (..., K)."""
+        return np.asarray(self.counts.sum(axis=-2))
+
+    def one_vs_rest(self, members: Sequence[int]) -> "Confusion":
+        """Join classes to a positive group and the others to the negative class: K = 2."""
+        group = np.zeros((self.size, 2))
+        group[:, 0] = 1
+        group[list(members)] = (0, 1)
+        return Confusion(group.T @ self.counts @ group)
+
+    @property
+    def true_positive(self) -> Any:
+        """Positive rows called positive, of two classes."""
+        return self._cell(1, 1)
+
+    @property
+    def false_negative(self) -> Any:
+        """Positive rows called negative, of two classes."""
+        return self._cell(1, 0)
+
+    @property
+    def false_positive(self) -> Any:
+        """Negative rows called positive, of two classes."""
+        return self._cell(0, 1)
+
+    @property
+    def true_negative(self) -> Any:
+        """Negative rows called negative, of two classes."""
+        return self._cell(0, 0)
+
+    def _cell(self, actual: int, called: int) -> Any:
+        if self.size != 2:
+            raise ValueError(f"{self.size} classes: take one_vs_rest first")
+        cell = self.counts[..., actual, called]
+        return cell if cell.ndim else float(cell)
 
 
 class RocCurve(NamedTuple):
@@ -39,85 +114,131 @@ class PrecisionRecallCurve(NamedTuple):
     sensitivity: Floats
 
 
-def confusion(labels: npt.ArrayLike, calls: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Confusion:
+def confusion(
+    labels: npt.ArrayLike, calls: npt.ArrayLike, weights: npt.ArrayLike | None = None, size: int = 2
+) -> Confusion:
     """Count the calls.
 
     Parameters
     ----------
-    labels : (N,) of 0 (normal) and 1 (blast)
-    calls : (N,) bool, True for blast
+    labels : (N,) of 0 to K - 1; of two classes 0 (normal) and 1 (blast)
+    calls : (N,) of 0 to K - 1, or bool of two classes
     weights : (N,) >= 0 or None
+    size : K
     """
-    truth, scores, mass = checked(labels, np.asarray(calls, dtype=np.float64), weights)
-    called = scores > 0.5
-    return Confusion(
-        float(mass[truth & called].sum()),
-        float(mass[truth & ~called].sum()),
-        float(mass[~truth & called].sum()),
-        float(mass[~truth & ~called].sum()),
-    )
+    truth, called = checked_classes(labels, size), checked_classes(np.asarray(calls).astype(np.intp), size)
+    mass = np.ones(len(truth)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if truth.shape != called.shape or truth.shape != mass.shape:
+        raise ValueError(
+            f"labels {truth.shape}, calls {called.shape}, weights {mass.shape}: expected one length"
+        )
+    if not (mass >= 0).all():
+        raise ValueError("weights must not be negative")
+    counts = np.bincount(truth * size + called, mass, minlength=size * size)
+    return Confusion(counts.reshape(size, size).astype(np.float64))
 
 
 def accuracy(counts: Confusion) -> Any:
     """Return the share of right calls, 0..1."""
-    return ratio(counts.true_positive + counts.true_negative, sum(counts))
+    return ratio(counts.right.sum(axis=-1), counts.total)
+
+
+def recalls(counts: Confusion) -> Any:
+    """Return, for each class (..., K), the share of its rows that are called so, 0..1."""
+    return ratio(counts.right, counts.actual)
+
+
+def precisions(counts: Confusion) -> Any:
+    """Return, for each class (..., K), the share of its calls that are right, 0..1."""
+    return ratio(counts.right, counts.called)
+
+
+def f1_scores(counts: Confusion) -> Any:
+    """Return, for each class (..., K), the harmonic mean of precision and recall, 0..1."""
+    return ratio(2 * counts.right, counts.actual + counts.called)
 
 
 def sensitivity(counts: Confusion) -> Any:
-    """Return the share of blasts called blast (recall), 0..1."""
+    """Return the share of positive rows called positive (recall), 0..1; of two classes."""
     return ratio(counts.true_positive, counts.true_positive + counts.false_negative)
 
 
 def specificity(counts: Confusion) -> Any:
-    """Return the share of normal rows called normal, 0..1."""
+    """Return the share of negative rows called negative, 0..1; of two classes."""
     return ratio(counts.true_negative, counts.true_negative + counts.false_positive)
 
 
 def ppv(counts: Confusion) -> Any:
-    """Return the share of blast calls that are right (precision) at the rows' own prevalence, 0..1."""
+    """Return the share of positive calls that are right (precision) at the rows' own prevalence, 0..1."""
     return ratio(counts.true_positive, counts.true_positive + counts.false_positive)
 
 
 def npv(counts: Confusion) -> Any:
-    """Return the share of normal calls that are right at the rows' own prevalence, 0..1."""
+    """Return the share of negative calls that are right at the rows' own prevalence, 0..1."""
     return ratio(counts.true_negative, counts.true_negative + counts.false_negative)
 
 
 def f1_blast(counts: Confusion) -> Any:
-    """Return the harmonic mean of PPV and sensitivity, 0..1."""
+    """Return the harmonic mean of PPV and sensitivity, 0..1; of two classes."""
     twice = 2 * counts.true_positive
     return ratio(twice, twice + counts.false_positive + counts.false_negative)
 
 
 def f1_normal(counts: Confusion) -> Any:
-    """Return the harmonic mean of NPV and specificity, 0..1."""
+    """Return the harmonic mean of NPV and specificity, 0..1; of two classes."""
     twice = 2 * counts.true_negative
     return ratio(twice, twice + counts.false_positive + counts.false_negative)
 
 
 def f1_weighted(counts: Confusion) -> Any:
-    """Return the F1 of both classes weighted with their shares: the C-NMC challenge's measure, 0..1."""
-    blasts = counts.true_positive + counts.false_negative
-    normals = counts.true_negative + counts.false_positive
+    """Return the F1 of all classes weighted with their shares: the C-NMC challenge's measure, 0..1."""
     # A class without rows has weight 0; its F1, which may be undefined, must not spoil the sum.
-    blast_part = np.where(blasts > 0, f1_blast(counts) * blasts, 0.0)
-    normal_part = np.where(normals > 0, f1_normal(counts) * normals, 0.0)
-    return ratio(blast_part + normal_part, blasts + normals)
+    parts = np.where(counts.actual > 0, f1_scores(counts) * counts.actual, 0.0)
+    return ratio(parts.sum(axis=-1), counts.total)
+
+
+def f1_macro(counts: Confusion) -> Any:
+    """Return the mean F1 of the classes, each counting the same, 0..1; not a number where one is not defined."""
+    return _plain(np.mean(f1_scores(counts), axis=-1))
 
 
 def balanced_accuracy(counts: Confusion) -> Any:
-    """Return the mean of sensitivity and specificity, 0..1."""
-    return (sensitivity(counts) + specificity(counts)) / 2
+    """Return the mean recall of the classes, 0..1; of two classes the mean of sensitivity and specificity."""
+    return _plain(np.mean(recalls(counts), axis=-1))
 
 
 def mcc(counts: Confusion) -> Any:
-    """Return Matthews' correlation of call and label, -1..1; not a number where all calls or all labels are one class.
+    """Return the correlation of call and label, -1..1; not a number where all calls or all labels are one class.
 
-    B. W. Matthews, Biochimica et Biophysica Acta 405 (1975) 442-451, doi 10.1016/0005-2795(75)90109-9.
+    B. W. Matthews, Biochimica et Biophysica Acta 405 (1975) 442-451, doi 10.1016/0005-2795(75)90109-9; for more
+    classes J. Gorodkin, Computational Biology and Chemistry 28 (2004) 367-374, doi 10.1016/j.compbiolchem.2004.09.006.
     """
-    tp, fn, fp, tn = (np.asarray(count, dtype=np.float64) for count in counts)
-    scale = np.sqrt(tp + fp) * np.sqrt(tp + fn) * np.sqrt(tn + fp) * np.sqrt(tn + fn)
-    return ratio(tp * tn - fp * fn, scale)
+    total = np.asarray(counts.total, dtype=np.float64)
+
+    def spread(sums: Floats) -> Any:
+        of_pairs = total**2 - (sums**2).sum(axis=-1)
+        return np.where(of_pairs > 1e-12 * total**2, of_pairs, 0.0)  # rounding of weights is no spread
+
+    together = counts.right.sum(axis=-1) * total - (counts.actual * counts.called).sum(axis=-1)
+    return ratio(together, np.sqrt(spread(counts.actual)) * np.sqrt(spread(counts.called)))
+
+
+def class_auc(labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Floats:
+    """Return, for each class (K,), the AUC of its score against all others; not a number where a side is missing.
+
+    Parameters
+    ----------
+    labels : (N,) of 0 to K - 1
+    scores : (N, K), larger for the class
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    truth = checked_classes(labels, values.shape[1])
+    return np.array(
+        [
+            roc_auc((truth == member).astype(int), values[:, member], weights)
+            for member in range(values.shape[1])
+        ]
+    )
 
 
 def roc_auc(labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> float:
@@ -237,7 +358,7 @@ def net_benefit(counts: Confusion, threshold: Any) -> Any:
     A. J. Vickers, E. B. Elkin, Medical Decision Making 26 (2006) 565-574, doi 10.1177/0272989X06295361.
     """
     odds = np.asarray(threshold, dtype=np.float64) / (1 - np.asarray(threshold, dtype=np.float64))
-    return ratio(counts.true_positive - counts.false_positive * odds, sum(counts))
+    return ratio(counts.true_positive - counts.false_positive * odds, counts.total)
 
 
 def checked(
@@ -268,6 +389,23 @@ def checked(
     return truth.astype(bool), values, mass
 
 
+def checked_classes(labels: npt.ArrayLike, size: int) -> npt.NDArray[np.intp]:
+    """Return labels (N,) as whole numbers from 0 to ``size`` - 1.
+
+    Raises
+    ------
+    ValueError
+        Another shape, or a label that is no class.
+    """
+    truth = np.asarray(labels)
+    if truth.ndim != 1:
+        raise ValueError(f"labels {truth.shape}: expected (N,)")
+    if not np.isin(truth, np.arange(size)).all():
+        found = np.setdiff1d(truth, np.arange(size))[:3].tolist()
+        raise ValueError(f"labels hold {found}: expected whole numbers from 0 to {size - 1}")
+    return truth.astype(np.intp)
+
+
 def _counts_above(
     truth: npt.NDArray[np.bool_], values: Floats, mass: Floats
 ) -> tuple[Floats, Floats, Floats]:
@@ -287,6 +425,11 @@ def _best(wanted: Floats, bound: Floats, target: float) -> float:
     if np.isnan(wanted).any() or np.isnan(bound).any():
         return float("nan")
     return float(wanted[bound >= target - 1e-12].max())
+
+
+def _plain(values: Any) -> Any:
+    """Return an array of no axes as a number."""
+    return values if np.ndim(values) else float(values)
 
 
 def ratio(numerator: Any, denominator: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from leukoscope.stats.metrics import Floats, checked
+from leukoscope.stats.metrics import Floats, checked, checked_classes
 
 DEFAULT_BINS = 15
 
@@ -39,6 +39,58 @@ def log_loss(
         loss = -np.log(np.where(truth, shares, 1 - shares))
     counted = mass > 0  # 0 * inf is not a number; a row of weight 0 is not there.
     return _mean(loss[counted], mass[counted])
+
+
+def class_brier(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> float:
+    """Return the mean squared distance of the probabilities (N, K) and the one-hot label, 0 (perfect) to 2.
+
+    Of two classes it is twice ``brier``.
+    """
+    truth, shares, mass = _class_probabilities(labels, probabilities, weights)
+    return _mean(((shares - np.eye(shares.shape[1])[truth]) ** 2).sum(axis=1), mass)
+
+
+def class_log_loss(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> float:
+    """Return the mean negative log-likelihood in nats of probabilities (N, K); infinite where a certainty was wrong."""
+    truth, shares, mass = _class_probabilities(labels, probabilities, weights)
+    with np.errstate(divide="ignore"):
+        loss = -np.log(shares[np.arange(len(truth)), truth])
+    return _mean(loss[mass > 0], mass[mass > 0])
+
+
+def top_label_ece(
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    bins: int = DEFAULT_BINS,
+    weights: npt.ArrayLike | None = None,
+) -> float:
+    """Return the ECE of the likeliest class: its probability against how often it is the true one.
+
+    C. Gupta, A. Ramdas, "Top-label calibration and multiclass-to-binary reductions", ICLR 2022, arXiv 2107.08353.
+    """
+    truth, shares, mass = _class_probabilities(labels, probabilities, weights)
+    return ece((shares.argmax(axis=1) == truth).astype(int), shares.max(axis=1), bins, mass)
+
+
+def _class_probabilities(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, weights: npt.ArrayLike | None
+) -> tuple[npt.NDArray[np.intp], Floats, Floats]:
+    shares = np.asarray(probabilities, dtype=np.float64)
+    if shares.ndim != 2:
+        raise ValueError(f"probabilities {shares.shape}: expected (N, K)")
+    truth = checked_classes(labels, shares.shape[1])
+    mass = np.ones(len(truth)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if len(truth) != len(shares) or mass.shape != truth.shape:
+        raise ValueError(
+            f"labels {truth.shape}, probabilities {shares.shape}, weights {mass.shape}: expected one length"
+        )
+    if np.isnan(shares).any() or (shares.size and not (shares.min() >= 0 and shares.max() <= 1)):
+        raise ValueError("probabilities: expected numbers from 0 to 1")
+    return truth, shares, mass
 
 
 def equal_mass_bins(probabilities: npt.ArrayLike, bins: int = DEFAULT_BINS) -> npt.NDArray[np.intp]:

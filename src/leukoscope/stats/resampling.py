@@ -27,52 +27,76 @@ CHUNK_NUMBERS = 4_000_000
 
 @dataclass(frozen=True)
 class SubjectSample:
-    """Which rows belong to which subject.
+    """Which rows belong to which subject, and which classes each subject has.
 
     Attributes
     ----------
-    labels : bool (N,)
+    classes : (N,)
+        Class of each row, 0 to K - 1; 0 everywhere where there are no labels.
     index : (N,)
         Position of each row's subject.
     strata : (S,)
-        0: the subject has normal rows only, 1: blasts only, 2: both (never in C-NMC, where a subject has one
-        label).
+        Number of the subject's set of classes: subjects with the same set are drawn among themselves. One stratum
+        where there are no labels.
+    size
+        Number of classes K; 1 without labels.
     """
 
-    labels: npt.NDArray[np.bool_]
+    classes: npt.NDArray[np.intp]
     index: npt.NDArray[np.intp]
     strata: npt.NDArray[np.intp]
+    size: int
 
     @classmethod
-    def of(cls, labels: npt.ArrayLike, subjects: npt.ArrayLike) -> "SubjectSample":
+    def of(cls, labels: npt.ArrayLike | None, subjects: npt.ArrayLike, size: int = 2) -> "SubjectSample":
         """Group rows by subject.
 
         Parameters
         ----------
-        labels : (N,) of 0 and 1
+        labels : (N,) of 0 to ``size`` - 1, or None where rows have no class
         subjects : (N,) of strings (or any sortable labels); the groups of the cohort where subjects were
         merged
+        size : number of classes
         """
-        truth = np.asarray(labels)
         names = np.asarray(subjects)
+        if labels is None:
+            size, labels = 1, np.zeros(names.shape, dtype=np.intp)
+        truth = np.asarray(labels)
         if names.shape != truth.shape:
             raise ValueError(f"labels {truth.shape}, subjects {names.shape}: expected one length")
-        truth, _, _ = discrimination.checked(truth, np.zeros(truth.shape))
+        truth = discrimination.checked_classes(truth, size)
         distinct, index = np.unique(names, return_inverse=True)
-        rows = np.bincount(index, minlength=len(distinct))
-        blasts = np.bincount(index, truth, minlength=len(distinct))
-        strata = np.where(blasts == 0, 0, np.where(blasts == rows, 1, 2)).astype(np.intp)
-        return cls(truth, index, strata)
+        present = np.zeros((len(distinct), size), dtype=bool)
+        present[index, truth] = True
+        # A set of classes is a row of bits; the first class is the most significant, so that with two classes normal
+        # subjects come before blast subjects, and mixed ones last.
+        _, strata = np.unique(np.column_stack([present.sum(axis=1), ~present]), axis=0, return_inverse=True)
+        return cls(truth, index, strata.ravel().astype(np.intp), size)
+
+    @property
+    def labels(self) -> npt.NDArray[np.bool_]:
+        """Whether each row (N,) is of the second of two classes."""
+        if self.size > 2:
+            raise ValueError(
+                f"{self.size} classes: a measure of two classes needs labels of one against the rest"
+            )
+        return np.asarray(self.classes == 1)
 
     @property
     def n_cells(self) -> int:
         """Number of rows."""
-        return len(self.labels)
+        return len(self.classes)
 
     @property
     def n_subjects(self) -> int:
         """Number of distinct subjects."""
         return len(self.strata)
+
+    def stratum_sizes(self, classes: Classes) -> list[int]:
+        """Return how many subjects stand in each stratum that holds one of the classes."""
+        counted = np.isin(self.classes, classes) if self.size > 1 else np.ones(self.n_cells, dtype=bool)
+        strata = np.unique(self.strata[self.index[counted]])
+        return [int((self.strata == stratum).sum()) for stratum in strata]
 
     def sums(self, values: npt.NDArray[Any]) -> Floats:
         """Sum ``values`` (N,) or (N, K) within each subject: (S,) or (S, K)."""
@@ -102,7 +126,7 @@ class Statistic:
     ----------
     function : (R, S) -> (R,)
     classes
-        Classes whose subjects it depends on.
+        Classes whose subjects it depends on; without labels it depends on all.
     inflated
         Whether resampling itself makes the figure larger, as it does with a sum of absolute deviations.
     """
@@ -121,23 +145,25 @@ def of_calls(sample: SubjectSample, calls: npt.ArrayLike, measure: Callable[[Con
 
     Parameters
     ----------
-    calls : (N,) bool, True for blast
+    calls : (N,) of 0 to K - 1, or bool of two classes
     """
-    called = np.asarray(calls, dtype=bool)
-    truth = sample.labels
-    cells = np.stack([truth & called, truth & ~called, ~truth & called, ~truth & ~called], axis=1)
-    per_subject = sample.sums(cells.astype(np.float64))
-    classes = BOTH
+    size = sample.size
+    place = sample.classes * size + discrimination.checked_classes(np.asarray(calls).astype(np.intp), size)
+    per_subject = sample.sums((place[:, None] == np.arange(size * size)).astype(np.float64))
+    classes: Classes = tuple(range(size))
     if measure is discrimination.sensitivity:
         classes = BLAST_ONLY
     elif measure is discrimination.specificity:
         classes = NORMAL_ONLY
-    return Statistic(lambda counts: measure(Confusion(*(counts @ per_subject).T)), classes)
+    return Statistic(
+        lambda counts: measure(Confusion((counts @ per_subject).reshape(-1, size, size))), classes
+    )
 
 
 def of_mean(sample: SubjectSample, values: npt.ArrayLike, classes: Classes = BOTH) -> Statistic:
-    """Make a statistic of the mean of ``values`` (N,) over the rows of ``classes``."""
-    chosen = np.isin(sample.labels.astype(int), classes).astype(np.float64)
+    """Make a statistic of the mean of ``values`` (N,) over the rows of ``classes``; over all rows without labels."""
+    everything = sample.size == 1 or classes == BOTH
+    chosen = (everything | np.isin(sample.classes, classes)).astype(np.float64)
     totals = sample.sums(np.asarray(values, dtype=np.float64) * chosen)
     rows = sample.sums(chosen)
     return Statistic(lambda counts: discrimination.ratio(counts @ totals, counts @ rows), classes)
@@ -258,7 +284,7 @@ def _concordance(sample: SubjectSample, scores: Floats) -> tuple[Floats, Floats]
     """Concordant pairs and all pairs between the blasts of one subject (row) and the normals of another (column)."""
     blasts, blast_subject = scores[sample.labels], sample.index[sample.labels]
     concordant = np.zeros((sample.n_subjects, sample.n_subjects))
-    for subject in np.flatnonzero(sample.strata != 1):
+    for subject in np.unique(sample.index[~sample.labels]):
         normals = np.sort(scores[(sample.index == subject) & ~sample.labels])
         below = np.searchsorted(normals, blasts, side="left")
         not_above = np.searchsorted(normals, blasts, side="right")

@@ -16,11 +16,12 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
+from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.core.config import apply_overrides, build, read_toml
 from leukoscope.core.errors import TrainingError, UsageError
 from leukoscope.data.split_plan import Split, SplitPlan, read_splits, single_split
 from leukoscope.data.splits import inner_folds
-from leukoscope.data.table import read_cells
+from leukoscope.data.table import read_cells, read_classes
 from leukoscope.training import run_folder
 from leukoscope.training.batches.activation_cache import ActivationFeeder
 from leukoscope.training.batches.dataset import CellSet, check_classes, load_cells
@@ -35,7 +36,7 @@ from leukoscope.training.fit.scoring import score_rows, score_table
 from leukoscope.training.fit.state import Progressed, Task
 from leukoscope.training.fit.trainer import Finetuner
 from leukoscope.training.networks.cost import count_flops
-from leukoscope.training.networks.network import CellNetwork
+from leukoscope.training.networks.network import CellNetwork, outputs_of
 from leukoscope.training.settings import EngineSettings, TrainSettings
 from leukoscope.training.weights.loading import Origin, load_weights
 
@@ -83,15 +84,15 @@ def start_run(
     UsageError, SplitError, WeightsError, TrainingError
         Said before the first step where it can be.
     """
-    cells = read_cells(table)
+    cells, classes = read_cells(table), read_classes(table)
     plan = one_split(read_splits(splits, cells), split_name, cells)
-    check_split(plan.splits[0], settings, cells)
+    check_split(plan.splits[0], settings, cells, classes)
     fabric = launch(settings.engine)
     folder: Path | None = None
     if fabric.is_global_zero:
         inputs = run_folder.Inputs(str(table.resolve()), str(table.resolve().parent))
         folder = run_folder.create_run_folder(
-            out, config_name, settings, plan=plan, cells=cells, inputs=inputs
+            out, config_name, settings, plan=plan, cells=cells, inputs=inputs, classes=classes
         )
     folder = Path(fabric.broadcast(str(folder)))
     try:
@@ -192,8 +193,10 @@ def _check_machine(engine: EngineSettings) -> None:
         )
 
 
-def check_split(split: Split, settings: TrainSettings, cells: pd.DataFrame) -> None:
-    """Raise ``TrainingError`` where a split lacks what a run needs: held-out cells to calibrate on, both classes."""
+def check_split(
+    split: Split, settings: TrainSettings, cells: pd.DataFrame, classes: ClassSchema = BINARY
+) -> None:
+    """Raise ``TrainingError`` where a split lacks what a run needs: held-out cells to calibrate on, every class."""
     if not split.validation and not settings.data.inner_folds:
         raise TrainingError(
             f"split {split.name!r} has no validation part and data.inner_folds is 0, so nothing would be held out to "
@@ -206,6 +209,12 @@ def check_split(split: Split, settings: TrainSettings, cells: pd.DataFrame) -> N
             raise TrainingError(
                 f"split {split.name!r}: the {part} part has {len(keys)} cells, all of class {present.pop()}; "
                 "both classes are needed; make another split with 'leukoscope data split'"
+            )
+        missing = [name for name in classes.names if name not in present]
+        if keys and missing and part != "test":
+            raise TrainingError(
+                f"split {split.name!r}: the {part} part has no cell of class {', '.join(missing)}; make another split "
+                "with 'leukoscope data split', or leave the class out of the class schema"
             )
 
 
@@ -247,7 +256,7 @@ def _execute_run(
         if member.number is None and not len(task.validation) and best_epochs:
             epochs = tuple(max(1, round(median(column))) for column in zip(*best_epochs, strict=True))
             task = dataclasses.replace(task, epochs=epochs)
-        network, origin = make_network(settings)
+        network, origin = make_network(settings, cells.classes)
         shared = folder.parent / "cache"
         tuner = Finetuner(
             fabric,
@@ -303,18 +312,18 @@ def _execute_run(
     return folder
 
 
-def make_network(settings: TrainSettings) -> tuple[CellNetwork, Origin]:
+def make_network(settings: TrainSettings, classes: ClassSchema = BINARY) -> tuple[CellNetwork, Origin]:
     """Return a network with its first weights; the random ones depend on the run's seed only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        network = CellNetwork(settings.network)
+        network = CellNetwork(settings.network, outputs_of(classes))
         origin = load_weights(network, settings.network.weights)
     return network, origin
 
 
 def read_run_cells(fabric: Fabric, folder: Path, settings: TrainSettings, listener: Listener) -> CellSet:
     """Decode the run's cells into the memory map beside the run folders, or open it."""
-    table = read_cells(folder / "cells.csv")
+    table, classes = read_cells(folder / "cells.csv"), read_classes(folder / "cells.csv")
     images = Path(run_folder.read_inputs(folder).images)
     paths = [images / cell for cell in table["cell"]]
     cache = folder.parent / "cache"
@@ -328,11 +337,11 @@ def read_run_cells(fabric: Fabric, folder: Path, settings: TrainSettings, listen
         shown = done
 
     if fabric.is_global_zero:
-        load_cells(table, paths, settings.network.input_px, cache, advance)
+        load_cells(table, paths, settings.network.input_px, cache, advance, classes=classes)
         if shown:
             listener.end()
     fabric.barrier()
-    return load_cells(table, paths, settings.network.input_px, cache)
+    return load_cells(table, paths, settings.network.input_px, cache, classes=classes)
 
 
 def _plan_members(cells: CellSet, folder: Path, settings: TrainSettings) -> list[Member]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from safetensors.numpy import save_file
 
+from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.core.config import to_mapping
 from leukoscope.core.errors import TrainingError, UsageError
 from leukoscope.core.io import replacing, write_text
@@ -34,7 +35,8 @@ RECORDED_PACKAGES = (
     "timm",
     "torch",
 )
-SCORE_COLUMNS = ("cell", "sha256", "subject", "group", "fold", "part", "inner_fold", "label", "logit")
+SCORE_COLUMNS = ("cell", "sha256", "subject", "group", "fold", "part", "inner_fold", "label")
+"""Columns of ``scores.csv`` before those of the logits."""
 
 
 class Inputs(NamedTuple):
@@ -63,6 +65,7 @@ def create_run_folder(
     plan: SplitPlan,
     cells: pd.DataFrame,
     inputs: Inputs,
+    classes: ClassSchema = BINARY,
 ) -> Path:
     """Make ``<date>-<config>-<hash8>/`` with everything that is known before training.
 
@@ -76,6 +79,8 @@ def create_run_folder(
         Of the run; the plan holds one split.
     inputs
         Where the images are.
+    classes
+        Of the cells.
 
     Raises
     ------
@@ -93,7 +98,7 @@ def create_run_folder(
     part = folder.with_name(folder.name + ".part")
     part.mkdir(parents=True, exist_ok=True)
     write_config(part, settings)
-    write_cells(used, part / "cells.csv")
+    write_cells(used, part / "cells.csv", classes)
     write_splits(
         make_plan(used, plan.protocol, plan.seed, plan.leaks, plan.splits), used, part / "splits.json"
     )
@@ -163,7 +168,8 @@ def write_scores(folder: Path, scores: pd.DataFrame, embeddings: Any) -> None:
     """Write ``scores.csv`` and ``embeddings.safetensors``, rows in the same order."""
     with replacing(folder / "embeddings.safetensors") as part:
         save_file({"embeddings": embeddings}, part)
-    text = scores[list(SCORE_COLUMNS)].to_csv(index=False, lineterminator="\n", float_format="%.9g")
+    logits = [name for name in scores.columns if name.startswith("logit")]
+    text = scores[[*SCORE_COLUMNS, *logits]].to_csv(index=False, lineterminator="\n", float_format="%.9g")
     write_text(folder / "scores.csv", text)
 
 

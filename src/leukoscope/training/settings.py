@@ -29,7 +29,8 @@ class NetworkSettings:
     input_px
         Side of the square input, 32 to 1,024 px.
     head
-        ``linear``: Dropout, Dense(1). ``paper``: Dense(128, ReLU), BatchNorm, Dropout, Dense(1).
+        ``linear``: Dropout, Dense(K). ``paper``: Dense(128, ReLU), BatchNorm, Dropout, Dense(K). K is 1 for two
+        classes, else one a class.
     pixel_mean, pixel_std
         What pixels (0..255; red, green, blue) are normalised by, and the background set to 0: mean over cells, and
         standard deviation within a cell. Empty for the backbone's own, which are those of photographs.
@@ -105,8 +106,8 @@ class DataSettings:
     Parameters
     ----------
     sampling
-        ``shuffle``: each training cell once an epoch. ``class``: both classes equally often, with replacement.
-        ``subject``: both classes, and within a class every group equally often, with replacement.
+        ``shuffle``: each training cell once an epoch. ``class``: all classes equally often, with replacement.
+        ``subject``: all classes, and within a class every group equally often, with replacement.
     epoch_cells
         Cells of an epoch; 0 for as many as there are training cells.
     inner_folds
@@ -280,14 +281,14 @@ class OptimiserSettings:
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Binary cross-entropy and what may be added to it.
+    """Cross-entropy and what may be added to it.
 
     Parameters
     ----------
     label_smoothing
-        Share of the target that is moved to one half, 0 to 0.5.
+        Share of the target that is spread evenly over the classes, 0 to 0.5.
     class_weights
-        Weigh both classes equally, whatever their counts; only with ``data.sampling = "shuffle"``, which does not.
+        Weigh all classes equally, whatever their counts; only with ``data.sampling = "shuffle"``, which does not.
     group_robust_rate
         Step of the exponentiated weights over groups (Sagawa et al. 2020, arXiv:1911.08731); 0 for the plain mean.
     """

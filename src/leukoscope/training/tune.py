@@ -18,13 +18,12 @@ from leukoscope.core.errors import ConfigError, DivergedError, TrainingError, Us
 from leukoscope.core.io import check_output_file
 from leukoscope.data.split_plan import read_splits, select_rows
 from leukoscope.data.splits import InnerFold, inner_folds
-from leukoscope.data.table import read_cells
-from leukoscope.stats.metrics import roc_auc
+from leukoscope.data.table import read_cells, read_classes
 from leukoscope.training.batches.activation_cache import ActivationFeeder
 from leukoscope.training.batches.dataset import CellSet, load_cells
 from leukoscope.training.batches.frozen_source import GraphEngine
 from leukoscope.training.fit.callbacks import Listener
-from leukoscope.training.fit.prediction import explain_failures
+from leukoscope.training.fit.prediction import area_under_curve, explain_failures
 from leukoscope.training.fit.scoring import score_rows
 from leukoscope.training.fit.state import Task
 from leukoscope.training.fit.trainer import Finetuner
@@ -139,7 +138,7 @@ def search(
         tried = build(TrainSettings, apply_overrides(to_mapping(settings), overrides))
         return _judge(
             fabric,
-            load_cells(side, paths, tried.network.input_px, folder / "cache"),
+            load_cells(side, paths, tried.network.input_px, folder / "cache", classes=read_classes(table)),
             inner,
             settings=tried,
             folder=folder,
@@ -280,7 +279,7 @@ def _judge(
             cells.rows(fold.validation),
             folder / f"trial-{trial.number}" / str(number),
         )
-        network, _ = make_network(settings)
+        network, _ = make_network(settings, cells.classes)
         tuner = Finetuner(
             fabric,
             network,
@@ -314,4 +313,5 @@ def _score_fold(tuner: Finetuner) -> float:
         )
     if isinstance(views[0], ActivationFeeder):
         views[0].keep()
-    return float(roc_auc(tuner.cells.labels[rows].astype(np.int64), logits))
+    found = area_under_curve(logits, tuner.cells.labels[rows])
+    return float("nan") if found is None else found

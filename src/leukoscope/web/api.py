@@ -99,7 +99,7 @@ def create_job() -> Response:
     form = parse_form(JobForm, request)
     uploads = receive(files, limits, limits.job_files)
     job = board.create(uploads, clean_subject(form.subject), form.more, form.heat_map)
-    response = _json(job_status(job), 202)
+    response = _json(job_status(job, services().model.classes), 202)
     response.headers["Location"] = f"/api/v1/jobs/{job.job}"
     return response
 
@@ -122,21 +122,22 @@ def extend_job(job: str) -> Response:
     board.get(job)
     files = uploaded_files()
     form = parse_form(JobForm, request)
-    return _json(job_status(board.add(job, receive(files, limits, limits.job_files), form.more)), 202)
+    state = board.add(job, receive(files, limits, limits.job_files), form.more)
+    return _json(job_status(state, services().model.classes), 202)
 
 
 @blueprint.get("/api/v1/jobs/<job>")
 @operation(Operation("Where a job stands", "jobs", JobStatus, problems=(404,)))
 def show_job(job: str) -> Response:
     """Return the progress."""
-    return _json(job_status(services().jobs.get(job)))
+    return _json(job_status(services().jobs.get(job), services().model.classes))
 
 
 @blueprint.delete("/api/v1/jobs/<job>")
 @operation(Operation("Cancel a job; stored results stay", "jobs", JobStatus, problems=(404,)))
 def cancel_job(job: str) -> Response:
     """Stop a job."""
-    return _json(job_status(services().jobs.cancel(job)))
+    return _json(job_status(services().jobs.cancel(job), services().model.classes))
 
 
 @blueprint.get("/api/v1/jobs/<job>/results")
@@ -162,6 +163,14 @@ def job_results(job: str) -> Response:
     return _json(JobResults(job=job, state=state, results=results, next=following))
 
 
+def _check_decision(decision: str | None) -> None:
+    """Refuse a decision that neither the model at work nor an earlier one of the stored cases can have made."""
+    known = services().model.classes.decisions
+    if decision is None or decision in known or services().history.count(Search())[decision]:
+        return
+    raise invalid(f"decision {decision!r}: expected one of {', '.join(known)}")
+
+
 @blueprint.get("/api/v1/history")
 @operation(
     Operation("Search stored cases, newest first", "history", CaseList, query=HistoryQuery, problems=(422,))
@@ -169,6 +178,7 @@ def job_results(job: str) -> Response:
 def history() -> Response:
     """Return a page of cases."""
     query = parse_query(HistoryQuery, request)
+    _check_decision(query.decision)
     records = services().history.find(query.search(), query.limit + 1)
     shown = records[: query.limit]
     following = shown[-1].number if len(records) > query.limit else None

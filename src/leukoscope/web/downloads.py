@@ -49,6 +49,7 @@ COLUMNS = (
     "model_version",
     "model_sha256",
     "notice",
+    "probabilities",
 )
 
 
@@ -131,10 +132,10 @@ def _row(record: CaseRecord) -> tuple[Any, ...]:
         services().service.name_of(record),
         record.created_at.isoformat(timespec="seconds"),
         result.subject,
-        result.decision.value,
+        result.decision,
         result.probability,
         result.threshold,
-        " ".join(item.value for item in result.prediction_set),
+        " ".join(result.prediction_set),
         " ".join(reason.code.value for reason in result.reasons),
         result.novelty,
         review.verdict.value if review else None,
@@ -145,6 +146,7 @@ def _row(record: CaseRecord) -> tuple[Any, ...]:
         result.model.version,
         result.model.sha256,
         RESEARCH_USE,
+        " ".join(f"{name}={share!r}" for name, share in result.probabilities.items()),
     )
 
 

@@ -16,7 +16,6 @@ from itertools import islice
 from threading import Condition, Thread
 
 from leukoscope.core.errors import LeukoscopeError
-from leukoscope.core.terms import Decision
 from leukoscope.web.memory import Reservation, hand_over
 from leukoscope.web.problems import Problem, busy, not_found, too_large
 from leukoscope.web.service import JOB_CHUNK, Service
@@ -59,7 +58,7 @@ class Job:
     receiving: bool
     total: int = 0
     done: int = 0
-    decisions: Counter[Decision] = field(default_factory=Counter)
+    decisions: Counter[str] = field(default_factory=Counter)
     failure: str | None = None
     cancelled: bool = False
     touched: float = field(default_factory=time.monotonic)

@@ -67,8 +67,8 @@ class Metrics:
 
     def count(self, result: CellResult, origin: str) -> None:
         """Count one judged image."""
-        self.cells.labels(result.decision.value, origin).inc()
-        if result.decision.value == "rejected":
+        self.cells.labels(result.decision, origin).inc()
+        if result.decision == "rejected":
             for reason in result.reasons:
                 self.rejections.labels(reason.code.value).inc()
 

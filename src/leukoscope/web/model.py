@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from leukoscope.core.classes import ClassSchema
 from leukoscope.decision.parameters import DecisionParameters
 from leukoscope.inference.results import ModelReference
 from leukoscope.models.bundle import Bundle
@@ -76,6 +77,11 @@ class KnownModel:
         manifest = bundle.manifest
         reference = ModelReference(name=manifest.name, version=manifest.version, sha256=bundle.model_sha256)
         return cls(reference, manifest, bundle.decision, bundle.report, bundle.read(CARD).decode("utf-8"))
+
+    @property
+    def classes(self) -> ClassSchema:
+        """The classes that the model can name."""
+        return self.details.classes
 
     @cached_property
     def faithfulness(self) -> Faithfulness | None:

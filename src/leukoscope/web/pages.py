@@ -22,6 +22,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from leukoscope.core.terms import GLOSSARY
 from leukoscope.web import pictures
 from leukoscope.web.api import case_id, uploaded_files
+from leukoscope.web.class_style import render_class_style
 from leukoscope.web.context import services
 from leukoscope.web.openapi import build_document
 from leukoscope.web.parsing import own_address, parse_form, parse_query
@@ -34,6 +35,12 @@ from leukoscope.web.uploads import clean_subject, receive
 blueprint = Blueprint("pages", __name__)
 SHOWN_AT_ONCE = 200
 ALL_OF_A_JOB = 100_000
+
+
+@blueprint.get("/classes.css")
+def class_style() -> Response:
+    """Send the colors of the model's classes."""
+    return current_app.response_class(render_class_style(services().model.classes), mimetype="text/css")
 
 
 @blueprint.get("/")

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from leukoscope.core.terms import RESEARCH_USE, Decision
+from leukoscope.core.classes import ClassSchema
+from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.inference.results import CellResult, ModelReference
 from leukoscope.models.report import Report
 from leukoscope.web.jobs import Job, JobState
@@ -39,7 +40,9 @@ class JobStatus(_Answer):
     state: JobState
     total: int = Field(ge=0, description="Images taken so far.")
     done: int = Field(ge=0, description="Images judged and stored.")
-    decisions: dict[Decision, int] = Field(description="Judged images by decision.")
+    decisions: dict[str, int] = Field(
+        description="Judged images by decision: each class, `uncertain` and `rejected`."
+    )
     created_at: datetime
     subject: str | None
     detail: str | None = Field(description="Why a job failed.")
@@ -133,7 +136,9 @@ class HistoryQuery(_Question):
         pattern=LINE,
         description="Part of a case id, subject, note, reviewer or kept file name; or the start of a file's SHA-256.",
     )
-    decision: Decision | None = None
+    decision: str | None = Field(
+        default=None, pattern="^[a-z][a-z0-9_]{0,39}$", description="A class, `uncertain` or `rejected`."
+    )
     review: Annotated[str, Field(pattern="^(agree|disagree|unsure|none)$")] | None = Field(
         default=None, description="The verdict that counts, or `none` for cases without review."
     )
@@ -175,14 +180,14 @@ class ReviewInput(_Question):
     reviewer: str = Field(default="", max_length=60, pattern=LINE, description="Initials or a code.")
 
 
-def job_status(job: Job) -> JobStatus:
+def job_status(job: Job, classes: ClassSchema) -> JobStatus:
     """Describe a job."""
     return JobStatus(
         job=job.job,
         state=job.state,
         total=job.total,
         done=job.done,
-        decisions={decision: job.decisions[decision] for decision in Decision},
+        decisions={decision: job.decisions[decision] for decision in classes.decisions},
         created_at=job.created_at,
         subject=job.subject,
         detail=job.failure,

@@ -23,7 +23,9 @@ from leukoscope.web.problems import Problem
 from leukoscope.web.settings import WebSettings
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_OPEN_ENDPOINTS = frozenset({"static", "pages.sign_in", "pages.sign_in_send", "api.health", "api.ready"})
+_OPEN_ENDPOINTS = frozenset(
+    {"static", "pages.class_style", "pages.sign_in", "pages.sign_in_send", "api.health", "api.ready"}
+)
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _CSP = "; ".join(
     (

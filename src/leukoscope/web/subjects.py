@@ -18,7 +18,7 @@ def by_subject(results: Iterable[CellResult], model: KnownModel) -> list[Subject
 
 
 def _pool(results: Iterable[CellResult], model: KnownModel) -> SubjectPool:
-    pool = SubjectPool(model.decision, model.reference)
+    pool = SubjectPool(model.decision, model.reference, classes=model.classes)
     for result in results:
         pool.add(result)
     return pool

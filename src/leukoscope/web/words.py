@@ -7,23 +7,13 @@ from typing import Any
 from flask import Flask, url_for
 from markupsafe import Markup, escape
 
-from leukoscope.core.terms import DECISION_WORDS, REASON_WORDS, RESEARCH_USE, Decision, Reason
+from leukoscope.core.terms import REASON_WORDS, RESEARCH_USE, Reason, Status
+from leukoscope.imaging.symbols import OUTLINES
+from leukoscope.inference.html_sheet import shown_probability
 from leukoscope.inference.results import CellResult
 from leukoscope.web.context import services
 from leukoscope.web.storage.history import Verdict
 
-SHORT_WORDS = {
-    Decision.BLAST: "Blast",
-    Decision.NORMAL: "Normal",
-    Decision.UNCERTAIN: "Uncertain",
-    Decision.REJECTED: "Not judged",
-}
-LONG_WORDS = {
-    Decision.BLAST: DECISION_WORDS[Decision.BLAST],
-    Decision.NORMAL: DECISION_WORDS[Decision.NORMAL],
-    Decision.UNCERTAIN: "Uncertain",
-    Decision.REJECTED: DECISION_WORDS[Decision.REJECTED],
-}
 SHORT_REASONS: dict[Reason, str] = {
     Reason.NOT_FOUND: "No such file",
     Reason.NOT_A_FILE: "Not a file",
@@ -44,6 +34,8 @@ SHORT_REASONS: dict[Reason, str] = {
     Reason.NOVEL: "Unlike the training cells",
     Reason.BOTH_PLAUSIBLE: "Both classes plausible",
     Reason.NEITHER_PLAUSIBLE: "Unusual for both classes",
+    Reason.SEVERAL_PLAUSIBLE: "Several classes plausible",
+    Reason.NONE_PLAUSIBLE: "Unusual for every class",
     Reason.CONTRADICTS_OPERATING_POINT: "Contradicts the threshold",
 }
 """Reasons in lists and tables; the panel of a case says them in full."""
@@ -82,12 +74,12 @@ def moment(value: datetime) -> str:
 
 def plausible(result: CellResult) -> str:
     """Say in words which classes conformal prediction leaves."""
-    classes = set(result.prediction_set)
-    if not classes:
-        return "neither class"
-    if len(classes) == 2:
-        return "both classes"
-    return "blast only" if Decision.BLAST in classes else "normal only"
+    classes = result.prediction_set
+    if len(classes) == 1:
+        return f"{classes[0]} only"
+    if len(result.probabilities) == 2:
+        return "both classes" if classes else "neither class"
+    return ", ".join(classes) if classes else "no class"
 
 
 def sentence(text: str) -> str:
@@ -136,15 +128,19 @@ def register(app: Flask) -> None:
     @app.context_processor
     def present() -> dict[str, Any]:
         known = services()
-        return {"known_model": known.model, "signed_in": known.gate.is_signed_in()}
+        return {
+            "known_model": known.model,
+            "classes": known.model.classes,
+            "signed_in": known.gate.is_signed_in(),
+        }
 
     app.jinja_env.filters.update(filters)
     app.jinja_env.globals.update(
         asset=asset,
-        Decision=Decision,
+        Status=Status,
+        outlines=OUTLINES,
+        shown=lambda result: shown_probability(result, services().model.classes),
         Verdict=Verdict,
-        short_words=SHORT_WORDS,
-        long_words=LONG_WORDS,
         reason_words=REASON_WORDS,
         short_reasons=SHORT_REASONS,
         verdict_words=VERDICT_WORDS,

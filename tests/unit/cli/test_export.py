@@ -15,6 +15,7 @@ from leukoscope.cli.export_words import (
     read_training_data,
     tensor_words,
 )
+from leukoscope.core.classes import BINARY
 from leukoscope.core.errors import UsageError
 from leukoscope.data.official import official_files
 from leukoscope.training.networks.network import CellNetwork
@@ -96,7 +97,7 @@ def test_subjects_with_both_labels_are_counted(tmp_path):
 )
 def test_tensors_are_described_as_the_network_pools(options, embedding, explained):
     network = CellNetwork(NetworkSettings(arch="resnet10t", input_px=64, weights="none", **options))
-    words = tensor_words(network)
+    words = tensor_words(network, BINARY)
     assert embedding in words["embedding"][0]
     assert explained in words["activation_map"][0]
     assert ("last" in explained_words(network)) == (not options)

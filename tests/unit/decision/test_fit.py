@@ -47,7 +47,7 @@ def test_everything_is_fitted_and_test_rows_are_never_touched() -> None:
     rows = make_rows()
     fit = fit_decision(rows)
     assert fit.notes == ()
-    assert fit.parameters.conformal.blast.subjects == BLAST_SUBJECTS
+    assert fit.parameters.conformal.classes["blast"].subjects == BLAST_SUBJECTS
     assert [point.name for point in fit.parameters.operating_points] == [
         "sensitivity_95",
         "youden",
@@ -81,13 +81,13 @@ def test_temperature_undoes_overconfidence() -> None:
     labels = (rng.random(20_000) < 1 / (1 + np.exp(-truth))).astype(int)
     assert fit_temperature(3 * truth, labels).temperature == pytest.approx(3, rel=0.05)
     both = fit_temperature(3 * (truth - 1), labels, with_bias=True)
-    assert (both.temperature, both.bias) == (pytest.approx(3, rel=0.05), pytest.approx(1, abs=0.1))
+    assert (both.temperature, both.bias) == (pytest.approx(3, rel=0.05), (0.0, pytest.approx(1, abs=0.1)))
 
 
 @pytest.mark.parametrize(("labels", "words"), [([1, 1, 1], "one class"), ([1, 0, 0], "do not rise")])
 def test_impossible_temperatures_leave_the_logits_alone(labels: list[int], words: str) -> None:
     got = fit_temperature([-1.0, 0.5, 2.0], labels)
-    assert (got.temperature, got.bias) == (1.0, 0.0) and words in got.reason
+    assert (got.temperature, got.bias) == (1.0, ()) and words in got.reason
 
 
 def test_temperature_of_perfect_separation_is_bounded() -> None:
@@ -118,7 +118,7 @@ def test_a_temperature_that_helps_others_is_kept(scale: float, folds: int) -> No
 def test_calibrated_logits_are_left_alone_and_the_reason_says_by_how_much() -> None:
     logits, labels, group = draw_scored_people(1.0, 0.0)
     got = choose_calibration(logits, labels, group, group % 5)
-    assert (got.temperature, got.bias) == (1.0, 0.0)
+    assert (got.temperature, got.bias) == (1.0, ())
     assert "standard error of 0.0" in got.reason and "would fit best" in got.reason
     assert fit_temperature(logits, labels).reason is None
 
@@ -140,7 +140,7 @@ def test_a_temperature_of_one_person_alone_is_not_kept() -> None:
 @pytest.mark.parametrize("unit", ["cell", "subject"])
 def test_operating_points_keep_their_rule(unit: str) -> None:
     rows = make_rows(3).of("validation")
-    probabilities = Calibration(2.0).probabilities(rows.logit)
+    probabilities = Calibration(2.0).probabilities(rows.logit)[:, 1]
     calls = {}
     for rule in (Rule("sensitivity", 0.95, unit), Rule("specificity", 0.9, unit), Rule("youden", unit=unit)):
         point = choose_operating_point(rule, probabilities, rows.label, rows.group)
@@ -166,15 +166,15 @@ def test_subject_rule_is_not_ruled_by_one_large_subject() -> None:
 
 def test_rules_that_cannot_be_met_say_why() -> None:
     backwards = choose_operating_point(Rule("sensitivity", 0.95), [0.9, 0.8, 0.1], [0, 0, 1])
-    assert isinstance(backwards, Infeasible) and "every row blast" in backwards.reason
+    assert isinstance(backwards, Infeasible) and "every row positive" in backwards.reason
     one_class = choose_operating_point(Rule("youden"), [0.9, 0.8], [1, 1])
     assert isinstance(one_class, Infeasible) and "one class" in one_class.reason
 
 
 def test_few_subjects_are_noted() -> None:
     fit = fit_decision(make_rows(4, subjects=20, blasts=14), DecisionSettings(alpha=0.1))
-    assert fit.parameters.conformal.normal.quantile is None
-    assert fit.parameters.conformal.blast.quantile is not None
+    assert fit.parameters.conformal.classes["normal"].quantile is None
+    assert fit.parameters.conformal.classes["blast"].quantile is not None
     assert any("normal is never excluded" in note and "9 are needed" in note for note in fit.notes)
 
 

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from leukoscope.assets import sample_cells_directory
+from leukoscope.core.classes import BINARY
 from leukoscope.core.errors import EngineError, UsageError
-from leukoscope.core.terms import RESEARCH_USE, Decision
+from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.imaging import overlay
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.overlay import (
@@ -82,14 +83,14 @@ def test_png_is_lossless() -> None:
     assert np.array_equal(np.array(Image.open(io.BytesIO(encode_png(CELL)))), CELL)
 
 
-def item(decision: Decision, **more: object) -> SheetItem:
+def item(decision: str, **more: object) -> SheetItem:
     attribution = np.ones((10, 10), np.float32)
     known = {"source": "cell.bmp", "probability": 0.5, "cell": CELL, "attribution": attribution}
     return SheetItem(decision=decision, **{**known, **more})  # type: ignore[arg-type]
 
 
 def test_decisions_differ_without_colour() -> None:
-    grey = [luminance(contact_sheet([item(decision, probability=None)])) for decision in Decision]
+    grey = [luminance(contact_sheet([item(decision, probability=None)])) for decision in BINARY.decisions]
     card = [(sheet[340:] < 0.4) for sheet in grey]
     for first in range(4):
         for second in range(first):
@@ -97,14 +98,14 @@ def test_decisions_differ_without_colour() -> None:
 
 
 def test_grid_grows_with_the_items() -> None:
-    one, four, five = (contact_sheet([item(Decision.BLAST)] * count, columns=4).shape for count in (1, 4, 5))
+    one, four, five = (contact_sheet([item("blast")] * count, columns=4).shape for count in (1, 4, 5))
     assert four[1] > one[1]
     assert four[0] == one[0]
     assert five[0] > four[0]
 
 
 def test_missing_pictures_are_said_not_invented() -> None:
-    sheet = contact_sheet([item(Decision.REJECTED, cell=None, attribution=None, probability=None)])
+    sheet = contact_sheet([item("rejected", cell=None, attribution=None, probability=None)])
     assert luminance(sheet).min(initial=1) < 0.1  # words
     assert (sheet == 0).all(axis=2).mean() < 0.001  # no black frame where there is no cell
 
@@ -115,13 +116,13 @@ def drawn_cell(sheet: np.ndarray, column: int) -> np.ndarray:
 
 
 def test_a_rejected_cell_has_the_scale_of_the_judged_ones() -> None:
-    sheet = contact_sheet([item(Decision.BLAST), item(Decision.REJECTED, probability=None)])
+    sheet = contact_sheet([item("blast"), item("rejected", probability=None)])
     assert np.array_equal(drawn_cell(sheet, 0), drawn_cell(sheet, 1))
     photograph = np.full((450, 450, 3), 200, np.uint8)
     photograph[:, 225:] = 90
     photograph[200:250] = 30
     large = contact_sheet(
-        [item(Decision.BLAST), item(Decision.REJECTED, cell=photograph, attribution=None, probability=None)]
+        [item("blast"), item("rejected", cell=photograph, attribution=None, probability=None)]
     )
     assert np.array_equal(drawn_cell(large, 0), drawn_cell(sheet, 0))
     whole = np.asarray(Image.fromarray(photograph).resize((208, 208), Image.Resampling.LANCZOS))
@@ -142,7 +143,7 @@ def test_text_never_leaves_its_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overlay.ImageDraw.ImageDraw, "text", record)
     long = "W" * 400
     sheet = contact_sheet(
-        [item(Decision.UNCERTAIN, source=f"/{long}/x.bmp", reason=f"{long} and then some {long}")],
+        [item("uncertain", source=f"/{long}/x.bmp", reason=f"{long} and then some {long}")],
         title=long,
         notice=long,
     )
@@ -173,10 +174,10 @@ def test_no_probability_is_drawn_as_certain(probability: float, words: str) -> N
 @pytest.mark.parametrize(("count", "columns"), [(0, 4), (MAX_SHEET_ITEMS + 1, 4), (1, 0)])
 def test_impossible_sheets_are_refused(count: int, columns: int) -> None:
     with pytest.raises(UsageError):
-        contact_sheet([item(Decision.BLAST)] * count, columns=columns)
+        contact_sheet([item("blast")] * count, columns=columns)
 
 
 def test_notice_is_drawn() -> None:
-    shown = contact_sheet([item(Decision.BLAST)])
+    shown = contact_sheet([item("blast")])
     assert RESEARCH_USE
-    assert not np.array_equal(shown, contact_sheet([item(Decision.BLAST)], notice=""))
+    assert not np.array_equal(shown, contact_sheet([item("blast")], notice=""))

@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 
 from leukoscope.core.errors import UsageError
-from leukoscope.core.terms import Decision
 from leukoscope.inference.journal import RESULTS, Journal
 from leukoscope.inference.results import CellResult, ModelReference
 
@@ -12,7 +11,7 @@ SETTINGS = {"tta": 1}
 
 
 def result(number: int) -> CellResult:
-    return CellResult(source=f"{number} ü\n.png", decision=Decision.BLAST, probability=0.9, model=MODEL)
+    return CellResult(source=f"{number} ü\n.png", decision="blast", probability=0.9, model=MODEL)
 
 
 def fill(directory: Path, numbers: range, *, resume: bool = False) -> int:

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from leukoscope.core.errors import EngineError
-from leukoscope.core.terms import Decision
 from leukoscope.inference.cells import Prediction
 from leukoscope.inference.results import CellResult, ModelReference
 from leukoscope.web.batching import Batcher
@@ -33,9 +32,7 @@ class Echo:
             raise ValueError("boom")
         return [
             Prediction(
-                CellResult(
-                    source=image.content.decode(), decision=Decision.NORMAL, probability=0.1, model=MODEL
-                )
+                CellResult(source=image.content.decode(), decision="normal", probability=0.1, model=MODEL)
             )
             for image in images
         ]

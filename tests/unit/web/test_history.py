@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from leukoscope.core.terms import Decision, Reason
+from leukoscope.core.classes import BINARY
+from leukoscope.core.terms import Reason
 from leukoscope.inference.results import CellResult, ModelReference, ReasonDetail
 from leukoscope.web.storage.audit import verify
 from leukoscope.web.storage.database import Database, StorageBusyError
@@ -33,9 +34,9 @@ def history(file: Path):
     database.close()
 
 
-def result(decision: Decision = Decision.BLAST, probability: float | None = 0.9, subject: str | None = None):
+def result(decision: str = "blast", probability: float | None = 0.9, subject: str | None = None):
     reasons = ()
-    if decision is Decision.REJECTED:
+    if decision == "rejected":
         probability, reasons = None, (ReasonDetail(code=Reason.BLANK, message="Blank."),)
     return CellResult(
         source="Jane Doe 1970.bmp",
@@ -74,7 +75,7 @@ def test_records_are_readable_by_the_owner_only(history, file):
 
 
 def test_a_stored_result_comes_back_as_it_was(history):
-    given = result(Decision.UNCERTAIN, 0.123456789012345, "S-1")
+    given = result("uncertain", 0.123456789012345, "S-1")
     stored = history.get(record(history, given)[0].case)
     assert stored.result == given.model_copy(update={"source": stored.case, "case": stored.case})
     assert datetime.now(UTC) - stored.created_at < timedelta(minutes=1)
@@ -100,8 +101,8 @@ def test_unknown_cases_are_told(history):
 @pytest.fixture
 def mixed(history):
     # No case id holds a "u", so a subject is never found by the chance of an id.
-    record(history, result(Decision.BLAST, 0.9, "subject-1"), result(Decision.NORMAL, 0.1, "subject-2"))
-    record(history, result(Decision.REJECTED), result(Decision.UNCERTAIN, 0.5, "subject-1"), job="job-1")
+    record(history, result("blast", 0.9, "subject-1"), result("normal", 0.1, "subject-2"))
+    record(history, result("rejected"), result("uncertain", 0.5, "subject-1"), job="job-1")
     cases = list(reversed(history.find(Search())))
     history.review(cases[0].case, Verdict.UNSURE, "100% sure_not", "Zoë", "page")
     return cases
@@ -111,7 +112,7 @@ def mixed(history):
     ("search", "found"),
     [
         (Search(), [0, 1, 2, 3]),
-        (Search(decision=Decision.NORMAL), [1]),
+        (Search(decision="normal"), [1]),
         (Search(subject="subject-1"), [0, 3]),
         (Search(job="job-1"), [2, 3]),
         (Search(review="none"), [1, 2, 3]),
@@ -148,12 +149,10 @@ def test_pages_hold_every_case_once(history):
 
 
 def test_counts_are_by_decision(history, mixed):
-    assert history.count(Search()) == dict.fromkeys(Decision, 1)
-    assert history.count(Search(subject="subject-1", decision=Decision.BLAST)) == {
-        Decision.BLAST: 1,
-        Decision.NORMAL: 0,
-        Decision.UNCERTAIN: 1,
-        Decision.REJECTED: 0,
+    assert history.count(Search()) == dict.fromkeys(BINARY.decisions, 1)
+    assert history.count(Search(subject="subject-1", decision="blast")) == {
+        "blast": 1,
+        "uncertain": 1,
     }
 
 

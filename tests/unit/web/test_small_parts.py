@@ -8,7 +8,7 @@ import pytest
 
 from leukoscope.assets import default_bundle_path
 from leukoscope.core.errors import ConfigError, UsageError
-from leukoscope.core.terms import RESEARCH_USE, Decision, Reason
+from leukoscope.core.terms import RESEARCH_USE, Reason
 from leukoscope.inference.results import CellResult, ModelReference
 from leukoscope.models.bundle import Bundle
 from leukoscope.models.report import Measurement, Supplement
@@ -243,7 +243,7 @@ def test_the_data_folder_can_be_named(monkeypatch, tmp_path):
 def test_a_probability_below_its_threshold_is_not_written_like_it(value, threshold, written, beside):
     result = CellResult(
         source="a",
-        decision=Decision.BLAST if value >= threshold else Decision.NORMAL,
+        decision="blast" if value >= threshold else "normal",
         probability=value,
         threshold=threshold,
         model=ModelReference(name="m", version="1.0.0", sha256="a" * 64),

@@ -135,8 +135,9 @@ def render_bundle() -> str:
         "## Graph",
         "",
         f"Input `{manifest.INPUT_NAME}`: uint8 (N, S, S, 3), RGB on the black canvas, resized as a whole; N is free. "
-        "Scaling and normalisation are inside the graph. Outputs: `logits` float32 (N, 1), `embedding` float32 (N, D), "
-        "`activation_map` float32 (N, 1, h, w), exact Grad-CAM after ReLU, not normalised.",
+        "Scaling and normalisation are inside the graph. Outputs: `logits` float32 (N, K), or (N, 1) of two classes, "
+        "`embedding` float32 (N, D), `activation_map` float32 (N, K, h, w), or (N, 1, h, w), exact "
+        "Grad-CAM after ReLU, not normalised.",
     ]
     for model, title in (
         (manifest.Manifest, "`manifest.json`"),
@@ -146,7 +147,7 @@ def render_bundle() -> str:
         (parameters.DecisionParameters, "`decision.json`"),
         (parameters.OperatingPoint, "`operating_points`"),
         (parameters.ConformalQuantiles, "`conformal`"),
-        (parameters.ClassQuantile, "`conformal.blast`, `conformal.normal`"),
+        (parameters.ClassQuantile, "`conformal.classes`"),
         (parameters.NoveltyLimit, "`novelty`"),
         (parameters.InputLimits, "`input_limits`"),
         (manifest.ExpectedOutputs, "`sample/expected.json`"),
@@ -156,14 +157,19 @@ def render_bundle() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _heading(name: str) -> str:
+    """Return the heading under which the codes of a class stand."""
+    return name.lower() + ("es" if name.endswith("s") else "s")
+
+
 def render_glossary() -> str:
     """Return the page of words, decisions and reasons."""
-    from leukoscope.core.terms import DECISION_WORDS, GLOSSARY, REASON_WORDS
+    from leukoscope.core.terms import GLOSSARY, REASON_WORDS, STATUS_WORDS
 
     lines = ["# Words", "", "One word for one thing, in code, messages, pages and reports.", ""]
     lines += _table(["word", "meaning"], [[word, text] for word, text in GLOSSARY.items()])
-    lines += ["", "## Decisions", ""]
-    lines += _table(["code", "words"], [[f"`{code}`", text] for code, text in DECISION_WORDS.items()])
+    lines += ["", "## Statuses", ""]
+    lines += _table(["code", "words"], [[f"`{code}`", text] for code, text in STATUS_WORDS.items()])
     lines += ["", "## Reasons", "", "Codes are stable; texts may improve.", ""]
     lines += _table(["code", "words"], [[f"`{code}`", text] for code, text in REASON_WORDS.items()])
     return "\n".join(lines) + "\n"
@@ -270,7 +276,7 @@ def _json_words(entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> str
         name = entry["$ref"].rpartition("/")[2]
         codes = definitions[name].get("enum")
         return (
-            f"object ({name})" if codes is None else f"text, a code of [{name}](glossary.md#{name.lower()}s)"
+            f"object ({name})" if codes is None else f"text, a code of [{name}](glossary.md#{_heading(name)})"
         )
     if "anyOf" in entry:
         return " or ".join(_json_words(part, definitions) for part in entry["anyOf"])

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.core.errors import CohortError, ImageError, TrainingError
 from leukoscope.core.io import replacing
-from leukoscope.core.terms import Label
-from leukoscope.data.table import LABEL_VALUES
+from leukoscope.data.table import label_numbers
 from leukoscope.imaging.canvas import CANVAS_PX, prepare_cell
 from leukoscope.imaging.decode import decode_image, read_file
 
@@ -34,15 +34,18 @@ class CellSet:
     images
         (N, S, S, 3) uint8, rows as in ``table``; usually a memory map.
     labels
-        (N,) float32, 1 for blast.
+        (N,) float32, the number of the class; of two classes 1 for blast.
     groups
         (N,) int64, number of the group.
+    classes
+        Of the labels.
     """
 
     table: pd.DataFrame
     images: NDArray[np.uint8]
     labels: NDArray[np.float32]
     groups: NDArray[np.int64]
+    classes: ClassSchema = BINARY
 
     def rows(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """Return the row numbers of cells by their keys, in the order of the keys."""
@@ -51,7 +54,13 @@ class CellSet:
 
 
 def load_cells(
-    table: pd.DataFrame, paths: Sequence[Path], input_px: int, folder: Path, progress: Progress | None = None
+    table: pd.DataFrame,
+    paths: Sequence[Path],
+    input_px: int,
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    classes: ClassSchema = BINARY,
 ) -> CellSet:
     """Decode and prepare every cell once, into a memory map that later runs over the same files open again.
 
@@ -63,6 +72,8 @@ def load_cells(
         Side of the prepared cells.
     folder
         Where the memory map is kept; its name hashes the files' digests and the preparation.
+    classes
+        Of the labels.
 
     Raises
     ------
@@ -80,9 +91,9 @@ def load_cells(
     images = np.load(path, mmap_mode="r")
     if images.shape != shape or images.dtype != np.uint8:
         raise CohortError(f"{path}: shape {images.shape}, expected {shape}; delete the file")
-    labels = np.array([LABEL_VALUES[label] for label in table["label"]], np.float32)
+    labels = label_numbers(table["label"], classes).astype(np.float32)
     groups = pd.factorize(table["group"])[0].astype(np.int64)
-    return CellSet(table.reset_index(drop=True), images, labels, groups)
+    return CellSet(table.reset_index(drop=True), images, labels, groups, classes)
 
 
 def _decode_into(
@@ -120,11 +131,11 @@ def _check_digest(path: Path, content: bytes, expected: str) -> None:
 
 
 def check_classes(cells: CellSet, rows: NDArray[np.int64], part: str) -> None:
-    """Raise ``TrainingError`` unless the part has cells of both classes."""
-    for label in Label:
-        if not (cells.labels[rows] == label).any():
+    """Raise ``TrainingError`` unless the part has cells of every class."""
+    for number, name in enumerate(cells.classes.names):
+        if not (cells.labels[rows] == number).any():
             raise TrainingError(
-                f"the {part} part has {len(rows)} cells and none of class {label.name.lower()}; "
+                f"the {part} part has {len(rows)} cells and none of class {name}; "
                 "make another split with 'leukoscope data split'"
             )
 

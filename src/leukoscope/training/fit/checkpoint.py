@@ -16,7 +16,8 @@ from torch import Tensor
 from leukoscope.core.config import build, read_toml
 from leukoscope.core.errors import TrainingError, UsageError, WeightsError
 from leukoscope.core.io import replacing
-from leukoscope.training.networks.network import CellNetwork
+from leukoscope.data.table import read_classes
+from leukoscope.training.networks.network import CellNetwork, outputs_of
 from leukoscope.training.settings import TrainSettings
 from leukoscope.training.weights.loading import check_tensors, read_tensors
 
@@ -113,6 +114,6 @@ def load_trained(run: Path) -> CellNetwork:
     path = run / "checkpoints" / FINAL
     if not path.is_file():
         raise WeightsError(f"{run}: training is not finished; go on with 'leukoscope train --resume {run}'")
-    network = CellNetwork(settings.network)
+    network = CellNetwork(settings.network, outputs_of(read_classes(run / "cells.csv")))
     load_final(network, path)
     return network.eval()

@@ -34,7 +34,7 @@ def fit_head(
     descriptors
         (N, 9), for a descriptor head.
     labels
-        (N,), 0 or 1.
+        (N,), the number of each cell's class.
     weights
         (N,), how often each cell counts; mean 1.
     objective
@@ -57,7 +57,7 @@ def fit_head(
         layers.append(network.descriptor_head)
     inputs = torch.cat([part.double().cpu() for part in parts], dim=1)
     labels, weights = labels.double().cpu(), weights.double().cpu()
-    solution = torch.zeros(inputs.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+    solution = torch.zeros(inputs.shape[1] + 1, network.outputs, dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS(
         [solution],
         max_iter=MOST_STEPS,
@@ -92,6 +92,6 @@ def _fill(layers: list[nn.Linear], solution: Tensor) -> None:
     start = 0
     for layer in layers:
         stop = start + layer.in_features
-        layer.weight.copy_(solution[start:stop].unsqueeze(0))
+        layer.weight.copy_(solution[start:stop].T)
         start = stop
-    layers[0].bias.copy_(solution[-1:])
+    layers[0].bias.copy_(solution[-1])

@@ -115,6 +115,32 @@ class AveragedWeights:
             tensor.copy_(kept)
 
 
+def with_two_logits(logits: Tensor) -> Tensor:
+    """Return logits (B, K) in 32 bits or more; the log-odds z of two classes, (B, 1) or (B,), become [0, z]."""
+    values = logits if logits.dtype == torch.float64 else logits.float()
+    if values.ndim == 1:
+        values = values.unsqueeze(1)
+    return functional.pad(values, (1, 0)) if values.shape[1] == 1 else values
+
+
+def class_losses(logits: Tensor) -> Tensor:
+    """Return the loss of each cell for each class it might have, (B, K): -log of its softmax.
+
+    Written as log(1 + exp(others - own)), which keeps its digits where a class is nearly certain: the usual form ends
+    at 0 there, and later epochs would all be equally good. Of one logit it is torch's binary cross-entropy, to the bit.
+    """
+    values = with_two_logits(logits)
+    if logits.ndim == 1 or logits.shape[1] == 1:
+        log_odds = values[:, 1]
+        both = (torch.full_like(log_odds, target) for target in (0.0, 1.0))
+        entropy = functional.binary_cross_entropy_with_logits
+        return torch.stack([entropy(log_odds, target, reduction="none") for target in both], dim=1)
+    size = values.shape[1]
+    own = torch.eye(size, dtype=torch.bool, device=values.device)
+    others = values.unsqueeze(1).expand(-1, size, -1).masked_fill(own, -torch.inf).logsumexp(dim=2)
+    return torch.logaddexp(others - values, torch.zeros_like(values))
+
+
 class Objective:
     """The loss of a batch, and the weights over groups where it is group-robust.
 
@@ -124,23 +150,36 @@ class Objective:
         Smoothing, class weights, step of the group weights.
     labels, groups
         Of the training cells; they say how common the classes are and how many groups there are.
+    size
+        Number of classes K.
     """
 
-    def __init__(self, settings: LossSettings, labels: Tensor, groups: Tensor, device: torch.device) -> None:
+    def __init__(
+        self, settings: LossSettings, labels: Tensor, groups: Tensor, device: torch.device, size: int = 2
+    ) -> None:
         self.settings = settings
-        positives = float(labels.mean())
-        self._weight_blast, self._weight_normal = 1.0, 1.0
-        if settings.class_weights:
-            self._weight_blast, self._weight_normal = 0.5 / positives, 0.5 / (1.0 - positives)
+        counts = torch.bincount(labels.long().cpu(), minlength=size).double()
+        weights = len(labels) / (size * counts) if settings.class_weights else torch.ones(size)
+        self.class_weights = weights.float().to(device)
         self._number = {int(group): number for number, group in enumerate(torch.unique(groups))}
         self.group_weights = torch.full((len(self._number),), 1.0 / len(self._number), device=device)
 
     def cell_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of each cell, (B,)."""
-        smoothing = self.settings.label_smoothing
-        targets = labels * (1.0 - smoothing) + 0.5 * smoothing
-        losses = functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
-        return losses * torch.where(labels > 0.5, self._weight_blast, self._weight_normal)
+        """Return the loss of each cell, (B,): cross-entropy of the softmax over the classes.
+
+        Parameters
+        ----------
+        logits
+            (B, K); (B, 1) or (B,) of two classes, the log-odds of the second.
+        labels
+            (B,), the number of each cell's class.
+        """
+        classes, smoothing = labels.long(), self.settings.label_smoothing
+        losses = class_losses(logits)
+        own = losses.gather(1, classes.unsqueeze(1))[:, 0]
+        if smoothing:
+            own = own * (1.0 - smoothing) + losses.mean(dim=1) * smoothing
+        return own * self.class_weights.to(own)[classes]
 
     def batch_loss(self, losses: Tensor, groups: Tensor, world_size: int = 1) -> Tensor:
         """Return the batch's loss: the mean, or the sum of group means under weights that follow the worst groups.

@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import TrainingError
-from leukoscope.stats.metrics import roc_auc
+from leukoscope.stats.metrics import class_auc, roc_auc
 from leukoscope.training.batches.pixel_source import PLAIN_VIEW, Feeder
 from leukoscope.training.fit.callbacks import Listener
 from leukoscope.training.networks.network import CellNetwork
@@ -24,9 +24,12 @@ def predict_rows(
     batch_size: int,
     listener: Listener | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return logits (N,) and embeddings (N, D) of unchanged cells, computed by all processes together."""
+    """Return logits (N, K) and embeddings (N, D) of unchanged cells, computed by all processes together.
+
+    Two classes have one logit, (N, 1).
+    """
     network.eval()
-    logits = torch.zeros(len(rows), device=fabric.device)
+    logits = torch.zeros(len(rows), network.outputs, device=fabric.device)
     embeddings = torch.zeros(len(rows), network.embedding_width, device=fabric.device)
     mine = np.arange(fabric.global_rank, len(rows), fabric.world_size)
     with torch.no_grad(), fabric.autocast():
@@ -34,7 +37,7 @@ def predict_rows(
             places = mine[begin : begin + batch_size]
             batch = feeder.batch(rows[places], PLAIN_VIEW)
             embedding = network.embed(batch.activations, feeder.start)
-            output = network.classify(network.standardise(embedding), batch.descriptors)[:, 0]
+            output = network.classify(network.standardise(embedding), batch.descriptors)
             logits[places], embeddings[places] = output.float(), embedding.float()
             if listener is not None:
                 listener.advance(len(places))
@@ -61,12 +64,19 @@ def explain_failures(batch_size: int) -> Iterator[None]:
 
 
 def accuracy(logits: NDArray[np.float32], labels: NDArray[np.float32]) -> float:
-    """Return the share of cells on the right side of logit 0; by cell."""
-    return float(((logits >= 0) == (labels > 0.5)).mean())
+    """Return the share of cells whose likeliest class is the true one; by cell; logits (N, K) or (N, 1)."""
+    likeliest = (logits[:, 0] >= 0).astype(np.int64) if logits.shape[1] == 1 else logits.argmax(axis=1)
+    return float((likeliest == labels.astype(np.int64)).mean())
 
 
 def area_under_curve(logits: NDArray[np.float32], labels: NDArray[np.float32]) -> float | None:
-    """Return the area under the ROC curve by cell, or None with a single class."""
+    """Return the area under the ROC curve by cell, of more classes the mean over each against the rest.
+
+    None with a single class; a class without cells is left out.
+    """
     if len(np.unique(labels)) < 2:
         return None
-    return float(roc_auc(labels.astype(np.int64), logits))
+    classes = labels.astype(np.int64)
+    if logits.shape[1] == 1:
+        return float(roc_auc(classes, logits[:, 0]))
+    return float(np.nanmean(class_auc(classes, logits)))

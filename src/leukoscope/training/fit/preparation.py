@@ -86,7 +86,7 @@ def prepare_heads(
             *inputs,
             labels,
             weights=torch.from_numpy(chances * len(rows)),
-            objective=Objective(settings.loss, labels, groups, torch.device("cpu")),
+            objective=Objective(settings.loss, labels, groups, torch.device("cpu"), cells.classes.size),
             penalty=settings.head_fit.penalty,
         )
         listener.say(f"head fitted on {len(rows)} cells, loss with penalty {loss:.4f}")

@@ -7,6 +7,7 @@ import pandas as pd
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
+from leukoscope.data.table import logit_columns
 from leukoscope.training.batches.dataset import CellSet
 from leukoscope.training.batches.pixel_source import Feeder
 from leukoscope.training.fit.callbacks import Listener
@@ -23,7 +24,7 @@ def score_rows(
     batch_size: int,
     listener: Listener,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return logits (N,) and embeddings (N, D), both the mean over the views.
+    """Return logits (N, K), of two classes (N, 1), and embeddings (N, D), both the mean over the views.
 
     Parameters
     ----------
@@ -32,7 +33,8 @@ def score_rows(
     batch_size
         Of a forward pass.
     """
-    logits, embeddings = np.zeros(len(rows)), np.zeros((len(rows), network.embedding_width))
+    logits = np.zeros((len(rows), network.outputs))
+    embeddings = np.zeros((len(rows), network.embedding_width))
     listener.begin("Scoring", len(rows) * len(views))
     for view in views:
         view_logits, view_embeddings = predict_rows(
@@ -47,7 +49,7 @@ def score_rows(
 def score_table(
     cells: CellSet, rows: NDArray[np.int64], part: str, inner_fold: str, logits: NDArray[np.float32]
 ) -> pd.DataFrame:
-    """Return rows of ``scores.csv``."""
+    """Return rows of ``scores.csv``: one column ``logit`` for two classes, else ``logit_<class>`` for each."""
     chosen = cells.table.iloc[rows]
     return pd.DataFrame(
         {
@@ -59,6 +61,6 @@ def score_table(
             "part": part,
             "inner_fold": inner_fold,
             "label": cells.labels[rows].astype(np.int64),
-            "logit": logits,
+            **dict(zip(logit_columns(cells.classes), logits.T, strict=True)),
         }
     )

@@ -76,6 +76,6 @@ class Trainee(nn.Module):
         self.network = network
 
     def forward(self, activations: Tensor, descriptors: Tensor | None, start: int) -> Tensor:
-        """Return the logits (B,)."""
+        """Return the logits (B, K), or (B, 1) of two classes."""
         features = self.network.standardise(self.network.embed(activations, start))
-        return self.network.classify(features, descriptors)[:, 0]
+        return self.network.classify(features, descriptors)

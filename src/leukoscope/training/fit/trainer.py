@@ -11,7 +11,6 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from leukoscope.core.errors import DivergedError, TrainingError
 from leukoscope.training.batches.activation_cache import ActivationFeeder
@@ -21,7 +20,13 @@ from leukoscope.training.batches.pixel_source import PLAIN_VIEW, Batch, Feeder
 from leukoscope.training.batches.sources import Feeders
 from leukoscope.training.fit import checkpoint
 from leukoscope.training.fit.callbacks import EpochRecord, Listener
-from leukoscope.training.fit.optimizer import AveragedWeights, Objective, make_optimiser, set_learning_rate
+from leukoscope.training.fit.optimizer import (
+    AveragedWeights,
+    Objective,
+    class_losses,
+    make_optimiser,
+    set_learning_rate,
+)
 from leukoscope.training.fit.prediction import accuracy, area_under_curve, explain_failures, predict_rows
 from leukoscope.training.fit.preparation import prepare_heads, reestimate_batch_norm
 from leukoscope.training.fit.state import Progressed, Running, Task, Trainee
@@ -181,7 +186,7 @@ class Finetuner:
     def _objective(self) -> Objective:
         rows = self.task.train
         labels, groups = torch.from_numpy(self.cells.labels[rows]), torch.from_numpy(self.cells.groups[rows])
-        return Objective(self.settings.loss, labels, groups, self.fabric.device)
+        return Objective(self.settings.loss, labels, groups, self.fabric.device, self.cells.classes.size)
 
     def _train_epoch(self, running: Running) -> dict[str, Any]:
         state, settings, fabric = self.progressed, self.settings, self.fabric
@@ -320,7 +325,8 @@ class Finetuner:
             self.fabric, self.network, self._feeder, rows, batch_size=self.settings.score.batch_size
         )[0]
         labels = self.cells.labels[rows]
-        loss = functional.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels))
+        classes = torch.from_numpy(labels).long().unsqueeze(1)
+        loss = class_losses(torch.from_numpy(logits)).gather(1, classes).mean()
         if not bool(torch.isfinite(loss)):
             raise DivergedError(
                 f"the validation loss became {float(loss)} in stage {self._stage_number}; "

@@ -1,4 +1,4 @@
-"""The network: uint8 cells in; logit, embedding and exact Grad-CAM out of one forward pass.
+"""The network: uint8 cells in; logits, embedding and exact Grad-CAM out of one forward pass.
 
 The classifier stands behind a global average over a feature map F (C, h, w) (``training.pooling``), so the logit
 depends on F only through its channel averages p, and d logit / d F[c, y, x] = (d logit / d p[c]) / (h w) everywhere.
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from leukoscope.core.classes import ClassSchema
 from leukoscope.core.errors import ConfigError
 from leukoscope.imaging.descriptors import NINE_SCALARS
 from leukoscope.training.networks.backbone import BackboneChain
@@ -29,56 +30,56 @@ class Outputs(NamedTuple):
     """What the network says about a batch of N cells."""
 
     logits: Tensor
-    """(N, 1), blast; log-odds before calibration."""
+    """(N, K), one a class; of two classes (N, 1), the log-odds of the second before calibration."""
     embedding: Tensor
     """(N, D), the pooled features of all chosen stages."""
     activation_map: Tensor
-    """(N, 1, h, w), Grad-CAM after ReLU, not normalised."""
+    """(N, K, h, w) or (N, 1, h, w), Grad-CAM of each logit after ReLU, not normalised."""
 
 
 class LinearHead(nn.Module):
-    """Dropout, Dense(1)."""
+    """Dropout, Dense(K)."""
 
-    def __init__(self, width: int, drop_rate: float) -> None:
+    def __init__(self, width: int, drop_rate: float, outputs: int = 1) -> None:
         super().__init__()
         self.dropout = nn.Dropout(drop_rate)
-        self.dense = nn.Linear(width, 1)
+        self.dense = nn.Linear(width, outputs)
         nn.init.normal_(self.dense.weight, std=0.01)
         nn.init.zeros_(self.dense.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the logits (N, 1) of the features (N, D)."""
+        """Return the logits (N, K) of the features (N, D)."""
         logits: Tensor = self.dense(self.dropout(features))
         return logits
 
     def jacobian(self, features: Tensor) -> Tensor:
-        """Return d logit / d feature in evaluation mode, (N, 1, D): the weights, the same for every cell."""
+        """Return d logit / d feature in evaluation mode, (N, K, D): the weights, the same for every cell."""
         weight: Tensor = self.dense.weight
-        return weight.expand(features.shape[0], 1, -1)
+        return weight.expand(features.shape[0], -1, -1)
 
 
 class PaperHead(nn.Module):
-    """Dense(128, ReLU), BatchNorm, Dropout, Dense(1), initialised and normalised as in Keras."""
+    """Dense(128, ReLU), BatchNorm, Dropout, Dense(K), initialised and normalised as in Keras."""
 
-    def __init__(self, width: int, drop_rate: float) -> None:
+    def __init__(self, width: int, drop_rate: float, outputs: int = 1) -> None:
         super().__init__()
         self.hidden = nn.Linear(width, PAPER_HIDDEN)
         self.norm = nn.BatchNorm1d(
             PAPER_HIDDEN, eps=KERAS_BATCH_NORM_EPSILON, momentum=KERAS_BATCH_NORM_MOMENTUM
         )
         self.dropout = nn.Dropout(drop_rate)
-        self.dense = nn.Linear(PAPER_HIDDEN, 1)
+        self.dense = nn.Linear(PAPER_HIDDEN, outputs)
         for layer in (self.hidden, self.dense):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the logits (N, 1) of the features (N, D)."""
+        """Return the logits (N, K) of the features (N, D)."""
         logits: Tensor = self.dense(self.dropout(self.norm(functional.relu(self.hidden(features)))))
         return logits
 
     def jacobian(self, features: Tensor) -> Tensor:
-        """Return d logit / d feature in evaluation mode, (N, 1, D).
+        """Return d logit / d feature in evaluation mode, (N, K, D).
 
         logit = w . (g relu(V p + b) + c) with g = gamma / sqrt(variance + epsilon), so the Jacobian is
         (w g 1[V p + b > 0]) V.
@@ -87,8 +88,13 @@ class PaperHead(nn.Module):
         assert norm.running_var is not None  # noqa: S101  (BatchNorm1d keeps statistics unless told not to)
         gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         active = (self.hidden(features) > 0).to(features.dtype)
-        jacobian: Tensor = (self.dense.weight[0] * gain * active) @ self.hidden.weight
-        return jacobian.unsqueeze(1)
+        jacobian: Tensor = (self.dense.weight * (gain * active).unsqueeze(1)) @ self.hidden.weight
+        return jacobian
+
+
+def outputs_of(classes: ClassSchema) -> int:
+    """Return how many logits a network of these classes has: 1 for two classes, else one a class."""
+    return 1 if classes.size == 2 else classes.size
 
 
 class CellNetwork(nn.Module):
@@ -98,6 +104,8 @@ class CellNetwork(nn.Module):
     ----------
     settings
         Which backbone and head. Weights are random here; ``weights.load_weights`` fills them.
+    outputs
+        Logits: 1 for two classes (the log-odds of the second), else one a class.
 
     Attributes
     ----------
@@ -119,9 +127,10 @@ class CellNetwork(nn.Module):
     descriptor_mean: Tensor
     descriptor_std: Tensor
 
-    def __init__(self, settings: NetworkSettings) -> None:
+    def __init__(self, settings: NetworkSettings, outputs: int = 1) -> None:
         super().__init__()
         self.settings = settings
+        self.outputs = outputs
         self.backbone = BackboneChain(settings.arch, settings.drop_path_rate)
         self.pooled_stages = tuple(self._stage_index(stage) for stage in settings.pooled_stages)
         channels = tuple(self.backbone.stages[stage].channels for stage in self.pooled_stages)
@@ -134,12 +143,12 @@ class CellNetwork(nn.Module):
         )
         self.embedding_width = self.pooling.width
         head_class = PaperHead if settings.head == "paper" else LinearHead
-        self.head: LinearHead | PaperHead = head_class(self.embedding_width, settings.drop_rate)
+        self.head: LinearHead | PaperHead = head_class(self.embedding_width, settings.drop_rate, outputs)
         self.descriptor_head: nn.Linear | None = None
         if settings.descriptor_head:
             count = len(NINE_SCALARS)
             width = count + count * (count + 1) // 2 if settings.descriptor_products else count
-            self.descriptor_head = nn.Linear(width, 1, bias=False)
+            self.descriptor_head = nn.Linear(width, outputs, bias=False)
             nn.init.zeros_(self.descriptor_head.weight)
         configuration: Any = self.backbone.model.pretrained_cfg
         mean = settings.pixel_mean or tuple(255.0 * value for value in configuration["mean"])
@@ -207,7 +216,7 @@ class CellNetwork(nn.Module):
         return explained_map / std
 
     def classify(self, features: Tensor, descriptors: Tensor | None = None) -> Tensor:
-        """Return the logits (N, 1) from standardised features and, for a descriptor head, raw descriptors."""
+        """Return the logits (N, K) from standardised features and, for a descriptor head, raw descriptors."""
         logits: Tensor = self.head(features)
         if self.descriptor_head is not None:
             if descriptors is None:

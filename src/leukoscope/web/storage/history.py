@@ -13,7 +13,6 @@ from sqlalchemy import ColumnElement, Select, delete, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, selectinload
 
-from leukoscope.core.terms import Decision
 from leukoscope.inference.results import CellResult
 from leukoscope.web.storage import audit
 from leukoscope.web.storage.database import Database
@@ -86,7 +85,7 @@ class Search:
     """What to look for; None means any. ``before`` is the number of the last case already seen."""
 
     text: str | None = None
-    decision: Decision | None = None
+    decision: str | None = None
     review: str | None = None
     """A verdict, or ``none`` for cases without a review."""
     subject: str | None = None
@@ -169,13 +168,12 @@ class History:
         with self.database.read() as session:
             return [_case(row) for row in session.scalars(query.order_by(order).limit(limit))]
 
-    def count(self, search: Search) -> dict[Decision, int]:
-        """Count matching cases by decision; the search's page and decision are left out."""
+    def count(self, search: Search) -> Counter[str]:
+        """Count matching cases by decision; the search's page and decision are left out, what is missing counts 0."""
         wide = replace(search, before=None, after=None, decision=None)
         query = _filtered(select(Case.decision, func.count()), wide).group_by(Case.decision)
         with self.database.read() as session:
-            counted = {Decision(decision): number for decision, number in session.execute(query)}
-        return {decision: counted.get(decision, 0) for decision in Decision}
+            return Counter({row[0]: row[1] for row in session.execute(query)})
 
     def total(self) -> int:
         """Number of stored cases."""
@@ -265,7 +263,7 @@ def _row(new: NewCase, now: datetime) -> Case:
         subject=result.subject,
         name=new.name,
         file_sha256=new.file_sha256,
-        decision=result.decision.value,
+        decision=result.decision,
         probability=result.probability,
         model_sha256=result.model.sha256,
         result=result.model_dump_json(),
@@ -315,7 +313,7 @@ def _filtered(query: SelectT, search: Search) -> SelectT:
     if search.text:
         conditions.append(_matches(search.text))
     if search.decision is not None:
-        conditions.append(Case.decision == search.decision.value)
+        conditions.append(Case.decision == search.decision)
     if search.review == "none":
         conditions.append(~Case.reviews.any())
     elif search.review:

@@ -59,7 +59,7 @@ class Case(Base):
     subject: Mapped[str | None] = mapped_column(String(120), index=True)
     name: Mapped[str | None] = mapped_column(String(255))
     file_sha256: Mapped[str] = mapped_column(String(64), index=True)
-    decision: Mapped[str] = mapped_column(String(12), index=True)
+    decision: Mapped[str] = mapped_column(String(40).with_variant(String(12), "sqlite"), index=True)
     probability: Mapped[float | None] = mapped_column(Float)
     model_sha256: Mapped[str] = mapped_column(String(64))
     result: Mapped[str] = mapped_column(Text)
