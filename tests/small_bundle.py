@@ -6,10 +6,9 @@ bundle works with this one. ``forward_by_hand`` computes the same network in pla
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 from leukoscope.assets import sample_cells_directory
 from leukoscope.decision.novelty import NoveltyModel
@@ -26,6 +25,9 @@ from leukoscope.imaging.decode import decode_image
 from leukoscope.inference.sample import SampleCell, build_bundle
 from leukoscope.models.bundle import Bundle
 from leukoscope.models.manifest import LicenceRecord, Manifest, TensorSpec, TrainingRecord
+
+if TYPE_CHECKING:
+    import onnx
 
 SIDE = 64
 FEATURES = 12
@@ -79,8 +81,11 @@ def forward_by_hand(weights: Weights, cells: np.ndarray) -> tuple[np.ndarray, np
     return logits, embedding, maps
 
 
-def make_onnx(weights: Weights | None = None) -> onnx.ModelProto:
+def make_onnx(weights: Weights | None = None) -> "onnx.ModelProto":
     """Build the network as ONNX."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
     weights = weights or Weights.draw()
     stored = {
         "scale": np.array(1 / 255, np.float32),
@@ -205,6 +210,8 @@ def make_decision(*, novelty_limit: float = 2.5, temperature: float = 0.05) -> D
 
 def make_small_bundle(directory: Path, *, samples: int = 4) -> Bundle:
     """Write the small bundle; its head's bias puts the median sample cell at logit 0."""
+    import onnx
+
     weights = Weights.draw()
     paths = sample_paths()
     cells = np.stack([prepare_cell(decode_image(path), SIDE) for path in paths])

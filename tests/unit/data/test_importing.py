@@ -75,7 +75,7 @@ def test_class_folders_of_known_and_told_names(tmp_path):
     assert (OddityKind.UNKNOWN_CLASS, "inner") in kinds(report)
     _, cells = run(tmp_path / "data", tmp_path / "cells.csv", blast=["early", "pre"])
     assert cells.loc["data/Pre/inner/c.png", "label"] == "blast"
-    with pytest.raises(UsageError, match="both classes"):
+    with pytest.raises(UsageError, match="'pre'"):
         run(tmp_path / "data", tmp_path / "cells.csv", blast=["Pre"], normal=["pre"])
 
 
@@ -95,7 +95,7 @@ def test_csv_names_files_labels_and_subjects(tmp_path):
         (OddityKind.MISSING, "img/4.png"),
     }
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(CohortError, match="no column names the image files"):
+    with pytest.raises(CohortError, match=r"bad\.csv.*\ba, b\b"):
         run(tmp_path / "bad.csv", tmp_path / "cells.csv")
 
 
@@ -223,7 +223,7 @@ def test_sources_without_images_are_usage_errors(tmp_path, name):
 def test_cohort_of_unreadable_files_writes_no_table(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/1.png").write_bytes(b"x")
-    with pytest.raises(CohortError, match="none of 1 images"):
+    with pytest.raises(CohortError, match=r"\b1\b"):
         run(tmp_path / "data", tmp_path / "cells.csv")
     assert not (tmp_path / "cells.csv").exists()
 
@@ -233,15 +233,15 @@ def test_the_users_own_file_is_never_overwritten(tmp_path):
     own = tmp_path / "cells.csv"
     own.write_text("file,label\na.png,blast\n")
     before = own.read_bytes()
-    with pytest.raises(UsageError, match="source itself"):
+    with pytest.raises(UsageError, match=r"cells\.csv|table\.csv"):
         import_cohort(own, tmp_path / "." / "cells.csv")
     notes = tmp_path / "notes.csv"
     notes.write_text("mine\n1\n")
-    with pytest.raises(UsageError, match="no cell table"):
+    with pytest.raises(UsageError, match=r"notes\.csv"):
         import_cohort(own, notes)
     assert own.read_bytes() == before and notes.read_text() == "mine\n1\n"
     table = tmp_path / "table.csv"
     for _ in range(2):  # a cell table is replaced
         assert import_cohort(own, table).cells == 1
-    with pytest.raises(UsageError, match="source itself"):
+    with pytest.raises(UsageError, match=r"cells\.csv|table\.csv"):
         import_cohort(table, table)
