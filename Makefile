@@ -9,9 +9,14 @@ DEV := .venv-dev
 PIP_FLAGS ?= --disable-pip-version-check
 WORKERS ?= 2
 LINTED := src tests tools docs examples
+# Times that test-shuffled runs the quick tests, each in an order of its own.
+TIMES ?= 3
+QUICK := not slow and not browser
+# One thread a process: the processes share the cores. A process that has nothing left takes tests from another.
+PYTEST = OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-quick lint format types docs site bench bundle-check picture screenshots gallery notebooks published refresh \
+.PHONY: help demo setup test test-quick test-shuffled lint format types docs site bench bundle-check picture screenshots gallery notebooks published refresh \
 	load audit all clean
 
 help:  ## Show this list
@@ -39,11 +44,14 @@ setup: $(DEV)/.installed  ## Install everything for development
 
 test: setup  ## Run linters, types and every test
 	$(MAKE) --no-print-directory lint types
-	$(DEV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --durations 10
+	$(PYTEST) --durations 10
 	@echo "==> all green. Next: make demo, or read docs/start.md"
 
 test-quick: setup  ## Run the tests that take seconds
-	$(DEV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not browser"
+	$(PYTEST) -m "$(QUICK)"
+
+test-shuffled: setup  ## Run the quick tests TIMES times in random order; each run prints its seed
+	for number in $$(seq $(TIMES)); do $(PYTEST) -m "$(QUICK)" -p randomly || exit 1; done
 
 lint: setup  ## Format check, lint, floors, dependencies
 	$(DEV)/bin/ruff format --check $(LINTED)

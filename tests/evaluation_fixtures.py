@@ -1,13 +1,11 @@
-"""Two synthetic runs, one a direction, and their report: made once, read by many tests."""
+"""Two synthetic runs, one a direction, and their report; the fixture ``evaluated`` makes them once in a test run."""
 
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-
 from leukoscope.evaluation.protocol import evaluate
 from leukoscope.evaluation.split_report import EvaluationSettings
-from leukoscope.models.report import Report
+from leukoscope.models.report import Report, read_report, write_report
 from leukoscope.stats.intervals import BootstrapSettings
 from synthetic_runs import Cohort, write_run
 
@@ -22,11 +20,15 @@ class Evaluated(NamedTuple):
     report: Report
 
 
-@pytest.fixture(scope="session")
-def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
-    folder = tmp_path_factory.mktemp("runs")
+def write_evaluated(folder: Path) -> None:
+    """Write both run folders and their report."""
     runs = [
         write_run(folder / "forth", train=LARGE, test=SMALL, seed=1, split="fold_0 to fold_1"),
         write_run(folder / "back", train=SMALL, test=LARGE, seed=2, split="fold_1 to fold_0", test_first=501),
     ]
-    return Evaluated(runs, evaluate(runs, pooled=True, settings=FEW))
+    write_report(evaluate(runs, pooled=True, settings=FEW), folder / "report.json")
+
+
+def read_evaluated(folder: Path) -> Evaluated:
+    """Read what ``write_evaluated`` wrote."""
+    return Evaluated([folder / "forth", folder / "back"], read_report(folder / "report.json"))

@@ -6,10 +6,9 @@ bundle works with this one. ``forward_by_hand`` computes the same network in pla
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 from leukoscope.assets import sample_cells_directory
 from leukoscope.core.classes import BINARY, ClassSchema
@@ -27,6 +26,9 @@ from leukoscope.imaging.decode import decode_image
 from leukoscope.inference.sample import SampleCell, build_bundle
 from leukoscope.models.bundle import Bundle
 from leukoscope.models.manifest import LicenceRecord, Manifest, TensorSpec, TrainingRecord
+
+if TYPE_CHECKING:
+    import onnx
 
 SIDE = 64
 FEATURES = 12
@@ -82,8 +84,11 @@ def forward_by_hand(weights: Weights, cells: np.ndarray) -> tuple[np.ndarray, np
     return logits, embedding, maps
 
 
-def make_onnx(weights: Weights | None = None) -> onnx.ModelProto:
+def make_onnx(weights: Weights | None = None) -> "onnx.ModelProto":
     """Build the network as ONNX."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
     weights = weights or Weights.draw()
     stored = {
         "scale": np.array(1 / 255, np.float32),
@@ -218,6 +223,8 @@ def make_small_bundle(
 
     Two classes have one output unless ``outputs`` says 2; more have one each, their spread made equal.
     """
+    import onnx
+
     outputs = outputs or (1 if classes.size == 2 else classes.size)
     weights = Weights.draw(outputs=outputs)
     paths = sample_paths()

@@ -1,4 +1,7 @@
-"""The real web application over the real predictor and the small bundle, for tests on every floor."""
+"""The real web application over the real predictor and the small bundle, for tests on every floor.
+
+What needs the extra ``web`` is imported where it is used, so that the fixtures exist without it.
+"""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -6,32 +9,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import waitress
-from flask import Flask
-from flask.testing import FlaskClient
 from PIL import Image
 
 from leukoscope.inference.predictor import Predictor
-from leukoscope.web.application import close_app, decode_limits, open_app
-from leukoscope.web.context import Services, services
-from leukoscope.web.settings import WebSettings
-from small_bundle import make_small_bundle, sample_paths
+from small_bundle import sample_paths
+
+if TYPE_CHECKING:
+    from flask import Flask
+    from flask.testing import FlaskClient
+
+    from leukoscope.web.context import Services
 
 TOKEN = "correct-horse-battery-staple"
-MakeApp = Callable[..., Flask]
-
-
-@pytest.fixture(scope="session")
-def small_bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_small_bundle(tmp_path_factory.mktemp("bundle") / "small").directory
+MakeApp = Callable[..., "Flask"]
 
 
 @pytest.fixture(scope="session")
 def web_predictor(small_bundle_path: Path) -> Predictor:
+    from leukoscope.web.application import decode_limits
+    from leukoscope.web.settings import WebSettings
+
     limits = decode_limits(WebSettings())
     return Predictor.open(small_bundle_path, threads=1, limits=limits)
 
@@ -39,9 +40,12 @@ def web_predictor(small_bundle_path: Path) -> Predictor:
 @pytest.fixture
 def make_app(tmp_path: Path, web_predictor: Predictor) -> Iterator[MakeApp]:
     """Build applications with differing settings; all are closed at the end."""
+    from leukoscope.web.application import close_app, open_app
+    from leukoscope.web.settings import WebSettings
+
     opened: list[Flask] = []
 
-    def make(**changes: Any) -> Flask:
+    def make(**changes: Any) -> "Flask":
         app = open_app(WebSettings(**{"data": tmp_path / "data", **changes}), web_predictor)
         opened.append(app)
         return app
@@ -52,17 +56,19 @@ def make_app(tmp_path: Path, web_predictor: Predictor) -> Iterator[MakeApp]:
 
 
 @pytest.fixture
-def app(make_app: MakeApp) -> Flask:
+def app(make_app: MakeApp) -> "Flask":
     return make_app()
 
 
 @pytest.fixture
-def parts(app: Flask) -> Services:
+def parts(app: "Flask") -> "Services":
+    from leukoscope.web.context import services
+
     return services(app)
 
 
 @pytest.fixture
-def client(app: Flask) -> FlaskClient:
+def client(app: "Flask") -> "FlaskClient":
     """A program: no cookies, no Origin."""
     return app.test_client(use_cookies=False)
 
@@ -72,12 +78,14 @@ class Running:
     """A served application."""
 
     address: str
-    app: Flask
+    app: "Flask"
 
 
 @contextmanager
-def run_server(app: Flask) -> Iterator[Running]:
+def run_server(app: "Flask") -> Iterator[Running]:
     """Serve with waitress, as the command does, on a free port."""
+    import waitress
+
     server = waitress.create_server(app, host="127.0.0.1", port=0, threads=16, ident=None)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -107,12 +115,11 @@ def png(rgb: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def wait_for_job(client: FlaskClient, job: str, tries: int = 400) -> dict[str, Any]:
-    """Poll until a job is over."""
+def wait_for_job(client: "FlaskClient", job: str) -> dict[str, Any]:
+    """Poll until a job is over; the limit of a test's time is the only clock."""
     pause = threading.Event()
-    for _ in range(tries):
+    while True:
         state = client.get(f"/api/v1/jobs/{job}").get_json()
         if state["state"] not in ("running", "receiving"):
             return dict(state)
         pause.wait(0.05)
-    raise AssertionError(f"the job did not end: {state}")

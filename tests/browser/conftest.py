@@ -4,14 +4,16 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from leukoscope.inference.predictor import Predictor
-from leukoscope.web.application import open_app
-from leukoscope.web.settings import WebSettings
 from web_fixtures import Running, run_server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+    from leukoscope.inference.predictor import Predictor
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -24,7 +26,6 @@ ARGUMENTS = [
 
 PATIENCE_MS = 45_000
 """How long a step may take: nothing on an idle machine comes near it."""
-expect.set_options(timeout=PATIENCE_MS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,7 +36,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
+def chromium() -> "Iterator[Browser]":
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=PATIENCE_MS)
     binary = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if binary is None:
         pytest.skip("no Chromium: install Debian's package chromium, or name the program in CHROMIUM")
@@ -46,20 +50,23 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, web_predictor: Predictor) -> Iterator[Running]:
+def served(tmp_path_factory: pytest.TempPathFactory, web_predictor: "Predictor") -> Iterator[Running]:
+    from leukoscope.web.application import close_app, open_app
+    from leukoscope.web.settings import WebSettings
+
     app = open_app(WebSettings(data=tmp_path_factory.mktemp("served")), web_predictor)
     with run_server(app) as running:
         yield running
-    app.extensions["leukoscope"].close()
+    close_app(app)
 
 
 @pytest.fixture
-def open_page(chromium: Browser):
+def open_page(chromium: "Browser"):
     """Open pages whose console must stay silent: no error, no refused script, style or picture."""
     contexts = []
     complaints: list[str] = []
 
-    def new(width: int = 1280, height: int = 850, **options) -> Page:
+    def new(width: int = 1280, height: int = 850, **options) -> "Page":
         context = chromium.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         page = context.new_page()

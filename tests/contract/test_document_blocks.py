@@ -17,17 +17,43 @@ import pytest
 
 from document_stage import build_stage, copy_stage, environment, run_line, smaller
 from documents import DOCUMENTS, ROOT, SHELL, Block, blocks, lines_of, name_of
+from shared_folders import make_once
 
 pytestmark = pytest.mark.slow
 
 RUN = [path for path in DOCUMENTS if any(block.runs for block in blocks(path))]
 SERVE = re.compile(r"leukoscope serve\b")
 ADDRESS = "http://127.0.0.1:8000"
+REFERENCE = ROOT / "docs" / "reference" / "cli.md"
+"""Made from the program's own examples; of those that a guide shows, too, the long ones are executed there only."""
+LONG = re.compile(r"leukoscope (evaluate|compare|tune|explain-check)\b")
+"""Takes long, and no other line of the page needs its outputs."""
+
+
+def plain_lines(block: Block) -> list[str]:
+    """The lines of shell in a block, without what is said of them."""
+    return [line for line in (re.split(r"\s+# ", line)[0].strip() for line in lines_of(block.body)) if line]
+
+
+IN_GUIDES = {
+    line
+    for path in RUN
+    if path != REFERENCE
+    for block in blocks(path)
+    if block.runs and block.language in SHELL
+    for line in plain_lines(block)
+}
+
+
+def in_a_guide(block: Block) -> bool:
+    """Whether a block of the reference is long and a guide executes its very lines."""
+    lines = plain_lines(block)
+    return IN_GUIDES.issuperset(lines) and all(LONG.match(line) for line in lines)
 
 
 @pytest.fixture(scope="session")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_stage(tmp_path_factory.mktemp("stage"))
+    return make_once(tmp_path_factory, "stage", build_stage)
 
 
 @pytest.mark.parametrize("path", RUN, ids=name_of)
@@ -40,7 +66,7 @@ def test_blocks_run_in_the_order_of_their_page(
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(path):
-        if not block.runs:
+        if not block.runs or (path == REFERENCE and in_a_guide(block)):
             continue
         if block.mark == "server":
             with served("leukoscope serve --data .records", folder) as address:
@@ -107,13 +133,13 @@ def served(line: str, folder: Path) -> Iterator[str]:
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        watch = threading.Timer(120, process.kill)
+        watch = threading.Timer(250, process.kill)
         watch.start()
         try:
             yield _wait_until_healthy(process, line)
         finally:
             process.terminate()
-            _, rest = process.communicate(timeout=30)
+            _, rest = process.communicate()
             watch.cancel()
     assert process.returncode == 0, f"{line}: it ended with {process.returncode}: {rest[-1500:]}"
 
@@ -122,11 +148,9 @@ def _wait_until_healthy(process: subprocess.Popen[str], line: str) -> str:
     """Read the address that a starting service prints, ask for its health and return the address."""
     assert process.stderr is not None
     said: list[str] = []
-    while "Model " not in (text := process.stderr.readline()):
+    while not (port := re.search(r"http://\S+?:(\d+)", text := process.stderr.readline())):
         said.append(text)
         assert text, f"{line}: ended before it was ready: {''.join(said)}"
-    port = re.search(r"ready at \S+:(\d+)/", "".join(said))
-    assert port, said
     address = f"http://127.0.0.1:{port[1]}"
     with urllib.request.urlopen(f"{address}/healthz", timeout=30) as response:
         assert response.status == 200

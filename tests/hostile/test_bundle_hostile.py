@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -98,12 +99,12 @@ def test_every_missing_file_is_named(bundle: Path) -> None:
 def test_a_file_that_does_not_belong_is_refused_even_when_it_is_listed(bundle: Path, name: str) -> None:
     (bundle / name).write_bytes(b"x")
     sign(bundle)
-    refused(bundle, "no file of this name belongs into a bundle")
+    refused(bundle, re.escape(name))
 
 
 def test_a_folder_that_does_not_belong_is_refused(bundle: Path) -> None:
     (bundle / "__pycache__").mkdir()
-    refused(bundle, "no file of this name")
+    refused(bundle, "__pycache__")
 
 
 def test_links_are_refused(bundle: Path, tmp_path: Path) -> None:
@@ -111,27 +112,27 @@ def test_links_are_refused(bundle: Path, tmp_path: Path) -> None:
     shutil.copy(bundle / "LICENSE", outside)
     (bundle / "LICENSE").unlink()
     (bundle / "LICENSE").symlink_to(outside)
-    refused(bundle, "not a regular file")
+    refused(bundle, "LICENSE")
 
 
 def test_a_linked_sample_folder_is_refused(bundle: Path, tmp_path: Path) -> None:
     (bundle / "sample").rename(tmp_path / "elsewhere")
     (bundle / "sample").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    refused(bundle, "not a link")
+    refused(bundle, "sample")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 def test_a_pipe_is_refused_without_waiting(bundle: Path) -> None:
     (bundle / "LICENSE").unlink()
     os.mkfifo(bundle / "LICENSE")
-    refused(bundle, "not a regular file")
+    refused(bundle, "LICENSE")
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "LICENSE", "sample/expected.json", "novelty.safetensors"])
 def test_sizes_are_bounded_before_reading(bundle: Path, name: str) -> None:
     with (bundle / name).open("r+b") as file:
         file.truncate(LIMITS[name] + 1)  # sparse: takes no space
-    refused(bundle, "the limit is")
+    refused(bundle, rf"{LIMITS[name] + 1:,}.*{LIMITS[name]:,}")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_hash_lists_that_point_elsewhere_are_refused(bundle: Path, line: str) ->
 def test_a_hash_listed_twice_is_refused(bundle: Path) -> None:
     path = bundle / SUMS
     path.write_text(path.read_text() * 2)
-    refused(bundle, "unreadable line")
+    refused(bundle, SUMS)
 
 
 Edit = Callable[[dict], None]
@@ -172,7 +173,7 @@ THIRD = BINARY.classes[1].model_dump() | {"name": "monocyte"}
         ("manifest.json", lambda m: m["outputs"].reverse(), "graph of"),
         ("manifest.json", lambda m: m.update(flops=float("nan")), "manifest.json"),
         ("manifest.json", lambda m: m.update(name="../../x"), "name"),
-        ("decision.json", lambda m: m.update(schema_version=9), "schema_version 9"),
+        ("decision.json", lambda m: m.update(schema_version=9), "schema_version.*9"),
         ("decision.json", lambda m: m.update(temperature=0), "temperature"),
         ("decision.json", lambda m: m.update(default_operating_point="none"), "default_operating_point"),
     ],
@@ -213,7 +214,7 @@ def test_novelty_of_another_width_is_refused(bundle: Path) -> None:
     other = NoveltyModel.fit(np.random.default_rng(0).normal(size=(40, 13)))
     save_file(dict(other.to_tensors()), bundle / "novelty.safetensors")
     sign(bundle)
-    refused(bundle, "fitted on 13 features, the embedding has 12")
+    refused(bundle, r"\b13\b.*\b12\b")
 
 
 def test_a_model_with_outside_weights_is_refused_before_any_engine_opens_it(
@@ -222,12 +223,12 @@ def test_a_model_with_outside_weights_is_refused_before_any_engine_opens_it(
     onnx.save_model(make_onnx(), tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0)
     shutil.copy(tmp_path / "m.onnx", bundle / "model.onnx")
     sign(bundle)
-    refused(bundle, "in another file")
+    refused(bundle, r"model\.onnx")
 
 
 def test_an_edited_card_is_found(bundle: Path) -> None:
     card = bundle / "MODEL_CARD.md"
-    card.write_text(card.read_text().replace("has not been evaluated", "reaches 99 % accuracy"))
+    card.write_text(card.read_text() + "\nIt reaches 99 % accuracy.\n")
     sign(bundle)
     checks = {check.name: check for check in verify_bundle(bundle)}
     assert not checks["card"].passed
@@ -246,5 +247,5 @@ def test_a_swapped_sample_cell_list_is_found(bundle: Path) -> None:
 @pytest.mark.parametrize("name", ["missing", "file"])
 def test_what_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(BundleError, match="folder"):
+    with pytest.raises(BundleError, match=name):
         Bundle.open(tmp_path / name)

@@ -2,6 +2,7 @@
 
 import io
 import random
+import re
 import struct
 import threading
 import tracemalloc
@@ -41,17 +42,16 @@ def send_large(client, fields):
     return client.post("/api/v1/predict", data=body, content_type=f"multipart/form-data; boundary={boundary}")
 
 
-def status_and_words(answer) -> tuple[int, str]:
+def status_and_code(answer) -> tuple[int, str]:
+    """Return the status and the code of the kind of problem."""
     assert answer.mimetype == "application/problem+json"
-    return answer.status_code, answer.get_json()["detail"]
+    return answer.status_code, answer.get_json()["type"].rpartition(":")[2]
 
 
 def test_a_bomb_is_refused_by_its_ratio(client):
     bomb = packed([(f"{number}.bmp", bytes(4 * MEBIBYTE)) for number in range(10)])
     assert len(bomb) < 100_000
-    status, words = status_and_words(send(client, bomb))
-    assert status == 413
-    assert "bomb" in words
+    assert status_and_code(send(client, bomb)) == (413, "too-large")
 
 
 def test_a_lying_directory_is_not_believed(client):
@@ -83,7 +83,7 @@ def make_slow_app(tmp_path, web_predictor, gate):
 
     def make(**changes):
         def judge(images):
-            assert gate.wait(30)
+            assert gate.wait(250)
             return judge_with(web_predictor)(images)
 
         settings = WebSettings(data=tmp_path / "slow", limits=Limits(pending_mb=4), **changes)
@@ -109,12 +109,10 @@ def in_background(answers: list, ask) -> threading.Thread:
 
 
 def wait_until(condition) -> None:
+    """Wait; the limit of a test's time is the only clock."""
     pause = threading.Event()
-    for _ in range(600):
-        if condition():
-            return
+    while not condition():
         pause.wait(0.02)
-    raise AssertionError("it did not happen")
 
 
 def test_archives_of_several_requests_share_one_budget(make_slow_app, gate):
@@ -126,9 +124,9 @@ def test_archives_of_several_requests_share_one_budget(make_slow_app, gate):
     refused = ask()
     assert (refused.status_code, refused.mimetype) == (503, "application/problem+json")
     assert int(refused.headers["Retry-After"]) >= 1
-    assert "at most 4 MB" in refused.get_json()["detail"]
+    assert re.search(r"\b4\b", refused.get_json()["detail"])
     gate.set()
-    first.join(30)
+    first.join()
     assert [answer.status_code for answer in answers] == [200]
     assert services(app).memory.held_bytes == 0
     assert ask().status_code == 200
@@ -154,7 +152,7 @@ class Body(io.BytesIO):
 
     def read(self, size: int | None = -1) -> bytes:
         self.touched.set()
-        assert self.go_on is None or self.go_on.wait(30)
+        assert self.go_on is None or self.go_on.wait(250)
         return super().read(size)
 
     def readinto(self, buffer) -> int:
@@ -184,12 +182,12 @@ def test_memory_is_set_aside_before_a_body_is_read(make_slow_app, gate, path):
     app, content = make_slow_app(), multipart(bytes(3 * MEBIBYTE))
     slow, answers = Body(content, gate), []
     first = in_background(answers, lambda: post_body(app, path, slow))
-    assert slow.touched.wait(30)
+    assert slow.touched.wait(250)
     second = Body(content)
     assert post_body(app, path, second).status_code == 503
     assert not second.touched.is_set()
     gate.set()
-    first.join(30)
+    first.join()
     assert answers[0].status_code in (200, 202, 303)
     wait_until(lambda: services(app).memory.held_bytes == 0)
 
@@ -271,15 +269,14 @@ def test_encrypted_and_unknown_compressions_are_told(client):
     encrypted = whole.copy()
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         encrypted[whole.index(signature) + offset] |= 1
-    status, words = status_and_words(send(client, bytes(encrypted)))
-    assert (status, "encrypted" in words) == (422, True)
-    status, words = status_and_words(send(client, packed(cells(1), zipfile.ZIP_LZMA)))
-    assert (status, "compression" in words) == (422, True)
+    for refused in (bytes(encrypted), packed(cells(1), zipfile.ZIP_LZMA)):
+        assert status_and_code(send(client, refused)) == (422, "invalid-request")
 
 
 def test_too_many_members(client):
-    status, words = status_and_words(send(client, packed([(f"{n}", b"") for n in range(201)])))
-    assert (status, "200" in words) == (413, True)
+    answer = send(client, packed([(f"{n}", b"") for n in range(201)]))
+    assert status_and_code(answer) == (413, "too-large")
+    assert "200" in answer.get_json()["detail"]
 
 
 def test_limits_hold_for_files_and_archives_together():
@@ -295,8 +292,8 @@ def test_limits_hold_for_files_and_archives_together():
 def test_an_image_above_the_limit_is_refused_before_decoding(make_app):
     app = make_app(limits=Limits(request_mb=1))
     client = app.test_client(use_cookies=False)
-    status, _ = status_and_words(send_large(client, form([("a.bmp", bytes(2 * MEBIBYTE))])))
-    assert status == 413
+    sent = send_large(client, form([("a.bmp", bytes(2 * MEBIBYTE))]))
+    assert status_and_code(sent) == (413, "too-large")
     assert services(app).history.total() == 0
 
 

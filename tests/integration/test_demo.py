@@ -8,16 +8,20 @@ import pytest
 from typer.testing import CliRunner
 
 from leukoscope.cli.main import app
+from leukoscope.core.terms import RESEARCH_USE
+from shared_folders import make_once
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("demo") / "demo"
-    result = CliRunner().invoke(app, ["demo", "--out", str(out)])
+    return make_once(tmp_path_factory, "demo", run_demo) / "demo"
+
+
+def run_demo(folder: Path) -> None:
+    result = CliRunner().invoke(app, ["demo", "--out", str(folder / "demo")])
     assert result.exit_code == 0, result.output
-    assert "Research use only" in result.output
-    assert "Next: open" in result.output
-    return out
+    assert RESEARCH_USE in result.output
+    assert "contact_sheet.html" in result.output  # what to open next
 
 
 def test_every_shipped_image_has_a_result(folder: Path) -> None:
@@ -48,7 +52,7 @@ def test_the_sheet_shows_cells_and_heat_maps_and_is_one_file(folder: Path) -> No
     assert page.count("<article") == 74
     assert page.count("data:image/") > 120
     assert "http://" not in page and "https://" not in page
-    assert "Research use only" in page
+    assert RESEARCH_USE in page
 
 
 def test_a_second_run_replaces_the_first_and_foreign_folders_are_left_alone(

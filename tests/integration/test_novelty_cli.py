@@ -10,13 +10,19 @@ from typer.testing import CliRunner
 from leukoscope import assets
 from leukoscope.cli.main import app
 from leukoscope.models.report import Supplement
+from shared_folders import make_once
 
+pytest.importorskip("sklearn", reason="the commands need pip install -e '.[evaluate]'")
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Supplement:
-    folder = tmp_path_factory.mktemp("novelty")
+    folder = make_once(tmp_path_factory, "novelty", measure)
+    return Supplement.model_validate_json((folder / "novelty.json").read_text(encoding="utf-8"))
+
+
+def measure(folder: Path) -> None:
     shutil.copytree(assets.sample_cells_directory(), folder / "cells")
     table, splits, out = folder / "cells" / "cells.csv", folder / "splits.json", folder / "novelty.json"
     other = str(assets.other_images_directory())
@@ -31,7 +37,6 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Supplement:
         result = CliRunner().invoke(app, call)
         assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == json.loads(Path(out).read_text(encoding="utf-8"))
-    return Supplement.model_validate_json(out.read_text(encoding="utf-8"))
 
 
 def test_images_with_background_and_made_ones_are_refused(measured: Supplement) -> None:

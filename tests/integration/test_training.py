@@ -11,20 +11,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from cohort_files import write_cohort
 from leukoscope.cli.train import make_listener
 from leukoscope.core.config import apply_overrides, build
-from leukoscope.core.errors import ConfigError, SplitError, TrainingError, UsageError
+from leukoscope.core.errors import ConfigError, DivergedError, SplitError, TrainingError, UsageError
 from leukoscope.data.splits import Split, make_plan, write_splits
 from leukoscope.data.table import read_cells
 from leukoscope.evaluation.scores import read_run
 from leukoscope.models.session import OpenVinoGraphs
-from leukoscope.training.batches.frozen_source import FrozenPart
-from leukoscope.training.fit.checkpoint import load_trained
-from leukoscope.training.fit.trainer import Finetuner
+from leukoscope.training.fit.callbacks import EpochRecord, Listener
+from leukoscope.training.fit.checkpoint import load_trained, read_record
 from leukoscope.training.run import resume_run, start_run
 from leukoscope.training.settings import TrainSettings
 
@@ -55,8 +53,10 @@ def cohort(tmp_path_factory) -> tuple[Path, Path]:
     return write_cohort(tmp_path_factory.mktemp("cohort"))
 
 
-def run(cohort, out: Path, *overrides: str, name: str = "small", engine=None) -> Path:
-    return start_run(*cohort, None, settings(*overrides), out=out, config_name=name, engine=engine)
+def run(cohort, out: Path, *overrides: str, name: str = "small", engine=None, listener=None) -> Path:
+    return start_run(
+        *cohort, None, settings(*overrides), out=out, config_name=name, engine=engine, listener=listener
+    )
 
 
 PLAIN = ("engine.activation_cache=off", "engine.frozen_forward=torch")
@@ -109,8 +109,14 @@ def test_the_fast_path_follows_the_plain_path(cohort, tmp_path, dtype, tolerance
     np.testing.assert_allclose(fast["validation_loss"], plain["validation_loss"], atol=tolerance)
 
 
+# Later stages amplify rounding: answers of the engine that are off by 1e-5 of their spread moved the losses by up to
+# 0.004, the logits by 0.01 of their spread and an embedding by 0.1. The bounds leave room for another processor's order
+# of additions; the loss itself moves by 0.3. How exact the frozen part is by itself, parity/test_frozen_part.py shows.
+FOLLOWS = {"frozen stage": 2e-3, "loss": 0.02, "validation_loss": 0.02, "logit": 0.05, "embedding": 0.5}
+
+
 @pytest.mark.parametrize("views", [0, 2])
-def test_an_engine_backed_frozen_part_follows_torch(cohort, tmp_path, monkeypatch, views):
+def test_an_engine_backed_frozen_part_follows_torch(cohort, tmp_path, views):
     recipe = (
         f"augment.views={views}",
         "network.head=paper",
@@ -125,19 +131,9 @@ def test_an_engine_backed_frozen_part_follows_torch(cohort, tmp_path, monkeypatc
         cohort, tmp_path / "fast", *recipe, "engine.frozen_forward=openvino", engine=OpenVinoGraphs()
     )
     plain_folder = run(cohort, tmp_path / "plain", *recipe, *PLAIN)
-    in_torch, noise = FrozenPart.in_torch, torch.Generator().manual_seed(0)
-
-    def rounded_otherwise(self, images):
-        output = in_torch(self, images)
-        return output * (1.0 + 1e-6 * torch.randn(output.shape, generator=noise))
-
-    monkeypatch.setattr(FrozenPart, "in_torch", rounded_otherwise)
-    # Training amplifies rounding. How much is measured: torch once more, its frozen part off by a float's rounding.
-    moved = deviations(run(cohort, tmp_path / "moved", *recipe, "engine.frozen_forward=torch"), plain_folder)
     assert np.ptp(history(plain_folder)["loss"]) > 0.1
     for name, deviation in deviations(folder, plain_folder).items():
-        assert deviation <= max(1e-3, 3.0 * moved[name]), name
-        assert deviation < 0.1, name
+        assert deviation < FOLLOWS[name], name
     assert read_run(folder).provenance["frozen_forward"] == "openvino f32"
     assert read_run(plain_folder).provenance["frozen_forward"] == "torch 32-true"
 
@@ -146,7 +142,9 @@ def deviations(one: Path, two: Path) -> dict[str, float]:
     """Return the largest differences between two runs' curves, logits (by their spread) and embeddings."""
     first, second, ours, theirs = history(one), history(two), read_run(one), read_run(two)
     spread = float(np.ptp(theirs.scores["logit"]))
+    frozen = first["stage"] == 1
     return {
+        "frozen stage": float((first["validation_loss"] - second["validation_loss"])[frozen].abs().max()),
         "loss": float((first["loss"] - second["loss"]).abs().max()),
         "validation_loss": float((first["validation_loss"] - second["validation_loss"]).abs().max()),
         "logit": float((ours.scores["logit"] - theirs.scores["logit"]).abs().max()) / spread,
@@ -154,20 +152,23 @@ def deviations(one: Path, two: Path) -> dict[str, float]:
     }
 
 
-def test_an_engine_does_not_spoil_determinism_nor_resuming(cohort, tmp_path, monkeypatch):
-    recipe = ("augment.views=0", "engine.frozen_forward=openvino")
-    whole = run(cohort, tmp_path / "whole", *recipe, engine=OpenVinoGraphs())
-    stop = Finetuner._finish_epoch
+class Interrupting(Listener):
+    """Interrupt the training when so many epochs are over, as Ctrl-C does."""
 
-    def cut(self, running, trained):
-        stop(self, running, trained)
-        if self.progressed.total == 3:  # in the middle of the second stage
+    def __init__(self, epochs: int) -> None:
+        self.left = epochs
+
+    def epoch(self, record: EpochRecord) -> None:
+        self.left -= 1
+        if self.left == 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Finetuner, "_finish_epoch", cut)
-    with pytest.raises(KeyboardInterrupt):
-        run(cohort, tmp_path / "cut", *recipe, engine=OpenVinoGraphs())
-    monkeypatch.undo()
+
+def test_an_engine_does_not_spoil_determinism_nor_resuming(cohort, tmp_path):
+    recipe = ("network.arch=test_resnet", "augment.views=0", "engine.frozen_forward=openvino")
+    whole = run(cohort, tmp_path / "whole", *recipe, engine=OpenVinoGraphs())
+    with pytest.raises(KeyboardInterrupt):  # in the middle of the second stage
+        run(cohort, tmp_path / "cut", *recipe, engine=OpenVinoGraphs(), listener=Interrupting(3))
     (folder,) = (tmp_path / "cut").glob("*-small-*")
     resume_run(folder, engine=OpenVinoGraphs())
     one, two = final_tensors(whole), final_tensors(folder)
@@ -175,7 +176,7 @@ def test_an_engine_does_not_spoil_determinism_nor_resuming(cohort, tmp_path, mon
 
 
 def test_an_engine_that_cannot_be_had_is_an_error_before_the_first_step(cohort, tmp_path):
-    with pytest.raises(ConfigError, match="no engine was handed in"):
+    with pytest.raises(ConfigError, match=r"engine\.frozen_forward"):
         run(cohort, tmp_path / "a", "engine.frozen_forward=openvino")
     with pytest.raises(ConfigError, match="64-true"):
         run(
@@ -214,7 +215,7 @@ def test_inner_models_predict_every_training_cell_out_of_fold(tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_its_place(cohort, tmp_path):
-    with pytest.raises(TrainingError, match=r"the loss became (nan|inf) in stage 1, epoch 1, step \d"):
+    with pytest.raises(DivergedError, match=r"\b(nan|inf)\b.*\b1\b.*\b1\b.*\d"):
         run(cohort, tmp_path, "optimiser.name=sgd", "optimiser.clip_norm=0", "stage1.learning_rate=1e37")
 
 
@@ -229,12 +230,12 @@ def test_splits_that_cannot_be_trained_on_are_refused_before_the_first_step(coho
         start_run(table, tmp_path / "splits.json", None, settings(), out=tmp_path, config_name="bad")
 
     test = tuple(keys[["s8", "s9"]])
-    with pytest.raises(TrainingError, match="train part has 12 cells, all of class blast"):
+    with pytest.raises(TrainingError, match=r"\btrain\b.*\b12\b.*\bblast\b"):
         start(Split("one class", tuple(blasts), tuple(normals), test))
-    with pytest.raises(TrainingError, match=r"no validation part.*data\.inner_folds"):
+    with pytest.raises(TrainingError, match=r"data\.inner_folds"):
         start(Split("no validation", tuple(blasts) + tuple(normals), (), test))
     start_of_leak = (*blasts, *normals, test[0])
-    with pytest.raises(SplitError, match="leaks: group 's8' stands in train and in test"):
+    with pytest.raises(SplitError, match=r"'s8'.*\btrain\b.*\btest\b"):
         start(Split("leak", start_of_leak, tuple(keys[["s4", "s5"]]), test[1:]))
     assert not list(tmp_path.glob("*bad*"))
 
@@ -242,7 +243,7 @@ def test_splits_that_cannot_be_trained_on_are_refused_before_the_first_step(coho
 def test_a_run_is_not_started_twice_and_a_finished_one_is_left_alone(cohort, tmp_path):
     folder = run(cohort, tmp_path, "stage2.epochs=0", "stage1.epochs=1")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    with pytest.raises(UsageError, match="train --resume"):
+    with pytest.raises(UsageError, match="--resume"):
         run(cohort, tmp_path, "stage2.epochs=0", "stage1.epochs=1")
     assert resume_run(folder) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
@@ -300,30 +301,28 @@ def test_the_seconds_of_training_are_those_of_the_whole_fit(cohort, tmp_path, in
     assert recalled["peak_memory_mb"] is None
 
 
-def test_the_seconds_of_an_interrupted_training_count(cohort, tmp_path, monkeypatch):
-    stop = Finetuner._finish_epoch
+class Slow(Interrupting):
+    """Hold the training up before it is interrupted, so that its seconds are many beside those that follow."""
 
-    def cut(self, running, trained):
-        stop(self, running, trained)
-        if self.progressed.total == 2:
-            time.sleep(1.0)
-            self._save(running)
-            raise KeyboardInterrupt
+    def begin(self, task: str, total: int) -> None:
+        time.sleep(0.3)
 
-    monkeypatch.setattr(Finetuner, "_finish_epoch", cut)
+
+def test_the_seconds_of_an_interrupted_training_count(cohort, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run(cohort, tmp_path)
-    monkeypatch.undo()
+        run(cohort, tmp_path, listener=Slow(2))
     (folder,) = tmp_path.glob("*-small-*")
+    before = read_record(folder / "checkpoints" / "last.safetensors")["seconds"]
+    assert before > 0.6
     provenance = read_run(resume_run(folder)).provenance
-    assert provenance["training_seconds"] > history(folder)["seconds"].sum() + 1.0
+    assert provenance["training_seconds"] > before + history(folder)["seconds"][2:].sum()
 
 
 def test_a_finished_run_scores_again_with_other_score_settings(cohort, tmp_path):
     recipe = ("stage2.epochs=0", "stage1.epochs=1", "engine.cache_dtype=float32")
     folder = run(cohort, tmp_path / "again", *recipe, "score.tta=4")
     turned, weights = read_run(folder).scores, final_tensors(folder)
-    with pytest.raises(UsageError, match=r"seed=5: .*score\.\* only"):
+    with pytest.raises(UsageError, match="seed=5"):
         resume_run(folder, overrides=["seed=5"])
     assert resume_run(folder, overrides=["score.tta=1"]) == folder
     plain = read_run(run(cohort, tmp_path / "plain", *recipe)).scores
@@ -338,7 +337,7 @@ def test_a_run_whose_settings_were_edited_does_not_go_on(cohort, tmp_path):
     (folder / "scores.csv").unlink()
     config = (folder / "config.toml").read_text()
     (folder / "config.toml").write_text(config.replace("label_smoothing = 0.0", "label_smoothing = 0.1"))
-    with pytest.raises(UsageError, match=r"edited.*put them back"):
+    with pytest.raises(UsageError, match=r"config\.toml"):
         resume_run(folder)
     (folder / "config.toml").write_text(config)
     resume_run(folder)
@@ -349,9 +348,35 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "leukoscope.cli.main", "train", *arguments]
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from leukoscope.core.config import apply_overrides, build
+from leukoscope.training.fit.callbacks import Listener
+from leukoscope.training.run import start_run
+from leukoscope.training.settings import TrainSettings
+
+class Killing(Listener):
+    epochs = steps = 0
+
+    def epoch(self, record):
+        self.epochs += 1
+
+    def advance(self, count, loss=None):
+        self.steps += self.epochs == 4 and loss is not None
+        if self.steps == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+table, splits, out, *overrides = sys.argv[1:]
+settings = build(TrainSettings, apply_overrides({}, overrides))
+start_run(Path(table), Path(splits), None, settings, out=Path(out), config_name="killed", listener=Killing())
+"""
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_killed_runs_go_on_to_the_same_weights(cohort, tmp_path):
-    # Enough epochs that the kill falls between two of them, with every kind of state there is.
+    # Killed within the second epoch of the second stage, with every kind of state there is.
     recipe = (
         "optimiser.ema_decay=0.9",
         "loss.group_robust_rate=0.1",
@@ -360,23 +385,15 @@ def test_killed_runs_go_on_to_the_same_weights(cohort, tmp_path):
         "augment.views=3",
     )
     whole = run(cohort, tmp_path / "whole", *recipe)
-    options = [option for override in (*SMALL, *recipe) for option in ("--set", override)]
     table, splits = map(str, cohort)
-    process = subprocess.Popen(
-        command("--cells", table, "--splits", splits, "--out", str(tmp_path / "killed"), *options, "--json"),
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED, table, splits, str(tmp_path / "killed"), *SMALL, *recipe],
         env=ENVIRONMENT,
+        check=False,
     )
-    deadline = time.monotonic() + 120
-    last = None
-    while time.monotonic() < deadline and process.poll() is None:
-        last = next(tmp_path.glob("killed/*/checkpoints/last.safetensors"), None)
-        if last is not None:
-            break
-        time.sleep(0.005)
-    assert last is not None, "the run ended before its first checkpoint was seen"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    folder = last.parent.parent
+    assert process.returncode == -signal.SIGKILL
+    (folder,) = tmp_path.glob("killed/*-killed-*")
+    assert read_record(folder / "checkpoints" / "last.safetensors")["total"] == 4
     assert not (folder / "scores.csv").exists()
     assert resume_run(folder) == folder
     one, two = final_tensors(whole), final_tensors(folder)
@@ -431,7 +448,7 @@ def test_two_processes_follow_one(cohort, tmp_path):
     np.testing.assert_allclose(one["logit"], two["logit"], atol=1e-3)
 
 
-def test_a_frozen_backbone_runs_once_over_each_cell_whatever_the_run(cohort, tmp_path, monkeypatch):
+def test_a_frozen_backbone_runs_once_over_each_cell_whatever_the_run(cohort, tmp_path):
     plain = [
         f"augment.{name}=0.0" for name in ("rotation_degrees", "shift", "brightness", "contrast", "stain")
     ]
@@ -440,13 +457,12 @@ def test_a_frozen_backbone_runs_once_over_each_cell_whatever_the_run(cohort, tmp
     plain += ["batch_norm.reestimate_cells=0"]
     first = run(cohort, tmp_path, *plain)
     (kept,) = (tmp_path / "cache").glob("embeddings-*.safetensors")
-    monkeypatch.setattr(
-        "leukoscope.training.batches.activation_cache.ActivationFeeder._compute",
-        lambda *_: pytest.fail("computed again"),
-    )
+    # Marked, so that what is read from the file can be told from what is computed.
+    stored = load_file(kept)
+    save_file({**stored, "activations": 2 * stored["activations"]}, kept)
     second = run(cohort, tmp_path, *plain, "network.drop_rate=0.1")
-    assert kept.is_file()
+    assert list((tmp_path / "cache").glob("embeddings-*.safetensors")) == [kept]
     one, other = (load_file(folder / "embeddings.safetensors")["embeddings"] for folder in (first, second))
-    np.testing.assert_array_equal(one, other)
-    with pytest.raises(BaseException, match="computed again"):  # another backbone is another file
-        run(cohort, tmp_path, *plain, "seed=5")
+    np.testing.assert_array_equal(2 * one, other)
+    run(cohort, tmp_path, *plain, "seed=5")  # another backbone is another file
+    assert len(list((tmp_path / "cache").glob("embeddings-*.safetensors"))) == 2

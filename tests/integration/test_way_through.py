@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 from leukoscope import assets
 from leukoscope.cli.main import app
 from leukoscope.models.bundle import Bundle
+from shared_folders import make_once
 
+pytest.importorskip("torch", reason="the commands need pip install -e '.[train]'")
 pytestmark = pytest.mark.slow
 
 TINY = (
@@ -28,7 +30,10 @@ def call(*arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def way(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("way")
+    return make_once(tmp_path_factory, "way", go)
+
+
+def go(folder: Path) -> None:
     shutil.copytree(assets.sample_cells_directory(), folder / "cells")
     cells, splits = folder / "cells" / "cells.csv", folder / "splits.json"
     call("data", "import", folder / "cells", "--out", cells)
@@ -41,7 +46,6 @@ def way(tmp_path_factory: pytest.TempPathFactory) -> Path:
     report = folder / "report" / "report.json"
     named = ("--name", "tiny", "--version", "1.2.3", "--limitation", "Made of sixty cells.")
     call("export", run, "--out", folder / "bundle", "--report", report, *named)
-    return folder
 
 
 def test_the_bundle_verifies_and_carries_the_report(way: Path) -> None:

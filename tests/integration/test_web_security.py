@@ -126,7 +126,6 @@ def test_signing_in_and_out(guarded):
     token = re.search(r'name="csrf_token" value="([^"]+)"', page)[1]
     refused = browser.post("/sign-in", data={"token": "wrong", "csrf_token": token})
     assert refused.status_code == 401
-    assert "wrong" in refused.get_data(as_text=True)
     assert browser.post("/sign-in", data={"token": TOKEN}).status_code == 403
     welcome = browser.post("/sign-in", data={"token": TOKEN, "csrf_token": token})
     assert welcome.headers["Location"] == "/"
@@ -164,7 +163,6 @@ def test_a_person_without_session_is_not_told_of_headers(guarded):
     )
     page = answer.get_data(as_text=True)
     assert answer.status_code == 401
-    assert "Your session has ended" in page
     assert "Bearer" not in page
     assert 'href="/sign-in"' in page
 
@@ -203,7 +201,7 @@ def test_uploads_and_names_are_not_kept(make_app, tmp_path, caplog):
     stored = b"".join(path.read_bytes() for path in (tmp_path / "data").iterdir())
     assert b"Jane-Doe" not in stored
     assert content[:64] not in stored
-    assert b"\x89PNG" not in stored
+    assert b"\x89PNG\r\n\x1a\n" not in stored
 
 
 def test_keeping_is_a_choice(make_app, tmp_path):
@@ -264,7 +262,7 @@ def test_a_redirect_after_a_review_stays_here(app):
         assert answer.headers["Location"] == f"/cases/{case}"
 
 
-@pytest.mark.parametrize("text", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{7*7}}"])
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{7*'!'}}"])
 def test_what_users_write_is_escaped(app, text):
     client = app.test_client(use_cookies=False)
     name = f"{text}.webp".replace("/", "")
@@ -279,4 +277,4 @@ def test_what_users_write_is_escaped(app, text):
         page = client.get(path, headers={"Accept": "text/html"}).get_data(as_text=True)
         assert "<script>alert" not in page
         assert "<img src=x" not in page
-        assert "49" not in page.replace(case, "") or "{{7*7}}" in page
+        assert "!!!!!!!" not in page  # what the template would compute; no id, key or token has such a sign

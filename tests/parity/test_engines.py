@@ -1,6 +1,5 @@
 """One model, two engines, two worlds: the same numbers on real cells."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +19,6 @@ from small_bundle import sample_paths
 
 LOGIT_TOLERANCE = 2e-3
 MAP_TOLERANCE = 1e-3
-
-
-@pytest.fixture(autouse=True)
-def without_trace_records():
-    """Spare pytest the thousands of records that torch's tracer would otherwise give to its log capture."""
-    logger = logging.getLogger("torch.__trace")
-    logger.disabled = True
-    yield
-    logger.disabled = False
 
 
 def real_cells(side: int, step: int) -> np.ndarray:

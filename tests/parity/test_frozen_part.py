@@ -34,7 +34,7 @@ def make_pixels(count: int) -> torch.Tensor:
     return torch.rand(count, 3, PX, PX, generator=torch.Generator().manual_seed(1)) * 255
 
 
-@pytest.mark.parametrize("arch", ["efficientnet_b0", "resnet10t"])
+@pytest.mark.parametrize("arch", ["test_efficientnet", "resnet10t"])
 def test_any_range_of_units_computes_what_torch_computes(fabric, arch):
     network = make_network(arch)
     end = len(network.backbone)
@@ -74,7 +74,7 @@ def test_an_image_does_not_depend_on_its_neighbours_and_a_wrong_shape_is_an_erro
     alone = torch.cat([part(images[place : place + 1]) for place in range(7)])
     assert torch.equal(together, alone)
     graph = part.compile(images)
-    with pytest.raises(EngineError, match=r"expected float32 \(N, 3, 64, 64\)"):
+    with pytest.raises(EngineError, match=r"\(N, 3, 64, 64\)"):
         graph(np.zeros((1, 3, 32, 32), np.float32))
     with pytest.raises(EngineError, match="float64"):
         graph(np.zeros((1, 3, 64, 64)))
@@ -97,7 +97,7 @@ def test_auto_takes_the_engine_where_only_rounding_differs():
     assert choose(frozen_forward="torch") is None
     assert choose_engine(EngineSettings(), torch.device("cpu"), 1000, None) is None
     assert choose(cells=4, frozen_forward="openvino") is not None
-    with pytest.raises(ConfigError, match="on cuda"):
+    with pytest.raises(ConfigError, match="cuda"):
         choose(device="cuda", frozen_forward="openvino")
     with pytest.raises(ConfigError, match="64-true"):
         choose(precision="64-true", frozen_forward="openvino")

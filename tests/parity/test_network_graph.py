@@ -1,6 +1,5 @@
 """The exported graph against the network, and its closed-form Grad-CAM against autograd and the grad-cam package."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,6 @@ from leukoscope.training.networks.network import CellNetwork
 from leukoscope.training.settings import NetworkSettings
 
 PX = 64
-
-
-@pytest.fixture(autouse=True)
-def without_trace_records():
-    """Spare pytest the thousands of records that torch's tracer would otherwise give to its log capture."""
-    logger = logging.getLogger("torch.__trace")
-    logger.disabled = True
-    yield
-    logger.disabled = False
 
 
 def make_network(**options) -> CellNetwork:

@@ -47,7 +47,7 @@ def test_what_cannot_be_indexed_is_refused(embeddings: np.ndarray, subjects: lis
 
 def test_refused_images_and_other_bundles_are_refused(small_predictor: Predictor) -> None:
     blank = small_predictor.predict(np.zeros((450, 450, 3), np.uint8))
-    with pytest.raises(UsageError, match="refused"):
+    with pytest.raises(UsageError, match="image"):
         NeighbourIndex.of([blank])
-    with pytest.raises(UsageError, match="same bundle"):
+    with pytest.raises(UsageError, match=r"\(4,\).*\(3,\)"):
         NeighbourIndex(np.ones((2, 3))).nearest(np.ones(4))

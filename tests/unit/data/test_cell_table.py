@@ -39,16 +39,16 @@ def test_round_trip_keeps_strings_and_numbers(table, tmp_path):
 @pytest.mark.parametrize(
     ("column", "value", "words"),
     [
-        ("label", "all", "row 3: label 'all'"),
-        ("sha256", "AB", "row 3: sha256 'AB'"),
-        ("area_px", "1.5", "row 3: area_px '1.5'"),
-        ("area_px", "-1", "row 3: area_px '-1'"),
-        ("mean_g", "nan", "row 3: mean_g 'nan'"),
-        ("mean_g", "inf", "row 3: mean_g 'inf'"),
-        ("group", "", "row 3: the group is empty"),
-        ("group", "H11", "row 3: subject 'NA' is not in its group"),
-        ("cell", "", "row 3: the cell key is empty"),
-        ("cell", "a/1.bmp", "row 3: the cell 'a/1.bmp' stands a second time"),
+        ("label", "all", r"\b3\b.*'all'"),
+        ("sha256", "AB", r"\b3\b.*sha256.*'AB'"),
+        ("area_px", "1.5", r"\b3\b.*area_px.*'1\.5'"),
+        ("area_px", "-1", r"\b3\b.*area_px.*'-1'"),
+        ("mean_g", "nan", r"\b3\b.*mean_g.*'nan'"),
+        ("mean_g", "inf", r"\b3\b.*mean_g.*'inf'"),
+        ("group", "", r"\b3\b"),
+        ("group", "H11", r"\b3\b.*'NA'.*'H11'"),
+        ("cell", "", r"\b3\b"),
+        ("cell", "a/1.bmp", r"\b3\b.*'a/1\.bmp'"),
     ],
 )
 def test_trouble_names_the_row(table, tmp_path, column, value, words):
@@ -60,13 +60,13 @@ def test_trouble_names_the_row(table, tmp_path, column, value, words):
 
 
 def test_other_files_are_refused(table, tmp_path):
-    with pytest.raises(UsageError, match="no such cell table"):
+    with pytest.raises(UsageError, match=r"absent\.csv"):
         read_cells(tmp_path / "absent.csv")
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00binary")
-    with pytest.raises(CohortError, match="not a cell table"):
+    with pytest.raises(CohortError, match=r"x\.csv"):
         read_cells(tmp_path / "x.csv")
     table.drop(columns="focus").to_csv(tmp_path / "y.csv", index=False)
-    with pytest.raises(CohortError, match="column 'focus' is missing"):
+    with pytest.raises(CohortError, match=r"y\.csv.*'focus'"):
         read_cells(tmp_path / "y.csv")
 
 

@@ -75,7 +75,7 @@ def test_class_folders_of_known_and_told_names(tmp_path):
     assert (IssueKind.UNKNOWN_CLASS, "Pre/inner") in kinds(report)
     _, cells = run(tmp_path / "data", tmp_path / "cells.csv", blast=["early", "pre"])
     assert cells.loc["data/Pre/inner/c.png", "label"] == "blast"
-    with pytest.raises(UsageError, match="both classes"):
+    with pytest.raises(UsageError, match="'pre'"):
         run(tmp_path / "data", tmp_path / "cells.csv", blast=["Pre"], normal=["pre"])
 
 
@@ -95,7 +95,7 @@ def test_csv_names_files_labels_and_subjects(tmp_path):
         (IssueKind.MISSING, "img/4.png"),
     }
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(CohortError, match="no column names the image files"):
+    with pytest.raises(CohortError, match=r"bad\.csv.*\ba, b\b"):
         run(tmp_path / "bad.csv", tmp_path / "cells.csv")
 
 
@@ -223,7 +223,7 @@ def test_sources_without_images_are_usage_errors(tmp_path, name):
 def test_cohort_of_unreadable_files_writes_no_table(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/1.png").write_bytes(b"x")
-    with pytest.raises(CohortError, match="none of 1 images"):
+    with pytest.raises(CohortError, match=r"\b1\b"):
         run(tmp_path / "data", tmp_path / "cells.csv")
     assert not (tmp_path / "cells.csv").exists()
 

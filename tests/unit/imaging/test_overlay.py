@@ -2,16 +2,16 @@
 
 import io
 import re
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from leukoscope.assets import sample_cells_directory
 from leukoscope.core.classes import BINARY
 from leukoscope.core.errors import EngineError, UsageError
 from leukoscope.core.terms import RESEARCH_USE
-from leukoscope.imaging import overlay
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.overlay import (
     MAX_SHEET_ITEMS,
@@ -129,18 +129,35 @@ def test_a_rejected_cell_has_the_scale_of_the_judged_ones() -> None:
     assert np.array_equal(drawn_cell(large, 1), whole)
 
 
-def test_text_never_leaves_its_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[tuple[float, float]] = []
-    original = overlay.ImageDraw.ImageDraw.text
+class DrawnText(NamedTuple):
+    """A text that Pillow was asked to draw, and where it begins and ends."""
+
+    text: str
+    left: float
+    right: float
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[DrawnText]:
+    """What is drawn as text, by listening at Pillow's own method."""
+    texts: list[DrawnText] = []
+    original = ImageDraw.ImageDraw.text
 
     def record(self, place, text, *rest, **more):
         box = self.textbbox(
             place, text, font=rest[1] if len(rest) > 1 else more["font"], anchor=more.get("anchor")
         )
-        drawn.append((box[0], box[2]))
+        texts.append(DrawnText(text, box[0], box[2]))
         return original(self, place, text, *rest, **more)
 
-    monkeypatch.setattr(overlay.ImageDraw.ImageDraw, "text", record)
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
+    return texts
+
+
+CARD_LEFT, CARD_RIGHT = 18, 18 + 2 * 208 + 3 * 14
+
+
+def test_text_never_leaves_its_card(drawn: list[DrawnText]) -> None:
     long = "W" * 400
     sheet = contact_sheet(
         [item("uncertain", source=f"/{long}/x.bmp", reason=f"{long} and then some {long}")],
@@ -148,27 +165,28 @@ def test_text_never_leaves_its_card(monkeypatch: pytest.MonkeyPatch) -> None:
         notice=long,
     )
     assert drawn
-    assert min(left for left, _ in drawn) >= 0
-    assert max(right for _, right in drawn) <= sheet.shape[1]
-    card_right = 18 + 2 * 208 + 3 * 14
-    assert sum(right > card_right for _, right in drawn) <= 6  # head, legend and foot only
+    assert min(text.left for text in drawn) >= 0
+    assert max(text.right for text in drawn) <= sheet.shape[1]
+    assert sum(text.right > CARD_RIGHT for text in drawn) <= 6  # head, legend and foot only
 
 
-def test_shortened_names_keep_their_end() -> None:
-    short = overlay._shorten("folder/" * 40 + "UID_H10_33_2_hem.bmp", 15, 300, middle=True)
-    assert short.startswith("folder")
-    assert short.endswith("H10_33_2_hem.bmp")
-    assert "..." in short
-    assert overlay._text_width(short, 15) <= 300
+def test_shortened_names_keep_their_end(drawn: list[DrawnText]) -> None:
+    contact_sheet([item("blast", source="folder/" * 40 + "UID_H10_33_2_hem.bmp")])
+    (short,) = (text for text in drawn if text.text.startswith("folder"))
+    assert short.text.endswith("H10_33_2_hem.bmp")
+    assert "..." in short.text
+    assert CARD_LEFT < short.left < short.right < CARD_RIGHT
 
 
-def test_letters_the_font_lacks_are_replaced() -> None:
-    assert overlay._printable("Zellen müller\t細胞\n.bmp") == "Zellen muller ??.bmp".replace("??.", "?? .")
+def test_letters_the_font_lacks_are_replaced(drawn: list[DrawnText]) -> None:
+    contact_sheet([item("blast", source="Zellen müller\t細胞\n.bmp")])
+    assert "Zellen muller ?? .bmp" in [text.text for text in drawn]
 
 
-@pytest.mark.parametrize(("probability", "words"), [(0.0, "< 0.001"), (1.0, "> 0.999"), (0.98765, "0.988")])
-def test_no_probability_is_drawn_as_certain(probability: float, words: str) -> None:
-    assert overlay._probability_words(probability) == words
+@pytest.mark.parametrize(("probability", "shown"), [(0.0, "< 0.001"), (1.0, "> 0.999"), (0.98765, "0.988")])
+def test_no_probability_is_drawn_as_certain(drawn: list[DrawnText], probability: float, shown: str) -> None:
+    contact_sheet([item("blast", probability=probability)])
+    assert len([text for text in drawn if text.text.endswith(shown)]) == 1
 
 
 @pytest.mark.parametrize(("count", "columns"), [(0, 4), (MAX_SHEET_ITEMS + 1, 4), (1, 0)])

@@ -22,8 +22,6 @@ from leukoscope.models.onnx_graph import read_onnx_graph
 from leukoscope.models.session import Session
 from small_bundle import sample_paths
 
-RNG = np.random.default_rng(0)
-
 
 def test_energy_inside_of_known_maps() -> None:
     mask = np.zeros((80, 80), np.bool_)
@@ -39,8 +37,9 @@ def test_energy_inside_of_known_maps() -> None:
 
 
 def test_rank_correlation_equals_scipy_with_ties() -> None:
+    rng = np.random.default_rng(0)
     for _ in range(20):
-        first, second = RNG.integers(0, 4, (2, 6, 6)).astype(np.float32)
+        first, second = rng.integers(0, 4, (2, 6, 6)).astype(np.float32)
         wanted = spearmanr(first.ravel(), second.ravel()).statistic
         assert rank_correlation(first, second) == pytest.approx(wanted, abs=1e-12)
     assert np.isnan(rank_correlation(np.ones((3, 3), np.float32), first[:3, :3]))
@@ -125,5 +124,5 @@ def test_check_measures_each_cell_and_counts_the_rest(small_predictor: Predictor
 
 def test_nothing_to_measure_is_wrong_usage(small_predictor: Predictor) -> None:
     blank = small_predictor.prepare(Source("blank", np.zeros((450, 450, 3), np.uint8)))
-    with pytest.raises(UsageError, match="no cell image"):
+    with pytest.raises(UsageError):
         check_explanations(small_predictor, [blank])

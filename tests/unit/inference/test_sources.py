@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -66,8 +67,9 @@ def test_a_file_whose_name_looks_like_a_pattern_is_taken_as_it_is(tmp_path: Path
 @pytest.mark.parametrize("argument", ["{tree}/nothing*.png", "{empty}"])
 def test_nothing_found_is_wrong_usage(tree: Path, tmp_path: Path, argument: str) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no image"):
-        names(argument.format(tree=tree, empty=tmp_path / "empty"))
+    named = argument.format(tree=tree, empty=tmp_path / "empty")
+    with pytest.raises(UsageError, match=re.escape(named)):
+        names(named)
 
 
 def test_an_empty_folder_beside_images_is_named_and_no_error(tree: Path, tmp_path: Path) -> None:
@@ -88,7 +90,7 @@ def test_a_folder_that_links_to_itself_ends(tree: Path) -> None:
 def test_standard_input_is_one_image() -> None:
     sources = list(iterate_sources(["-"], stdin=io.BytesIO(CELL)))
     assert [(source.name, source.content) for source in sources] == [("<stdin>", CELL)]
-    with pytest.raises(UsageError, match="once"):
+    with pytest.raises(UsageError):
         list(iterate_sources(["-", "-"], stdin=io.BytesIO(CELL)))
 
 
@@ -101,7 +103,7 @@ def test_standard_input_is_read_no_further_than_the_limit() -> None:
 def test_lists_are_read_line_by_line() -> None:
     assert list(read_list(io.BytesIO("a.png\r\n\n ü.png\nlast".encode()))) == ["a.png", " ü.png", "last"]
     for content in (b"\xff\xfe\n", b"x" * 40_000):
-        with pytest.raises(UsageError, match="line 1"):
+        with pytest.raises(UsageError, match=r"\b1\b"):
             list(read_list(io.BytesIO(content)))
 
 
@@ -146,13 +148,14 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_unread(tmp_path: Path) -
     limits = ArchiveLimits(free_bytes=1_000_000)
     error = only(list(iterate_sources([str(path)], archive_limits=limits)))
     assert error.reason is Reason.FILE_TOO_LARGE
-    assert "times its size, the limit is 200" in str(error)
+    assert "200" in str(error)
 
 
 def test_an_archive_with_too_many_entries_is_refused(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "many.zip", {f"{n}.bmp": b"x" for n in range(11)})
     error = only(list(iterate_sources([str(path)], archive_limits=ArchiveLimits(max_members=10))))
-    assert "11 entries, the limit is 10" in str(error)
+    assert error.reason is Reason.FILE_TOO_LARGE
+    assert re.search(r"\b11\b.*\b10\b", str(error))
 
 
 def test_a_large_member_is_refused_and_a_lying_one_cut_off(tmp_path: Path) -> None:
@@ -174,7 +177,7 @@ def test_damage_inside_costs_that_member_only(tmp_path: Path) -> None:
     path.write_bytes(content)
     bad, good = iterate_sources([str(path)])
     assert isinstance(bad.content, ImageError)
-    assert "damaged here" in str(bad.content)
+    assert bad.content.reason is Reason.UNREADABLE
     assert good.content == CELL
 
 
@@ -190,7 +193,7 @@ def test_encrypted_members_are_refused(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[content.rfind(b"PK\x01\x02") + 8] |= 1  # the flag in the archive's directory
     path.write_bytes(content)
-    assert "encrypted" in str(only(list(iterate_sources([str(path)]))))
+    assert only(list(iterate_sources([str(path)]))).reason is Reason.UNREADABLE
 
 
 def test_an_archive_without_images_says_so(tmp_path: Path) -> None:
@@ -221,7 +224,7 @@ def test_the_row_with_the_longest_path_counts(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     here = SubjectTable({str(tmp_path / "p" / "a.png"): "3", f"{tmp_path.name}/b.png": "4"})
     assert [here(name) for name in ("p/a.png", "b.png", "./b.png")] == ["3", "4", "4"]
-    with pytest.raises(UsageError, match="two subjects"):
+    with pytest.raises(UsageError, match=re.escape("p\\a.png")):
         SubjectTable({"p/a.png": "1", "p\\a.png": "2"})
 
 
@@ -241,5 +244,5 @@ def test_tables_that_do_not_tell_are_refused(tmp_path: Path, content: str, words
     table.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="UTF-16"):
         read_subjects(table)
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match=r"missing\.csv"):
         read_subjects(tmp_path / "missing.csv")

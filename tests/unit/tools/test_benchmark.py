@@ -58,7 +58,7 @@ def test_a_benchmark_without_a_contestant_or_with_a_broken_image_fails(
 
     code, text = run("--only", "keras_grad_cam")
     assert code == 1
-    assert "no contestant ran" in text and "--keras-python" in text
+    assert "--keras-python" in text
     broken = tmp_path / "broken.png"
     broken.write_text("no image")
     code, text = run(str(broken), "--only", "keras_grad_cam")
@@ -106,7 +106,7 @@ def test_a_contestant_that_cannot_run_is_left_out_with_its_reason(small_bundle_p
     result = CliRunner().invoke(app, [*words, "--json"])
     assert "--keras-python" in json.loads(result.stdout)["left_out"]["keras_grad_cam"]
     result = CliRunner().invoke(app, [*words, "--json", "--keras-python", sys.executable])
-    assert json.loads(result.stdout)["left_out"]["keras_grad_cam"] == "tensorflow is not installed"
+    assert "tensorflow" in json.loads(result.stdout)["left_out"]["keras_grad_cam"]
 
 
 @pytest.mark.slow

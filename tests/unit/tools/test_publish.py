@@ -89,14 +89,14 @@ def test_literature_shows_no_column_that_is_empty_and_no_threshold_of_ours(folde
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<!-- leukoscope: results report=reports/report.json -->", "not closed"),
+        ("<!-- leukoscope: results report=reports/report.json -->", "<!-- /leukoscope -->"),
         (
             f"<!-- leukoscope: results report=reports/report.json --> <!-- leukoscope: literature -->{CLOSE}",
-            "not closed",
+            "results",
         ),
-        (f"<!-- leukoscope: nonsense report=reports/report.json -->{CLOSE}", "unknown"),
+        (f"<!-- leukoscope: nonsense report=reports/report.json -->{CLOSE}", "nonsense"),
         (f"<!-- leukoscope: results -->{CLOSE}", "report"),
-        (f"<!-- leukoscope: results reports/report.json -->{CLOSE}", "name=value"),
+        (f"<!-- leukoscope: results reports/report.json -->{CLOSE}", "reports/report.json"),
         (f"<!-- leukoscope: supplement report=reports/report.json name=luck -->{CLOSE}", "luck"),
         (f"<!-- leukoscope: value report=reports/report.json measure=luck -->{CLOSE}", "luck"),
     ],

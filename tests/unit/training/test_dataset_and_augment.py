@@ -103,13 +103,13 @@ def test_a_file_that_changed_after_the_import_is_named_and_not_trained_on(tmp_pa
     cells = read_cells(table)
     paths = [tmp_path / cell for cell in cells["cell"]]
     paths[3].write_bytes(paths[4].read_bytes())
-    with pytest.raises(CohortError, match=rf"{paths[3].name}: SHA-256 is .* import the cohort again"):
+    with pytest.raises(CohortError, match=rf"{paths[3].name}.*SHA-256"):
         load_cells(cells, paths, 64, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
 
 def test_an_empty_class_is_named():
-    with pytest.raises(TrainingError, match="validation part has 2 cells and none of class blast"):
+    with pytest.raises(TrainingError, match=r"\bvalidation\b.*\b2\b.*\bblast\b"):
         check_classes(cell_set([0, 0, 1], [0, 1, 2]), np.array([0, 1]), "validation")
 
 

@@ -102,25 +102,25 @@ def test_the_same_seed_grows_the_same_network() -> None:
 
 
 def test_a_narrower_network_is_refused() -> None:
-    with pytest.raises(WeightsError, match=r"narrower|not as deep"):
+    with pytest.raises(WeightsError, match=r"efficientnet_b0|\(.*\)"):
         growth.grow(random_source(), arch="efficientnet_b0")
 
 
 def test_the_source_file_is_opened_only_with_the_pinned_hash(tmp_path: Path) -> None:
     file = tmp_path / "lite2.pth"
     torch.save(random_source().state_dict(), file)
-    with pytest.raises(WeightsError, match="SHA-256 is"):
+    with pytest.raises(WeightsError, match=r"lite2\.pth.*SHA-256"):
         growth.read_source(file)
     model = growth.read_source(file, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
     assert not model.training
-    with pytest.raises(WeightsError, match="no such file"):
+    with pytest.raises(WeightsError, match=r"absent\.pth"):
         growth.read_source(tmp_path / "absent.pth")
 
 
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "lite0.pth"
     torch.save(timm.create_model("efficientnet_lite0").state_dict(), file)
-    with pytest.raises(WeightsError, match="tensors, expected"):
+    with pytest.raises(WeightsError, match=r"lite0\.pth"):
         growth.read_source(file, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
 
 

@@ -1,7 +1,6 @@
 """Freezing, optimiser, loss, weights, settings, configurations."""
 
 import math
-import re
 from pathlib import Path
 
 import pytest
@@ -70,7 +69,7 @@ def test_boundary_without_trained_layers_is_behind_the_backbone():
     pooled = small(pooled_stages=(-3, -1))
     late = StageSettings(1, 1e-3, unfreeze_layers=3)
     assert freeze_boundary(pooled, (late,)) <= pooled.backbone.stages[-3].last_unit
-    with pytest.raises(ConfigError, match="the backbone has"):
+    with pytest.raises(ConfigError, match="unfreeze_layers = 10000"):
         freeze_boundary(network, (StageSettings(1, 1e-3, unfreeze_layers=10_000),))
 
 
@@ -167,20 +166,15 @@ def test_local_weights_must_fit_and_are_loaded_exactly(tmp_path):
     save_file(wrong, tmp_path / "wrong.safetensors")
     with pytest.raises(WeightsError) as caught:
         load_weights(target, str(tmp_path / "wrong.safetensors"))
-    for part in (
-        "1 missing: conv1.0.weight",
-        "1 surplus: surprise",
-        "bn1.weight is (7,)",
-        "not finite: bn1.bias",
-    ):
+    for part in ("conv1.0.weight", "surprise", "bn1.weight", "(7,)", "bn1.bias"):
         assert part in str(caught.value)
 
 
 def test_weights_that_are_no_safetensors_are_refused(tmp_path):
-    with pytest.raises(WeightsError, match="no such weights file"):
+    with pytest.raises(WeightsError, match=r"none\.safetensors"):
         load_weights(small(), str(tmp_path / "none.safetensors"))
     torch.save({"weight": torch.zeros(2)}, tmp_path / "pickled.safetensors")
-    with pytest.raises(WeightsError, match="pickled files are not read"):
+    with pytest.raises(WeightsError, match=r"pickled\.safetensors"):
         load_weights(small(), str(tmp_path / "pickled.safetensors"))
 
 
@@ -214,54 +208,54 @@ def test_imagenet_weights_are_read_from_the_hubs_cache_without_their_classifier(
         torch.equal(tensor, tensors[name]) for name, tensor in target.backbone.model.state_dict().items()
     )
     monkeypatch.setitem(weights.PINS, "timm/resnet10t.c3_in1k", weights.Pin(commit, "0" * 64))
-    with pytest.raises(WeightsError, match="pinned is 000"):
+    with pytest.raises(WeightsError, match="0" * 64):
         load_weights(target, "imagenet")
 
 
 def test_networks_that_cannot_be_are_refused():
-    with pytest.raises(ConfigError, match="timm cannot build it"):
+    with pytest.raises(ConfigError, match="efficientnet_b33"):
         small(arch="efficientnet_b33")
-    with pytest.raises(ConfigError, match="not a map"):
+    with pytest.raises(ConfigError, match="test_vit"):
         small(arch="test_vit")
-    with pytest.raises(ValueError, match="give one or several stages"):
+    with pytest.raises(ValueError, match="pooled_stages"):
         NetworkSettings(pooled_stages=())
-    with pytest.raises(ConfigError, match="outside the"):
+    with pytest.raises(ConfigError, match="-40"):
         small(pooled_stages=(-40, -1))
 
 
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("optimiser.clip_norm=-1", "clip_norm = -1.0: expected 0 or more"),
-        ("optimiser.warmup_epochs=-1", "warmup_epochs = -1.0: expected 0 or more"),
-        ("optimiser.weight_decay=-0.1", "weight_decay = -0.1: expected 0 or more"),
-        ("augment.rotation_degrees=-15", "rotation_degrees = -15.0: expected 0 to 180"),
-        ("augment.rotation_degrees=270", "rotation_degrees = 270.0: expected 0 to 180"),
-        ("augment.stain=nan", "stain = nan: expected 0 to 0.5"),
-        ("batch_norm.reestimate_cells=-5", "reestimate_cells = -5: expected 0, or 2 and more"),
-        ("batch_norm.reestimate_cells=1", "reestimate_cells = 1: expected 0, or 2 and more"),
-        ("score.batch_size=0", "batch_size = 0: expected 1 or more"),
-        ("engine.devices=0", "devices = 0: expected 1 or more"),
-        ("stage1.patience=-1", "patience = -1: expected 0 or more"),
-        ("stage1.learning_rate=nan", "learning_rate = nan: expected more than 0"),
-        ("head_fit.penalty=inf", "penalty = inf: expected 0 or more"),
-        ("loss.label_smoothing=0.6", "label_smoothing = 0.6: expected 0 to 0.5"),
+        ("optimiser.clip_norm=-1", r"clip_norm = -1\.0\b.*\b0\b"),
+        ("optimiser.warmup_epochs=-1", r"warmup_epochs = -1\.0\b.*\b0\b"),
+        ("optimiser.weight_decay=-0.1", r"weight_decay = -0\.1\b.*\b0\b"),
+        ("augment.rotation_degrees=-15", r"rotation_degrees = -15\.0\b.*\b0\b.*\b180\b"),
+        ("augment.rotation_degrees=270", r"rotation_degrees = 270\.0\b.*\b0\b.*\b180\b"),
+        ("augment.stain=nan", r"stain = nan\b.*\b0\b.*\b0\.5\b"),
+        ("batch_norm.reestimate_cells=-5", r"reestimate_cells = -5\b.*\b0\b.*\b2\b"),
+        ("batch_norm.reestimate_cells=1", r"reestimate_cells = 1\b.*\b0\b.*\b2\b"),
+        ("score.batch_size=0", r"batch_size = 0\b.*\b1\b"),
+        ("engine.devices=0", r"devices = 0\b.*\b1\b"),
+        ("stage1.patience=-1", r"patience = -1\b.*\b0\b"),
+        ("stage1.learning_rate=nan", r"learning_rate = nan\b.*\b0\b"),
+        ("head_fit.penalty=inf", r"penalty = inf\b.*\b0\b"),
+        ("loss.label_smoothing=0.6", r"label_smoothing = 0\.6\b.*\b0\b.*\b0\.5\b"),
     ],
 )
 def test_impossible_settings_are_refused_with_value_and_limit(override, expected):
-    with pytest.raises(ConfigError, match=re.escape(expected)):
+    with pytest.raises(ConfigError, match=expected):
         build(TrainSettings, apply_overrides({}, [override]))
 
 
 @pytest.mark.parametrize("sampling", ["class", "subject"])
 def test_the_classes_are_not_corrected_for_twice(sampling):
     build(TrainSettings, {"loss": {"class_weights": True}})
-    with pytest.raises(ConfigError, match=r"class_weights.*twice: leave one of them out"):
+    with pytest.raises(ConfigError, match=rf"class_weights.*data\.sampling.*{sampling}"):
         build(TrainSettings, {"loss": {"class_weights": True}, "data": {"sampling": sampling}})
 
 
 def test_lack_of_memory_is_explained():
-    remedy = r"out of memory at batch_size = 16; lower engine\.batch_size"
+    remedy = r"\b16\b.*engine\.batch_size"
     with pytest.raises(TrainingError, match=remedy), explain_failures(16):
         torch.empty(1 << 50)
     with pytest.raises(RuntimeError, match="something else"), explain_failures(16):

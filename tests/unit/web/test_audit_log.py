@@ -1,5 +1,6 @@
 """The audit log reveals every way of changing it behind its back."""
 
+import re
 import sqlite3
 from pathlib import Path
 
@@ -58,25 +59,26 @@ def test_the_database_itself_refuses_changes(database, file, action):
 
 
 @pytest.mark.parametrize(
-    ("statement", "words"),
+    ("statement", "line"),
     [
-        ("UPDATE audit SET detail = '{}' WHERE sequence = 3", "line 3 was altered"),
-        ("UPDATE audit SET at = '2020-01-01' WHERE sequence = 1", "line 1 was altered"),
-        ("DELETE FROM audit WHERE sequence = 4", "line 4 is missing"),
-        ("DELETE FROM audit WHERE sequence = 6", "cut off"),
-        ("DELETE FROM audit", "cut off"),
-        ("DELETE FROM audit_head", "head is missing"),
+        ("UPDATE audit SET detail = '{}' WHERE sequence = 3", 3),
+        ("UPDATE audit SET at = '2020-01-01' WHERE sequence = 1", 1),
+        ("DELETE FROM audit WHERE sequence = 4", 4),
+        ("DELETE FROM audit WHERE sequence = 6", 6),
+        ("DELETE FROM audit", None),
+        ("DELETE FROM audit_head", None),
         (
             "INSERT INTO audit SELECT 7, at, event, actor, detail, previous, 'x' FROM audit WHERE sequence = 6",
-            "line 7",
+            7,
         ),
     ],
 )
-def test_tampering_is_found(database, file, statement, words):
+def test_tampering_is_found(database, file, statement, line):
     tamper(file, statement)
     found = check(database)
     assert not found.intact
-    assert words in (found.fault or "")
+    assert found.fault
+    assert line is None or re.search(rf"\b{line}\b", found.fault)
 
 
 def test_a_log_rewritten_as_a_whole_is_found_by_an_anchor_only(database, file, tmp_path):
@@ -87,19 +89,20 @@ def test_a_log_rewritten_as_a_whole_is_found_by_an_anchor_only(database, file, t
         for number in range(LINES):
             append(session, "judged", "api", {"cases": [f"LK-forged-{number}"]})
     assert check(other).intact
-    assert "not the one the anchor names" in (check(other, anchor).fault or "")
+    assert not check(other, anchor).intact and check(other, anchor).fault
     other.close()
     assert check(database, anchor).intact
 
 
 def test_an_anchor_beyond_the_end_means_lines_were_lost(database):
-    assert "anchor names line 9" in (check(database, f"9:{'0' * 64}").fault or "")
+    found = check(database, f"9:{'0' * 64}")
+    assert not found.intact and re.search(r"\b9\b", found.fault)
 
 
 @pytest.mark.parametrize("anchor", ["", "12", "x:" + "0" * 64, "3:abc"])
 def test_a_wrong_anchor_is_a_usage_error(database, anchor):
     if anchor:
-        with pytest.raises(ValueError, match="SEQUENCE:DIGEST"):
+        with pytest.raises(ValueError, match=re.escape(anchor)):
             check(database, anchor)
     else:
         assert check(database, anchor).intact

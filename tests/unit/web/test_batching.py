@@ -1,7 +1,6 @@
 """Batching: concurrency becomes batches, a full queue a refusal, one bad image nobody else's problem."""
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,6 +13,8 @@ from leukoscope.web.metrics import Metrics
 from leukoscope.web.prediction import ToJudge
 from leukoscope.web.problems import Problem
 
+PATIENCE_S = 250
+"""How long a step may take: nothing on an idle machine comes near it."""
 MODEL = ModelReference(name="echo", version="1", sha256="b" * 64)
 
 
@@ -22,11 +23,13 @@ class Echo:
 
     def __init__(self) -> None:
         self.batches: list[list[bytes]] = []
+        self.entered = threading.Semaphore(0)
         self.go = threading.Event()
         self.go.set()
 
     def __call__(self, images):
-        self.go.wait(10)
+        self.entered.release()
+        assert self.go.wait(PATIENCE_S)
         self.batches.append([image.content for image in images])
         if any(image.content == b"poison" for image in images):
             raise ValueError("boom")
@@ -69,9 +72,7 @@ def hold(judge, batcher) -> None:
     """Keep the engine busy with one image, so that what comes next waits."""
     judge.go.clear()
     batcher.submit(images("first"))
-    deadline = time.monotonic() + 5
-    while batcher.waiting and time.monotonic() < deadline:
-        time.sleep(0.002)
+    assert judge.entered.acquire(timeout=PATIENCE_S)
     assert batcher.waiting == 0
 
 
@@ -80,37 +81,35 @@ def test_everybody_gets_their_own_answer_and_batches_form(judge, make_batcher):
 
     def ask(number: int) -> bool:
         futures = batcher.submit(images(f"{number}a", f"{number}b"))
-        return [future.result(10).result.source for future in futures] == [f"{number}a", f"{number}b"]
+        return [future.result(PATIENCE_S).result.source for future in futures] == [f"{number}a", f"{number}b"]
 
     with ThreadPoolExecutor(32) as pool:
         assert all(pool.map(ask, range(100)))
     assert sum(map(len, judge.batches)) == 200
     assert max(map(len, judge.batches)) <= 8
-    assert len(judge.batches) < 150
+    assert len(judge.batches) <= 100  # the two images of a request are never apart
 
 
 def test_a_second_batch_is_taken_while_the_first_is_judged(judge, make_batcher):
     batcher = make_batcher(feeders=2)
     hold(judge, batcher)
     second = batcher.submit(images("second"))[0]
-    deadline = time.monotonic() + 5
-    while not second.running() and time.monotonic() < deadline:
-        time.sleep(0.002)
+    assert judge.entered.acquire(timeout=PATIENCE_S)
     assert second.running()
     third = batcher.submit(images("third"))[0]
     assert batcher.waiting == 1  # both feeders are at work
     judge.go.set()
-    assert third.result(5).result.source == "third"
+    assert third.result(PATIENCE_S).result.source == "third"
 
 
 def test_a_full_queue_refuses_at_once_and_names_a_time(judge, make_batcher):
     batcher = make_batcher(queue_images=3)
     hold(judge, batcher)
     batcher.submit(images("1", "2"))
-    started = time.monotonic()
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(
+        Problem
+    ) as caught:  # the engine stands still: whoever waited for it would wait for ever
         batcher.submit(images("3", "4"))
-    assert time.monotonic() - started < 0.5
     assert caught.value.status == 503
     assert int(caught.value.headers["Retry-After"]) >= 1
     assert batcher.waiting == 2  # all of a request or none
@@ -122,12 +121,12 @@ def test_one_bad_image_does_not_take_its_neighbours_down(judge, make_batcher):
     hold(judge, batcher)
     good1, bad, good2 = batcher.submit(images("a", "poison", "b"))
     judge.go.set()
-    assert good1.result(5).result.source == "a"
-    assert good2.result(5).result.source == "b"
+    assert good1.result(PATIENCE_S).result.source == "a"
+    assert good2.result(PATIENCE_S).result.source == "b"
     with pytest.raises(EngineError) as caught:
-        bad.result(5)
+        bad.result(PATIENCE_S)
     assert "boom" not in str(caught.value)
-    assert batcher.submit(images("after"))[0].result(5).result.source == "after"
+    assert batcher.submit(images("after"))[0].result(PATIENCE_S).result.source == "after"
 
 
 def test_requests_go_first_but_jobs_are_not_starved(judge, make_batcher):
@@ -137,7 +136,7 @@ def test_requests_go_first_but_jobs_are_not_starved(judge, make_batcher):
     requests = batcher.submit(images(*[f"r{number}" for number in range(9)]))
     judge.go.set()
     for future in [*jobs, *requests]:
-        future.result(5)
+        future.result(PATIENCE_S)
     assert judge.batches[1] == [b"r0", b"r1", b"r2", b"job1"]
     assert judge.batches[2] == [b"r3", b"r4", b"r5", b"job2"]
 
@@ -148,7 +147,7 @@ def test_cancelled_images_are_not_judged(judge, make_batcher):
     given_up, wanted = batcher.submit(images("given up", "wanted"))
     assert given_up.cancel()
     judge.go.set()
-    wanted.result(5)
+    wanted.result(PATIENCE_S)
     assert b"given up" not in [content for batch in judge.batches for content in batch]
 
 
@@ -158,10 +157,10 @@ def test_closing_answers_those_who_wait(judge, make_batcher):
     waiting = batcher.submit(images("a"))[0]
     closer = threading.Thread(target=batcher.close)
     closer.start()
-    with pytest.raises(EngineError, match="shutting down"):
-        waiting.result(5)
+    with pytest.raises(EngineError):
+        waiting.result(PATIENCE_S)
     judge.go.set()
-    closer.join(5)
+    closer.join(PATIENCE_S)
     assert not batcher.alive
     with pytest.raises(EngineError):
         batcher.submit(images("late"))

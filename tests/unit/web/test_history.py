@@ -76,9 +76,10 @@ def test_records_are_readable_by_the_owner_only(history, file):
 
 def test_a_stored_result_comes_back_as_it_was(history):
     given = result("uncertain", 0.123456789012345, "S-1")
+    before = datetime.now(UTC)
     stored = history.get(record(history, given)[0].case)
     assert stored.result == given.model_copy(update={"source": stored.case, "case": stored.case})
-    assert datetime.now(UTC) - stored.created_at < timedelta(minutes=1)
+    assert before <= stored.created_at <= datetime.now(UTC)
 
 
 def test_the_last_review_counts_and_all_are_kept(history):
@@ -133,7 +134,7 @@ def test_search(history, mixed, search, found):
 
 
 def test_search_by_case_and_by_the_files_hash(history, mixed):
-    assert [item.case for item in history.find(Search(text=mixed[2].case[3:8].lower()))] == [mixed[2].case]
+    assert [item.case for item in history.find(Search(text=mixed[2].case[3:].lower()))] == [mixed[2].case]
     prefix = hashlib.sha256(b"content").hexdigest()[:12]
     assert len(history.find(Search(text=prefix))) == 4
     assert history.find(Search(text="0" * 12)) == []
@@ -212,7 +213,7 @@ def test_writers_wait_their_turn_without_taking_the_readers_connections(file):
             thread.start()
         assert history.total() == 0  # would wait for a connection in vain
     for thread in threads:
-        thread.join(60)
+        thread.join()
     with database.read() as session:
         check = verify(session)
     database.close()
@@ -233,6 +234,6 @@ def test_a_writer_that_waits_too_long_is_told(file):
     thread = threading.Thread(target=write)
     with database.write():
         thread.start()
-        thread.join(60)
+        thread.join()
     database.close()
     assert len(refused) == 1
