@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from leukoscope.core.errors import ConfigError, WeightsError
+from leukoscope.core.io import replacing
 from leukoscope.training.kinds.classes import KINDS
-from leukoscope.training.replacing import replacing
 
 Norm = Literal["train", "frozen", "group"]
 ARCHITECTURES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")

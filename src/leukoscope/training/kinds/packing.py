@@ -17,11 +17,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from leukoscope.core.errors import CohortError
+from leukoscope.core.io import replacing
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.encode import encode_webp
 from leukoscope.training.kinds.masks import segment_cell
 from leukoscope.training.kinds.sources import CROP_PX, Crop
-from leukoscope.training.replacing import replacing
 
 _QUALITY = 80
 _QUALITIES = {"munich": 90, "chula": 86}

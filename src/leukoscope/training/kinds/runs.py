@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from leukoscope.core.io import replacing
 from leukoscope.training.kinds.bank import Bank, build_bank
 from leukoscope.training.kinds.classes import NAMES
 from leukoscope.training.kinds.fit import FitSettings, Fitted, fit
@@ -19,7 +20,6 @@ from leukoscope.training.kinds.network import KindsNetwork, create_network
 from leukoscope.training.kinds.packing import read_items, read_pack
 from leukoscope.training.kinds.protocol import FOLDS, RECIPES, Examined, Recipe, examine, training_rows
 from leukoscope.training.kinds.views import INPUT_PX, ViewSettings
-from leukoscope.training.replacing import replacing
 
 _KEPT_ROWS = 600
 

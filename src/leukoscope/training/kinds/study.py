@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file as save_arrays
 
+from leukoscope.core.io import replacing
 from leukoscope.training.kinds.protocol import RECIPES, Recipe, choose, score
 from leukoscope.training.kinds.runs import Done, Job, Runner, StudySettings
 from leukoscope.training.kinds.views import INPUT_PX
-from leukoscope.training.replacing import replacing
 
 logger = logging.getLogger(__name__)
 
