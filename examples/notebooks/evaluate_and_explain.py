@@ -198,4 +198,4 @@ else:
     print("This bundle carries no measurement of its maps: run leukoscope explain-check")
 
 # %% [markdown]
-# What a heat map can show and what it cannot: [heat maps](../docs/explanations/heat-maps.md).
+# What a heat map can show and what it cannot: [heat maps](../../docs/explanations/heat-maps.md).

@@ -103,7 +103,7 @@ pd.DataFrame(audit.folds).T
 # %% [markdown]
 # The merged groups come from the official list as well as from the files at hand. On the whole cohort the audit finds
 # 106 sets of identical images and turns 73 subject names into 66 groups
-# ([Subjects, not cells](../docs/explanations/subjects-not-cells.md)).
+# ([Subjects, not cells](../../docs/explanations/subjects-not-cells.md)).
 #
 # ## Does the split keep people apart?
 #

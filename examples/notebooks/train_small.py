@@ -4,7 +4,7 @@
 # The whole way in two minutes on a laptop, on the 60 shipped cells: cohort, split by subject, two-stage training,
 # report, bundle, prediction. The network starts from random numbers, so that nothing is downloaded. It is far too
 # little data for a good model; what is shown is the way, which is the same for
-# [a real training](../docs/how-to/train.md).
+# [a real training](../../docs/how-to/train.md).
 #
 # **Research use only. Not for diagnostic procedures.**
 #
@@ -71,7 +71,7 @@ parts[parts["part"] != ""].groupby(["part", "label"])["subject"].agg(cells="size
 # %% [markdown]
 # ## Settings
 #
-# Only what differs from the defaults. Every key and its default: [Settings](../docs/reference/configuration.md).
+# Only what differs from the defaults. Every key and its default: [Settings](../../docs/reference/configuration.md).
 # Three inner models, each trained without a third of the people, score every training cell out of fold; calibration
 # and thresholds are fitted on those scores.
 

@@ -15,7 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from leukoscope.assets import other_images_directory
-from leukoscope.core.terms import DECISION_WORDS, REASON_WORDS, RESEARCH_USE, Decision, Reason
+from leukoscope.core.terms import REASON_WORDS, RESEARCH_USE, STATUS_WORDS, Reason, Status
 from leukoscope.web.application import close_app, create_app
 from leukoscope.web.context import services
 from leukoscope.web.model import KnownModel
@@ -113,7 +113,7 @@ def test_a_zip_with_things_that_are_no_cells(served, open_page, tmp_path):
     expect(page.locator(".row")).to_have_count(3)
     expect(page.locator("[data-bar]")).to_be_hidden()
     page.locator(".row", has_text="field.jpg").click()
-    expect(page.locator(".panel__decision")).to_have_text(DECISION_WORDS[Decision.REJECTED])
+    expect(page.locator(".panel__decision")).to_have_text(STATUS_WORDS[Status.REJECTED])
     expect(page.locator(".reasons")).to_contain_text(REASON_WORDS[Reason.NOT_SEGMENTED].rstrip("."))
     expect(page.locator(".figure")).to_have_count(0)  # no number to be misread
     page.locator(".row", has_text="notes.txt").click()

@@ -85,7 +85,7 @@ def test_cells_are_prepared_as_each_trial_wants_them(tmp_path):
     settings = build(TrainSettings, apply_overrides({}, [*SMALL, *EXACT]))
     space = {"network.input_px": {"choices": [96]}}
     search(table, splits, None, settings, space, trials=1, study_path=tmp_path / "study.db", folds=2)
-    assert [path.name[:9] for path in (tmp_path / "study" / "cache").glob("*.npy")] == ["cells-96-"]
+    assert [path.name[:9] for path in (tmp_path / "study.db.files" / "cache").glob("*.npy")] == ["cells-96-"]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_trial_whose_loss_is_no_number_does_not_end_the_search(tmp_path):
     with sqlite3.connect(study) as database:
         assert database.execute("SELECT state FROM trials").fetchall() == [("PRUNED",)] * 2
     database.close()
-    assert not list((tmp_path / "study").glob("trial-*/*"))
+    assert not list((tmp_path / "study.db.files").glob("trial-*/*"))
 
 
 @pytest.mark.slow

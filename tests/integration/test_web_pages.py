@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from leukoscope.assets import default_bundle_path
-from leukoscope.core.terms import DECISION_WORDS, Decision
+from leukoscope.core.classes import BINARY
 from leukoscope.models.bundle import Bundle
 from leukoscope.web.application import close_app, create_app
 from leukoscope.web.model import KnownModel
@@ -52,7 +52,7 @@ def test_a_person_is_worded_by_the_threshold_and_its_measured_errors(make_client
         page = read(client, address)
         part = page[page.index('<section class="subject"') : page.index("</section>")]
         assert re.search(r"\b0\.50\b", part)
-        assert DECISION_WORDS[Decision.BLAST] not in part
+        assert BINARY.title("blast") not in part
         assert re.search(r"100\.0 % \(88\.6 to 100\.0\).*58\.3 % \(32\.0 to 80\.7\).*\b42\b", page)
     page = read(client, f"/cases/{results[0]['case']}")
     assert shipped_removals() in page
