@@ -15,6 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from leukoscope.assets import other_images_directory
+from leukoscope.core.classes import BINARY
 from leukoscope.core.terms import REASON_WORDS, RESEARCH_USE, STATUS_WORDS, Reason, Status
 from leukoscope.web.application import close_app, create_app
 from leukoscope.web.context import services
@@ -60,7 +61,7 @@ def test_from_upload_to_export(served, open_page):
     panel = page.locator(".panel")
     expect(panel.locator(".panel__name")).to_have_text(files[2].name)
     expect(panel.locator(".panel__decision")).to_have_text(
-        re.compile("|".join(words.partition(":")[0] for words in DECISION_WORDS.values()))
+        re.compile("|".join(BINARY.title(decision).partition(":")[0] for decision in BINARY.decisions))
     )
     expect(panel).to_contain_text("Grad-CAM")
 
