@@ -327,6 +327,76 @@ def sample(
             typer.echo(file)
 
 
+@app.command(epilog="Example: leukoscope data cut fields/ --out cells/ --subjects subjects.csv")
+def cut(
+    fields: Annotated[
+        list[str],
+        typer.Argument(help="Fields: images, folders or patterns, with their annotations beside them."),
+    ],
+    *,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Write one PNG a cell and cells.csv there.")
+    ] = Path("cells"),
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            help="COCO or GeoJSON file, or a folder of VOC, YOLO or GeoJSON files; default: beside the images."
+        ),
+    ] = None,
+    class_name: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="Name of a YOLO class, in their order; may be repeated."),
+    ] = None,
+    canonical: Annotated[
+        bool, typer.Option(help="Cut cells out onto the black canvas; else uncut at a fixed scale.")
+    ] = False,
+    unlabeled: Annotated[bool, typer.Option(help="Cut found cells without an annotation, too.")] = False,
+    border: Annotated[bool, typer.Option(help="Cut cells that the edge of the field cuts, too.")] = False,
+    subjects: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="Table with columns source and subject; else the folder's name."),
+    ] = None,
+    microns_per_pixel: Annotated[float | None, typer.Option(help="Scale of all fields.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Cut the cells of own fields into a cohort that 'data import' reads.
+
+    Labels come from GeoJSON, COCO, VOC or YOLO; subjects from a table or from the folders of the fields.
+    """
+    import dataclasses
+
+    from leukoscope.inference.output_file import check_output_folder
+    from leukoscope.inference.sources import SubjectTable, iterate_sources, read_subjects
+    from leukoscope.smear.annotations import Annotations
+    from leukoscope.smear.cutting import CutSettings, cut_cohort
+
+    check_output_folder(out)
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out}: holds files; name another folder")
+    table = SubjectTable(read_subjects(subjects)) if subjects is not None else None
+    report = cut_cohort(
+        (source.content for source in iterate_sources(fields) if isinstance(source.content, Path)),
+        out,
+        Annotations(annotations, tuple(class_name or ())),
+        settings=CutSettings(canonical, unlabeled, border),
+        subject_of=table or (lambda name: Path(name).parent.name),
+        microns_per_pixel=microns_per_pixel,
+    )
+    if as_json:
+        _print_json(dataclasses.asdict(report))
+    else:
+        labels = ", ".join(
+            f"{count} {label or 'without a label'}" for label, count in sorted(report.labels.items())
+        )
+        typer.echo(
+            f"{report.cells} cells of {report.fields} fields: {labels or 'none'}. Table: {out / 'cells.csv'}"
+        )
+        for file, message in report.odd[:20]:
+            typer.echo(f"{file}: {message}", err=True)
+    if not report.cells:
+        raise typer.Exit(1)
+
+
 def _default_protocol(cells: "pd.DataFrame") -> ProtocolChoice:
     from leukoscope.data.cnmc import TEST_FOLDS
 

@@ -37,6 +37,7 @@ _USE, _DEVELOP = "Use a model", "Develop a model"
 
 COMMANDS: dict[str, Command] = {
     "predict": Command("operate", "Judge cell images: probability, decision, heat map.", _USE),
+    "smear": Command("smear", "Find, measure and count the white cells of whole fields.", _USE),
     "demo": Command("demo", "Judge the shipped sample cells and write a contact sheet.", _USE),
     "serve": Command("serve", "Start the web application.", _USE),
     "records": Command("serve", "Delete what the web application keeps.", _USE),

@@ -58,6 +58,9 @@ class Reason(StrEnum):
     BLURRED = "blurred"
     SEVERAL_OBJECTS = "several_objects"
     NOVEL = "novel"
+    # A field was read but cannot be searched for cells.
+    NO_SCALE = "no_scale"
+    NOT_A_SMEAR = "not_a_smear"
     # The model's evidence does not decide.
     BOTH_PLAUSIBLE = "both_plausible"
     NEITHER_PLAUSIBLE = "neither_plausible"
@@ -84,6 +87,8 @@ REASON_WORDS: dict[Reason, str] = {
     Reason.BLURRED: "The image is too blurred to be judged.",
     Reason.SEVERAL_OBJECTS: "The frame holds several separate objects instead of one cell.",
     Reason.NOVEL: "The image does not look like the cells the model was trained on.",
+    Reason.NO_SCALE: "The scale is unknown: not given, not in the file, and too few red cells to measure it.",
+    Reason.NOT_A_SMEAR: "The image does not look like a stained blood smear in bright light.",
     Reason.BOTH_PLAUSIBLE: "Both classes remain plausible at the chosen error rate.",
     Reason.NEITHER_PLAUSIBLE: "The cell is unusual for either class at the chosen error rate.",
     Reason.SEVERAL_PLAUSIBLE: "Several classes remain plausible at the chosen error rate.",

@@ -101,7 +101,7 @@ def decode_image(source: bytes | Path, limits: DecodeLimits | None = None) -> ND
         raise ImageError(
             Reason.UNREADABLE, f"the image is damaged or cut short ({detail}); export or copy the file again"
         ) from None
-    return _orient(rgb, container.orientation)
+    return orient(rgb, container.orientation)
 
 
 def read_file(path: Path, limits: DecodeLimits | None = None) -> bytes:
@@ -170,43 +170,55 @@ def _check_size(container: Container, limits: DecodeLimits) -> None:
 
 
 def _decode_pixels(container: Container) -> NDArray[np.uint8]:
-    module, name = _PLUGINS[container.format]
-    plugin = getattr(import_module(module), name)
-    image: Image.Image
-    with plugin(io.BytesIO(container.content), "") as image:
-        announced = (container.width_px, container.height_px)
-        if image.size != announced:
-            raise ImageError(
-                Reason.UNREADABLE,
-                f"the headers disagree: {announced} and {image.size} px; export the file again",
-            )
-        image.load()
+    with load_pixels(container) as image:
         if image.mode == "RGB" and "transparency" not in image.info:
             return np.array(image)
-        if image.mode in ("RGB", "RGBA", "RGBa", "P", "PA"):
-            return _on_black(image)
-        if image.mode in ("RGBX", "YCbCr"):
-            return np.array(image.convert("RGB"))
-        what = (
-            "a grey image (the stain's colour is missing)" if image.mode in ("1", "L", "LA") else image.mode
-        )
+        return np.array(resolve_transparency(image, (0, 0, 0)))
+
+
+def load_pixels(container: Container) -> Image.Image:
+    """Decode the pixels with the one plugin of the container's format.
+
+    Returns
+    -------
+    image
+        Loaded; of mode RGB, RGBA, RGBa, P, PA, RGBX or YCbCr.
+
+    Raises
+    ------
+    ImageError
+        The headers disagree, or the image is gray or of another mode. Plugins raise errors of their own on damage.
+    """
+    module, name = _PLUGINS[container.format]
+    plugin = getattr(import_module(module), name)
+    image: Image.Image = plugin(io.BytesIO(container.content), "")
+    announced = (container.width_px, container.height_px)
+    if image.size != announced:
         raise ImageError(
-            Reason.UNSUPPORTED_MODE,
-            f"the pixel format is {what}, only 8-bit colour is read; save the image as 8-bit RGB",
+            Reason.UNREADABLE,
+            f"the headers disagree: {announced} and {image.size} px; export the file again",
         )
+    image.load()
+    if image.mode in ("RGB", "RGBA", "RGBa", "P", "PA", "RGBX", "YCbCr"):
+        return image
+    what = "a grey image (the stain's colour is missing)" if image.mode in ("1", "L", "LA") else image.mode
+    raise ImageError(
+        Reason.UNSUPPORTED_MODE,
+        f"the pixel format is {what}, only 8-bit colour is read; save the image as 8-bit RGB",
+    )
 
 
-def _on_black(image: Image.Image) -> NDArray[np.uint8]:
-    """Resolve palette and transparency; what is transparent becomes the canvas' black."""
-    if image.mode == "P" and "transparency" not in image.info:
-        return np.array(image.convert("RGB"))
-    colour = image.convert("RGBA")
-    canvas = Image.new("RGB", colour.size)
-    canvas.paste(colour, mask=colour.getchannel("A"))
-    return np.array(canvas)
+def resolve_transparency(image: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
+    """Resolve palette and transparency to RGB; what is transparent becomes ``ground``."""
+    if image.mode in ("RGBX", "YCbCr") or (image.mode in ("P", "RGB") and "transparency" not in image.info):
+        return image if image.mode == "RGB" else image.convert("RGB")
+    color = image.convert("RGBA")
+    canvas = Image.new("RGB", color.size, ground)
+    canvas.paste(color, mask=color.getchannel("A"))
+    return canvas
 
 
-def _orient(rgb: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+def orient(rgb: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Turn and mirror the stored rows to the upright image (EXIF 2.32, tag 0x0112)."""
     if orientation >= 5:
         rgb = rgb.swapaxes(0, 1)

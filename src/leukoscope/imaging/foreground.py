@@ -71,6 +71,32 @@ def component_areas(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
     areas
         int (components,), in px; empty for an empty mask.
     """
+    starts, ends, root = component_roots(mask)
+    if not starts.size:
+        return np.zeros(0, np.intp)
+    areas = np.bincount(root, weights=ends - starts).astype(np.intp)
+    return np.sort(areas[areas > 0])[::-1]
+
+
+def component_roots(
+    mask: NDArray[np.bool_], *, diagonal: bool = True
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """Return the runs of a mask and the connected component of each.
+
+    Parameters
+    ----------
+    mask
+        bool (H, W).
+    diagonal
+        Whether pixels that touch at a corner only are connected.
+
+    Returns
+    -------
+    starts, ends
+        int (runs,): the half-open range of each run, as index into rows of W + 2 px; row by row, then column by column.
+    root
+        int (runs,): the first run of each run's component.
+    """
     height, width = mask.shape
     stride = width + 2  # one empty column on either side: runs never touch across the end of a row
     padded = np.zeros((height, stride), np.bool_)
@@ -78,17 +104,14 @@ def component_areas(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
     flat = padded.ravel()
     steps = np.flatnonzero(flat[1:] != flat[:-1])
     starts, ends = steps[0::2], steps[1::2]
-    if not starts.size:
-        return np.zeros(0, np.intp)
-    first = np.searchsorted(ends, starts + stride, side="left")
-    last = np.searchsorted(starts, ends + stride, side="right")
+    reach = int(diagonal)
+    first = np.searchsorted(ends, starts + stride + 1 - reach, side="left")
+    last = np.searchsorted(starts, ends + stride - 1 + reach, side="right")
     count = np.maximum(last - first, 0)
     upper = np.repeat(np.arange(starts.size), count)
     offset = np.arange(upper.size) - np.repeat(np.cumsum(count) - count, count)
     lower = first[upper] + offset
-    root = _components(starts.size, upper, lower)
-    areas = np.bincount(root, weights=ends - starts).astype(np.intp)
-    return np.sort(areas[areas > 0])[::-1]
+    return starts, ends, _components(starts.size, upper, lower)
 
 
 def count_components(mask: NDArray[np.bool_], share: float = COMPONENT_SHARE) -> int:

@@ -55,8 +55,16 @@ class Container:
     content: bytes
 
 
-def read_container(content: bytes) -> Container:
+def read_container(content: bytes, *, field: bool = False) -> Container:
     """Tell the format by the first bytes and read the header.
+
+    Parameters
+    ----------
+    content
+        The file.
+    field
+        Accept what photographs of whole fields have and cell images have not: 16 bits a channel in PNG and TIFF (read
+        as 8), the first page of a TIFF with several (the others are overviews), a phone's JPEG with a second picture.
 
     Raises
     ------
@@ -66,7 +74,7 @@ def read_container(content: bytes) -> Container:
     for signature, reader in _READERS:
         if content.startswith(signature) and (reader is not _read_webp or content[8:12] == b"WEBP"):
             try:
-                return reader(content)
+                return reader(content, field)
             except (struct.error, IndexError):
                 raise _damaged("the header is cut short") from None
     raise ImageError(
@@ -91,7 +99,7 @@ def _several(frames: int | str) -> ImageError:
     )
 
 
-def _read_bmp(content: bytes) -> Container:
+def _read_bmp(content: bytes, field: bool) -> Container:
     offset, header_size = struct.unpack_from("<II", content, 10)
     if header_size == 12:
         width, height, _, bits = struct.unpack_from("<HHHH", content, 18)
@@ -113,7 +121,7 @@ def _read_bmp(content: bytes) -> Container:
     return Container("BMP", width, height, 1, content)
 
 
-def _read_png(content: bytes) -> Container:
+def _read_png(content: bytes, field: bool) -> Container:
     kept, orientation, frames = [content[:8]], 1, 1
     header: tuple[int, ...] = ()
     for name, start, end in _png_chunks(content):
@@ -136,7 +144,7 @@ def _read_png(content: bytes) -> Container:
     width, height, depth, colour = header[:4]
     if frames > 1:
         raise _several(frames)
-    if depth == 16:
+    if depth == 16 and not field:
         raise _unsupported("PNG with 16 bits a channel")
     if colour in (0, 4):
         raise _unsupported("grey PNG (the stain's colour is missing)")
@@ -160,7 +168,7 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
     raise _damaged(f"PNG with more than {_MAX_PARTS:,} chunks")
 
 
-def _read_jpeg(content: bytes) -> Container:
+def _read_jpeg(content: bytes, field: bool) -> Container:
     kept, orientation = [content[:2]], 1
     frame: tuple[int, ...] = ()
     for marker, at, end in _jpeg_segments(content):
@@ -168,7 +176,7 @@ def _read_jpeg(content: bytes) -> Container:
             orientation = _exif_orientation(content[at + 10 : end])
         elif marker == 0xE2 and content[at + 4 : at + 8] == b"MPF\0":
             pictures = _mpf_pictures(content[at + 8 : end])
-            if pictures > 1:
+            if pictures > 1 and not field:
                 raise _several(pictures)
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             if frame:
@@ -226,7 +234,7 @@ def _mpf_pictures(block: bytes) -> int:
         return 1
 
 
-def _read_webp(content: bytes) -> Container:
+def _read_webp(content: bytes, field: bool) -> Container:
     end = 8 + int.from_bytes(content[4:8], "little")
     if end > len(content):
         raise _damaged(f"WebP of {end:,} bytes, the file has {len(content):,}")
@@ -269,7 +277,7 @@ Entry = tuple[int, int, int, bytes]
 """One TIFF directory entry: tag, type, count, and the four bytes of its value or offset."""
 
 
-def _read_tiff(content: bytes) -> Container:
+def _read_tiff(content: bytes, field: bool) -> Container:
     try:
         order, entries, following = _directory(content)
         kept = [entry for entry in sorted(entries) if entry[0] in _TIFF_PIXEL_TAGS]
@@ -283,7 +291,7 @@ def _read_tiff(content: bytes) -> Container:
                 raise _damaged(f"TIFF tag {tag} points behind the end of the file")
     except ValueError as error:
         raise _damaged(f"TIFF: {error}") from None
-    if following:
+    if following and not field:
         raise _several("several")
     width, height, compression = values.get(256, 0), values.get(257, 0), values.get(259, 1)
     if width == 0 or height == 0:
@@ -293,7 +301,7 @@ def _read_tiff(content: bytes) -> Container:
     if values.get(322, 0) > width + 4096 or values.get(323, 0) > height + 4096:
         raise _damaged(f"TIFF tiles of {values.get(322)} x {values.get(323)} px in {width} x {height} px")
     photometric, samples = values.get(262, -1), values.get(277, 1)
-    if bits - {8} or values.get(339, 1) != 1:
+    if (bits - {8} and not (field and bits == {16})) or values.get(339, 1) != 1:
         raise _unsupported(f"TIFF with {max(bits)} bits a channel")
     if photometric not in (2, 3, 6) or samples not in (1, 3, 4) or (samples == 1 and photometric != 3):
         raise _unsupported(f"TIFF with {samples} channels and colour space {photometric}")
@@ -352,7 +360,7 @@ def _exif_orientation(block: bytes) -> int:
     return value if 1 <= value <= 8 else 1
 
 
-_READERS: tuple[tuple[bytes | tuple[bytes, ...], Callable[[bytes], Container]], ...] = (
+_READERS: tuple[tuple[bytes | tuple[bytes, ...], Callable[[bytes, bool], Container]], ...] = (
     (b"BM", _read_bmp),
     (b"\x89PNG\r\n\x1a\n", _read_png),
     (b"\xff\xd8\xff", _read_jpeg),

@@ -1,0 +1,155 @@
+"""How ``leukoscope smear`` runs: fields in, results to the terminal and into a folder."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leukoscope.cli.printing import printable, say
+from leukoscope.core.errors import UsageError
+from leukoscope.core.terms import RESEARCH_USE
+from leukoscope.inference.output_file import check_output_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from leukoscope.inference.cells import Source
+    from leukoscope.smear.records import FieldRecord
+
+
+@dataclass(frozen=True)
+class SmearOptions:
+    """What the user asked for; see ``leukoscope smear --help``."""
+
+    sources: tuple[str, ...]
+    out: Path | None = None
+    bundle: Path | None = None
+    as_json: bool = False
+    quiet: bool = False
+    resume: bool = False
+    overwrite: bool = False
+    subjects: Path | None = None
+    microns_per_pixel: float | None = None
+
+
+def run_smear(options: SmearOptions) -> int:
+    """Read all fields and return the exit code: 1 where one was rejected."""
+    _check(options)
+    from leukoscope.cli.predicting import subject_of
+    from leukoscope.inference.sources import Ignored, iterate_sources
+    from leukoscope.smear.files import FIELD_LIMITS
+    from leukoscope.smear.folder import SmearFolder
+    from leukoscope.smear.reading import read_smear
+
+    ignored = Ignored()
+    found = iterate_sources(
+        options.sources,
+        subject_of=subject_of(options.subjects),
+        stdin=sys.stdin.buffer,
+        ignored=ignored,
+        limits=FIELD_LIMITS,
+    )
+    counts = _Counts(options)
+    if options.out is None:
+        for reading in read_smear(found, microns_per_pixel=options.microns_per_pixel):
+            counts.add(reading.record)
+    else:
+        settings = {"microns_per_pixel": options.microns_per_pixel, "finder": "classical", "subjects": None}
+        if options.subjects is not None:
+            settings["subjects"] = options.subjects.read_text(encoding="utf-8-sig")
+        with SmearFolder(options.out, settings, resume=options.resume, overwrite=options.overwrite) as folder:
+            for record in folder.records():
+                counts.count(record)
+            rest = _skip(found, folder.done)
+            for reading in read_smear(rest, microns_per_pixel=options.microns_per_pixel):
+                folder.add(reading)
+                counts.add(reading.record)
+            folder.finish()
+    if ignored.count and not options.quiet:
+        say(
+            f"{ignored.count} other files skipped, which are no images by their name ({', '.join(ignored.examples)})"
+        )
+    counts.finish()
+    return 1 if counts.rejected else 0
+
+
+def _check(options: SmearOptions) -> None:
+    if not options.sources:
+        raise UsageError("no image named; for example: leukoscope smear field.jpg --out results")
+    if options.out is not None:
+        check_output_folder(options.out)
+    elif options.resume or options.overwrite:
+        raise UsageError("--resume and --overwrite are about a folder; name it with --out DIR")
+    if options.resume and options.overwrite:
+        raise UsageError("--resume goes on and --overwrite begins again; give one of them")
+    if options.microns_per_pixel is not None and not 0 < options.microns_per_pixel < 1000:
+        raise UsageError(
+            f"--microns-per-pixel {options.microns_per_pixel}: expected a positive number, such as 0.1"
+        )
+    if options.bundle is not None:
+        raise UsageError(
+            f"--bundle {options.bundle}: no bundle of this version finds or names the cells of fields; leave it out"
+        )
+
+
+def _skip(sources: "Iterator[Source]", done: list[str]) -> "Iterator[Source]":
+    """Skip what the folder holds, after seeing that it is of the same images in the same order."""
+    for number, name in enumerate(done, 1):
+        source = next(sources, None)
+        if source is None or source.name != name:
+            given = "none" if source is None else source.name
+            raise UsageError(
+                f"image {number} of the folder is {name}, but of this call {given}; "
+                "resume with the images of the first call, or name another folder"
+            )
+    return sources
+
+
+class _Counts:
+    """Counts fields and cells, and prints a row a field."""
+
+    def __init__(self, options: SmearOptions) -> None:
+        self._options = options
+        self._fields = self._shown = 0
+        self._cells: list[Any] = []
+        self.rejected = 0
+
+    def count(self, record: "FieldRecord") -> None:
+        self._fields += 1
+        self.rejected += record.rejected
+        self._cells.extend(cell.counted() for cell in record.cells)
+
+    def add(self, record: "FieldRecord") -> None:
+        self.count(record)
+        if self._options.as_json:
+            print(record.model_dump_json())  # noqa: T201
+        elif not self._options.quiet:
+            self._print_row(record)
+
+    def _print_row(self, record: "FieldRecord") -> None:
+        if not self._shown:
+            print(f"{'cells':>5}  {'um/px':<8}{'by':<22}image")  # noqa: T201
+        self._shown += 1
+        if record.rejected or record.scale is None:
+            print(f"{'-':>5}  {'-':<8}{'rejected':<22}{printable(record.image)}\n       {record.message}")  # noqa: T201
+            return
+        scale = record.scale
+        by = {"red_cells": f"{scale.n_red_cells} red cells", "red_cells_of_smear": "red cells of smear"}
+        source = by.get(scale.source, scale.source)
+        print(f"{len(record.cells):>5}  {scale.value:<8.4f}{source:<22}{printable(record.image)}")  # noqa: T201
+        for warning in record.warnings:
+            print(f"       {warning}")  # noqa: T201
+
+    def finish(self) -> None:
+        if self._options.as_json or self._options.quiet:
+            return
+        from leukoscope.smear.count import count_cells
+
+        counts = count_cells(self._cells)
+        images = f"{self._fields:,} image{'' if self._fields == 1 else 's'}"
+        cells = f"{counts.white_cells:,} white cell{'' if counts.white_cells == 1 else 's'}"
+        print(f"\n{images}, {self.rejected:,} rejected: {cells}. {RESEARCH_USE}")  # noqa: T201
+        if counts.warning:
+            print(f"warning: {counts.warning}")  # noqa: T201
+        if self._options.out is not None:
+            say(f"written: {self._options.out} (open report.html)")
