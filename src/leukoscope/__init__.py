@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from leukoscope.inference.cells import Prediction, Predictions, Source
     from leukoscope.inference.predictor import Predictor
     from leukoscope.inference.results import CellResult, SubjectResult
+    from leukoscope.smear.reading import read_smear
 
 __all__ = [
     "CellResult",
@@ -55,6 +56,7 @@ __all__ = [
     "metrics",
     "predict",
     "read_images",
+    "read_smear",
     "train",
 ]
 
@@ -67,6 +69,7 @@ _NAMES = {
     "Predictor": "leukoscope.inference.predictor",
     "Source": "leukoscope.inference.cells",
     "SubjectResult": "leukoscope.inference.results",
+    "read_smear": "leukoscope.smear.reading",
 }
 
 

@@ -365,8 +365,9 @@ def cut(
     """
     import dataclasses
 
-    from leukoscope.inference.output_file import check_output_folder
-    from leukoscope.inference.sources import SubjectTable, iterate_sources, read_subjects
+    from leukoscope.core.io import check_output_folder
+    from leukoscope.core.subjects import SubjectTable, read_subjects
+    from leukoscope.inference.sources import iterate_sources
     from leukoscope.smear.annotations import Annotations
     from leukoscope.smear.cutting import CutSettings, cut_cohort
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from leukoscope.cli.options import KeepSpelling, Overwrite
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
@@ -23,7 +25,7 @@ def smear(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Write report.html, cells.csv, fields.csv, smear.json, cells.geojson, coco.json, crops/ and overlays/.",
+            help="Write report.html, cells.csv, fields.csv, smear.json, cells.geojson, coco.json, crops/, overlays/.",
         ),
     ] = None,
     bundle: Annotated[
@@ -35,9 +37,8 @@ def smear(
     resume: Annotated[
         bool, typer.Option("--resume", help="With --out: go on where an earlier call stopped.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="With --out: replace the results of an earlier call.")
-    ] = False,
+    keep_spelling: KeepSpelling = False,
+    overwrite: Overwrite = False,
     subjects: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Table with columns source and subject.")
     ] = None,
@@ -65,6 +66,7 @@ def smear(
         resume=resume,
         overwrite=overwrite,
         subjects=subjects,
+        keep_spelling=keep_spelling,
         microns_per_pixel=microns_per_pixel,
     )
     try:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from leukoscope.cli.printing import printable, say
 from leukoscope.core.errors import UsageError
+from leukoscope.core.outputs import Outputs, json_with
 from leukoscope.core.terms import RESEARCH_USE
-from leukoscope.inference.output_file import check_output_folder
+from leukoscope.core.text import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,12 +30,14 @@ class SmearOptions:
     resume: bool = False
     overwrite: bool = False
     subjects: Path | None = None
+    keep_spelling: bool = False
     microns_per_pixel: float | None = None
 
 
 def run_smear(options: SmearOptions) -> int:
     """Read all fields and return the exit code: 1 where one was rejected."""
     _check(options)
+    _check_outputs(options)
     from leukoscope.cli.predicting import subject_of
     from leukoscope.inference.sources import Ignored, iterate_sources
     from leukoscope.smear.files import FIELD_LIMITS
@@ -44,7 +47,7 @@ def run_smear(options: SmearOptions) -> int:
     ignored = Ignored()
     found = iterate_sources(
         options.sources,
-        subject_of=subject_of(options.subjects),
+        subject_of=subject_of(options.subjects, keep_spelling=options.keep_spelling),
         stdin=sys.stdin.buffer,
         ignored=ignored,
         limits=FIELD_LIMITS,
@@ -56,7 +59,7 @@ def run_smear(options: SmearOptions) -> int:
     else:
         settings = {"microns_per_pixel": options.microns_per_pixel, "finder": "classical", "subjects": None}
         if options.subjects is not None:
-            settings["subjects"] = options.subjects.read_text(encoding="utf-8-sig")
+            settings["subjects"] = read_text(options.subjects)
         with SmearFolder(options.out, settings, resume=options.resume, overwrite=options.overwrite) as folder:
             for record in folder.records():
                 counts.count(record)
@@ -76,9 +79,7 @@ def run_smear(options: SmearOptions) -> int:
 def _check(options: SmearOptions) -> None:
     if not options.sources:
         raise UsageError("no image named; for example: leukoscope smear field.jpg --out results")
-    if options.out is not None:
-        check_output_folder(options.out)
-    elif options.resume or options.overwrite:
+    if options.out is None and (options.resume or options.overwrite):
         raise UsageError("--resume and --overwrite are about a folder; name it with --out DIR")
     if options.resume and options.overwrite:
         raise UsageError("--resume goes on and --overwrite begins again; give one of them")
@@ -90,6 +91,17 @@ def _check(options: SmearOptions) -> None:
         raise UsageError(
             f"--bundle {options.bundle}: no bundle of this version finds or names the cells of fields; leave it out"
         )
+
+
+def _check_outputs(options: SmearOptions) -> None:
+    """Refuse, before the work, an output that would lose a file."""
+    from leukoscope.smear.folder import OUTPUT_NAMES, SETTINGS
+
+    outputs = Outputs(overwrite=options.overwrite)
+    outputs.read(*(source for source in options.sources if source != "-"), options.subjects)
+    own = json_with("microns_per_pixel", "finder")
+    outputs.folder(options.out, "--out", OUTPUT_NAMES, marker=SETTINGS, own=own)
+    outputs.check()
 
 
 def _skip(sources: "Iterator[Source]", done: list[str]) -> "Iterator[Source]":

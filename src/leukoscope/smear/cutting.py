@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from leukoscope.core.errors import CohortError, ImageError
+from leukoscope.core.io import OutputFile
 from leukoscope.imaging.canvas import CANVAS_PX
-from leukoscope.inference.output_file import OutputFile
 from leukoscope.smear.annotations import Annotation, Annotations
 from leukoscope.smear.calibrate import Calibration, calibrate_field, survey_field
 from leukoscope.smear.exports import file_stem, write_picture
@@ -139,7 +139,7 @@ def cut_cohort(
     return report
 
 
-def _pair(
+def _pair(  # noqa: PLR0917
     found: list[Instance],
     marked: list[Annotation] | None,
     path: Path,

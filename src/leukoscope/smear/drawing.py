@@ -46,7 +46,7 @@ def draw_overlay(overview: NDArray[np.uint8], record: FieldRecord) -> NDArray[np
     return np.asarray(image)
 
 
-def _draw_number(
+def _draw_number(  # noqa: PLR0917
     draw: ImageDraw.ImageDraw,
     font: "ImageFont.FreeTypeFont | ImageFont.ImageFont",
     number: int,

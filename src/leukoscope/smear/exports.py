@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.inference.output_file import OutputFile
+from leukoscope.core.io import OutputFile
 from leukoscope.smear.count import UNNAMED, Differential, count_cells
 from leukoscope.smear.measure import MEASUREMENTS
 from leukoscope.smear.raster import ring_area

@@ -74,10 +74,11 @@ def open_field(source: bytes | Path, limits: DecodeLimits = FIELD_LIMITS) -> Fie
     if dicom:
         from leukoscope.smear.dicom import read_dicom
 
-        content, scale = read_dicom(content)
-        if isinstance(content, np.ndarray):
-            _check_size(content.shape[1], content.shape[0], limits)
-            return FieldFile(ArrayPicture(content), digest, scale)
+        pixels, scale = read_dicom(content)
+        if isinstance(pixels, np.ndarray):
+            _check_size(pixels.shape[1], pixels.shape[0], limits)
+            return FieldFile(ArrayPicture(pixels), digest, scale)
+        content = pixels
     else:
         scale = scale_in_metadata(content)
     container = read_container(content, field=True)

@@ -255,7 +255,7 @@ class ClassicalFinder:
         other = (bluish > 2.0 * spread) | (relative > 0.22)
         faint = absorbing < 0.55 * float(color.max())
         near = away * um < 3.0
-        return stained & (other | (faint & near))
+        return np.asarray(stained & (other | (faint & near)), dtype=np.bool_)
 
     def _across_spread(self, axis: NDArray[np.float64]) -> float:
         """Standard deviation of red cells in red less blue, across their own color."""

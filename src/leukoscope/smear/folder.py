@@ -13,9 +13,9 @@ from PIL import Image
 from pydantic import ValidationError
 
 from leukoscope.core.errors import UsageError
+from leukoscope.core.io import OutputFile
 from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.inference.locking import FolderLock
-from leukoscope.inference.output_file import OutputFile
 from leukoscope.smear.drawing import draw_overlay
 from leukoscope.smear.exports import (
     count_groups,
@@ -33,6 +33,11 @@ JOURNAL = "fields.jsonl"
 LOCK = "smear.lock"
 SETTINGS = "smear.settings.json"
 REPORT = "report.html"
+OUTPUT_NAMES = (
+    SETTINGS, JOURNAL, REPORT, "cells.csv", "fields.csv", "smear.json", "cells.geojson", "coco.json", "crops",
+    "overlays", "geojson",
+)  # fmt: skip
+"""What is written into the folder."""
 
 
 class SmearFolder:
@@ -167,7 +172,7 @@ class SmearFolder:
             "versions": {
                 "leukoscope": version("leukoscope"),
                 "numpy": np.__version__,
-                "pillow": Image.__version__,
+                "pillow": version("pillow"),
             },
             "settings": self._settings,
             "counts": {

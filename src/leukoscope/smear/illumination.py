@@ -193,8 +193,7 @@ def _solve(terms: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[n
     """Fit by least squares with a slight pull towards an even light, for fields with background on one side only."""
     degrees = np.array([degree for degree in range(_DEGREE + 1) for _ in range(degree + 1)])[: terms.shape[1]]
     pull = np.diag(np.where(degrees > 0, 3.0**degrees, 0.0)) * _PULL * len(terms)
-    solved: NDArray[np.float64] = np.linalg.solve(terms.T @ terms + pull, terms.T @ values)
-    return solved
+    return np.asarray(np.linalg.solve(terms.T @ terms + pull, terms.T @ values), dtype=np.float64)
 
 
 def _terms(y: NDArray[np.float64], x: NDArray[np.float64], count: int) -> NDArray[np.float64]:

@@ -93,10 +93,7 @@ def _of_tiff(content: bytes) -> tuple[float, float, str] | None:
 
 def _of_description(text: str) -> tuple[float, float, str] | None:
     if "PhysicalSizeX" in text:
-        values = {
-            key: value
-            for key, value in re.findall(r'PhysicalSize(XUnit|YUnit|X|Y)\s*=\s*"([^"]*)"', text)[:8]
-        }
+        values = dict(re.findall(r'PhysicalSize(XUnit|YUnit|X|Y)\s*=\s*"([^"]*)"', text)[:8])
         unit_x = _UNITS_UM[values.get("XUnit", "µm").lower()]
         unit_y = _UNITS_UM[values.get("YUnit", "µm").lower()]
         x = float(values["X"]) * unit_x

@@ -4,13 +4,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import ImageError, UsageError
+from leukoscope.imaging.overlay import encode_png
 from leukoscope.inference.cells import Source
+from leukoscope.inference.inputs import iterate_images
 from leukoscope.smear.calibrate import SHARP_UM, Calibration, Survey, calibrate_field, survey_field
 from leukoscope.smear.files import FIELD_LIMITS, FieldFile, open_field
 from leukoscope.smear.finder import ClassicalFinder, Finder, FoundCell
@@ -70,7 +72,7 @@ class FieldReading:
 
 
 def read_smear(
-    sources: str | Path | Iterable[str | Path | Source],
+    sources: Any,
     *,
     microns_per_pixel: float | None = None,
     finder: Finder | None = None,
@@ -82,7 +84,7 @@ def read_smear(
     Parameters
     ----------
     sources
-        Images, folders, ZIP archives or patterns, as those of ``predict``; or ``Source`` objects.
+        Paths, folders, ZIP archives, patterns, bytes, Pillow images, uint8 arrays (H, W, 3), or an iterable of these.
     microns_per_pixel
         Scale of all of them; None takes each file's metadata, else measures red cells.
     finder
@@ -111,18 +113,15 @@ def read_smear(
         yield reader.read(source, waiting, stream)
 
 
-def _sources(
-    sources: str | Path | Iterable[str | Path | Source], subject_of: Callable[[str], str | None]
-) -> Iterator[Source]:
+def _sources(sources: Any, subject_of: Callable[[str], str | None]) -> Iterator[Source]:
     from leukoscope.inference.sources import iterate_sources
 
-    if isinstance(sources, str | Path):
-        sources = [sources]
-    for source in sources:
-        if isinstance(source, Source):
-            yield source
-        else:
+    several = isinstance(sources, Iterable) and not isinstance(sources, str | bytes | np.ndarray)
+    for source in sources if several else [sources]:
+        if isinstance(source, str | Path):
             yield from iterate_sources([str(source)], subject_of=subject_of, limits=FIELD_LIMITS)
+        else:
+            yield from iterate_images(source)
 
 
 class _Reader:
@@ -143,7 +142,7 @@ class _Reader:
         try:
             if isinstance(source.content, ImageError):
                 raise source.content
-            file = open_field(source.content)
+            file = open_field(_content(source))
         except ImageError as error:
             return FieldReading(_rejected(base, error))
         picture = file.picture
@@ -237,6 +236,14 @@ class _Reader:
         return FieldReading(record, overview, tuple(crops))
 
 
+def _content(source: Source) -> bytes | Path:
+    """Return the file of a source; an array is a field without metadata, as a PNG file."""
+    if isinstance(source.content, np.ndarray):
+        return encode_png(source.content, compress_level=0)
+    assert not isinstance(source.content, ImageError)  # noqa: S101 - the caller has looked
+    return source.content
+
+
 def smear_of(name: str) -> str:
     """Return the folder of an image: fields of one smear lie in one folder."""
     return name.replace("\\", "/").rpartition("/")[0]
@@ -247,7 +254,7 @@ def _size_ahead(source: Source, key: tuple[str, int, int]) -> RedCellSize | None
     if isinstance(source.content, ImageError) or smear_of(source.name) != key[0]:
         return None
     try:
-        picture = open_field(source.content).picture
+        picture = open_field(_content(source)).picture
         if (picture.width_px, picture.height_px) != key[1:]:
             return None
         return survey_field(picture).red_cells

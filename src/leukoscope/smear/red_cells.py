@@ -33,8 +33,9 @@ class Circle:
 
 
 def foreground_threshold(density: Floats, noise: float) -> float:
-    """Return the optical density that parts cells from background: a third of what most of the
-    stained pixels have, above the noise.
+    """Return the optical density that separates cells from background, above the noise.
+
+    It is a third of the density of most stained pixels.
     """
     above = density[(density > max(4.0 * noise, 0.015)) & (density < 0.8)]
     if above.size < 20:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.core.io import OutputFile
 from leukoscope.core.terms import RESEARCH_USE
-from leukoscope.inference.output_file import OutputFile
 from leukoscope.smear.count import Differential, Share
 from leukoscope.smear.drawing import data_uri
 from leukoscope.smear.exports import color_of
@@ -246,7 +246,8 @@ def _write_fields(
 ) -> None:
     write('<h2>Images</h2><p class="key soft">Outlines:<span style="border-color:#0b6e4f"></span>cell')
     write(
-        '<span style="border-color:#f2b705"></span>nucleus<span style="border-color:#6b7280"></span>cut by the border</p>'
+        '<span style="border-color:#f2b705"></span>nucleus'
+        '<span style="border-color:#6b7280"></span>cut by the border</p>'
     )
     write('<div class="fields">')
     for number, record in enumerate(records(), 1):

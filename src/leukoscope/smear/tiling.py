@@ -104,4 +104,4 @@ def _same(one: Instance, other: Instance) -> bool:
         for cell in (one, other)
     ]
     shared = np.count_nonzero(parts[0] & parts[1])
-    return shared > 0.4 * min(np.count_nonzero(one.cell), np.count_nonzero(other.cell))
+    return bool(shared > 0.4 * min(np.count_nonzero(one.cell), np.count_nonzero(other.cell)))
