@@ -1,0 +1,72 @@
+"""The trained finder: white cells of a field with masks of cell and nucleus."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.imaging.field import Instance, find_in_field
+from leukoscope.imaging.instances import DecodeSettings
+from leukoscope.inference.maps_session import MapsSession
+
+RED_CELL_UM = 7.2
+_FIRST_SIDES_PX = (
+    512,
+    1024,
+    256,
+    2048,
+)  # longer side at which red cells are looked for where no scale is known
+_FEWEST_RED = 3
+
+
+class NetworkFinder:
+    """Finds white cells with the network.
+
+    Parameters
+    ----------
+    model
+        Path or content of the finder's ONNX graph.
+    settings
+        Thresholds of the decoder.
+    threads
+        Of the engine; 0 lets the engine choose.
+    """
+
+    def __init__(self, model: Path | bytes, settings: DecodeSettings | None = None, threads: int = 0) -> None:
+        self._session = MapsSession(model, threads)
+        self._settings = settings or DecodeSettings()
+
+    def find(self, rgb: NDArray[np.uint8], microns_per_pixel: float | None = None) -> list[Instance]:
+        """Return the white cells, best score first.
+
+        Parameters
+        ----------
+        rgb
+            uint8 (H, W, 3).
+        microns_per_pixel
+            Scale; None: measured with the red cells that the network sees.
+
+        Returns
+        -------
+        list of Instance
+            Empty where no scale was given and no red cells give one.
+        """
+        scale = microns_per_pixel or self.measure_scale(rgb)
+        if scale is None:
+            return []
+        return find_in_field(rgb, scale, self._session.run, self._settings).cells
+
+    def measure_scale(self, rgb: NDArray[np.uint8]) -> float | None:
+        """Return micrometers a pixel from the median diameter of the red cells against 7.2 um, or None."""
+        longer = max(rgb.shape[:2])
+        for side in _FIRST_SIDES_PX:
+            guess = 0.25 * side / longer
+            for _ in range(2):  # a second look at the scale that the first one gives
+                diameters = find_in_field(rgb, guess, self._session.run, self._settings).red_diameters_px
+                if len(diameters) < _FEWEST_RED:
+                    break
+                measured = RED_CELL_UM / float(np.median(diameters))
+                if 0.8 < measured / guess < 1.25:
+                    return measured
+                guess = float(np.clip(measured, 0.4 * guess, 2.5 * guess))
+        return None
