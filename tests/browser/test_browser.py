@@ -43,8 +43,9 @@ def upload(page: Page, served: Running, files: list[Path], subject: str = "") ->
     expect(page.locator("[data-bar]")).to_be_hidden()  # it is hidden when all are done
 
 
-def opacity(page: Page) -> float:
-    return float(page.locator(".overlay__heat").evaluate("element => getComputedStyle(element).opacity"))
+def expect_opacity(page: Page, value: float) -> None:
+    """Wait until the heat map has this opacity: the script sets it after the page is shown."""
+    expect(page.locator(".overlay__heat")).to_have_css("opacity", f"{value:g}")
 
 
 def test_from_upload_to_export(served, open_page):
@@ -65,16 +66,16 @@ def test_from_upload_to_export(served, open_page):
     )
     expect(panel).to_contain_text("Grad-CAM")
 
-    assert opacity(page) == pytest.approx(0.6)
+    expect_opacity(page, 0.6)
     slider = page.locator(".opacity__slider")
     slider.focus()
     for _ in range(4):
         page.keyboard.press("ArrowLeft")
     expect(page.locator(".opacity__value")).to_have_text("40 %")
-    assert opacity(page) == pytest.approx(0.4)
+    expect_opacity(page, 0.4)
     page.locator(".row", has_text=files[3].name).click()
     expect(panel.locator(".panel__name")).to_have_text(files[3].name)
-    assert opacity(page) == pytest.approx(0.4)  # the next cell keeps it
+    expect_opacity(page, 0.4)  # the next cell keeps it
 
     page.locator("[name=note]").fill("smudged border")
     page.locator("[name=reviewer]").fill("AB")
@@ -188,9 +189,9 @@ def test_everything_by_keyboard(served, open_page):
     expect(page.locator(".lead")).to_contain_text(re.compile(r"\b3\b"))
     first = page.locator(".panel__name").inner_text()
     press(page, "h")
-    assert opacity(page) == 0
+    expect_opacity(page, 0)
     press(page, "h")
-    assert opacity(page) == pytest.approx(0.6)
+    expect_opacity(page, 0.6)
     press(page, "n")
     page.keyboard.type("a note with d and u")  # letters in a field are letters
     page.keyboard.press("Escape")
@@ -209,10 +210,10 @@ def test_everything_by_keyboard(served, open_page):
     expect(page.locator(".panel__name")).to_have_text(first)
     expect(page.locator("[name=note]")).to_have_value("a note with d and u")
     press(page, "h")
-    assert opacity(page) == 0
+    expect_opacity(page, 0)
     press(page, "j")
     expect(page.locator(".panel__name")).to_have_text(second)
-    assert opacity(page) == 0  # the next case keeps it
+    expect_opacity(page, 0)  # the next case keeps it
     press(page, "j")
     expect(page.locator(".panel__name")).not_to_have_text(second)
     expect(page.locator("[name=note]")).to_have_value("half a note")  # typed and not sent

@@ -157,7 +157,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert answer.returncode == 0, answer.stderr[-3000:]
     first = (tmp_path / "site" / "README.html").read_text(encoding="utf-8")
     for name in NOTEBOOKS:
-        assert f'href="notebooks/{name}.html"' in first
+        assert f'href="examples/notebooks/{name}.html"' in first
     assert 'href="docs/gallery.html"' in first
     loaded = re.findall(r'(?:src|href)="(https?://[^"]+\.(?:css|js|woff2?|png))"', first)
     assert loaded == [], "the site loads something from elsewhere"
