@@ -37,6 +37,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory, small_bundle_path: Path) -> 
     shutil.copytree(small_bundle_path, folder / "bundle")
     (folder / "subjects.csv").write_text("source,subject\na.webp,P1\nb.webp,P2\n")
     (folder / "config.toml").write_text("seed = 1\n")
+    shutil.copy(
+        Path(__file__).parents[1] / "data" / "smear_fields" / "BloodImage_00176.jpg", folder / "field.jpg"
+    )
     return folder
 
 
@@ -79,6 +82,9 @@ OUTPUTS = [
     ("compare run --replicates 200 --no-literature", "--out out", "out/comparison.json"),
     (NOVELTY, "--out {}", "novelty.json"),
     ("weights grow --cells cohort/cells.csv", "--out {}", "b3.safetensors"),
+    ("smear field.jpg -q", "--out out", "out/cells.csv"),
+    ("smear field.jpg -q", "--out out", "out/report.html"),
+    ("smear field.jpg -q", "--out out", "out/crops/mine.png"),
 ]
 IDS = [f"{command.split('-')[0].split()[0:2]}-{name}" for command, _, name in OUTPUTS]
 
@@ -146,7 +152,7 @@ def test_overwrite_replaces_it_and_the_own_result_may_be_replaced_again(
     written = option.format(place).split()[1]
     assert (here / written).exists()
     again = call(line)
-    if command == PREDICT and "--out" in option:
+    if command in (PREDICT, "smear field.jpg -q") and "--out" in option:
         assert again.exit_code == 2
         assert "--resume" in again.stderr
         assert call(f"{line} --resume").exit_code in (0, 1)
@@ -171,6 +177,7 @@ INPUTS = [
     ("evaluate run --out out --attach out/report.json", "out/report.json"),
     ("compare out/comparison.json --out out", "out/comparison.json"),
     ("weights grow --cells cohort/cells.csv --config config.toml --out config.toml", "config.toml"),
+    ("smear field.jpg -q --subjects out/cells.csv --out out", "out/cells.csv"),
 ]
 
 

@@ -25,6 +25,11 @@ def default_bundle_path() -> Path:
     return _HERE / "bundle"
 
 
+def finder_path() -> Path:
+    """Return the graph of the shipped finder of white cells."""
+    return _HERE / "finder" / "finder.onnx"
+
+
 def licence_text() -> str:
     """Return the licence of the code and of the weights trained with it (Apache-2.0)."""
     return (_HERE / "LICENSE").read_text(encoding="utf-8")

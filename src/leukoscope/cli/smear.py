@@ -37,6 +37,9 @@ def smear(
     resume: Annotated[
         bool, typer.Option("--resume", help="With --out: go on where an earlier call stopped.")
     ] = False,
+    finder: Annotated[
+        str, typer.Option(help="network (the shipped one), or classical (thresholds and watershed).")
+    ] = "network",
     keep_spelling: KeepSpelling = False,
     overwrite: Overwrite = False,
     subjects: Annotated[
@@ -66,6 +69,7 @@ def smear(
         resume=resume,
         overwrite=overwrite,
         subjects=subjects,
+        finder=finder,
         keep_spelling=keep_spelling,
         microns_per_pixel=microns_per_pixel,
     )

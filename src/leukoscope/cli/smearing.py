@@ -30,6 +30,7 @@ class SmearOptions:
     resume: bool = False
     overwrite: bool = False
     subjects: Path | None = None
+    finder: str = "network"
     keep_spelling: bool = False
     microns_per_pixel: float | None = None
 
@@ -53,18 +54,23 @@ def run_smear(options: SmearOptions) -> int:
         limits=FIELD_LIMITS,
     )
     counts = _Counts(options)
+    finder: Any = options.finder
     if options.out is None:
-        for reading in read_smear(found, microns_per_pixel=options.microns_per_pixel):
+        for reading in read_smear(found, microns_per_pixel=options.microns_per_pixel, finder=finder):
             counts.add(reading.record)
     else:
-        settings = {"microns_per_pixel": options.microns_per_pixel, "finder": "classical", "subjects": None}
+        settings = {
+            "microns_per_pixel": options.microns_per_pixel,
+            "finder": options.finder,
+            "subjects": None,
+        }
         if options.subjects is not None:
             settings["subjects"] = read_text(options.subjects)
         with SmearFolder(options.out, settings, resume=options.resume, overwrite=options.overwrite) as folder:
             for record in folder.records():
                 counts.count(record)
             rest = _skip(found, folder.done)
-            for reading in read_smear(rest, microns_per_pixel=options.microns_per_pixel):
+            for reading in read_smear(rest, microns_per_pixel=options.microns_per_pixel, finder=finder):
                 folder.add(reading)
                 counts.add(reading.record)
             folder.finish()
@@ -87,6 +93,8 @@ def _check(options: SmearOptions) -> None:
         raise UsageError(
             f"--microns-per-pixel {options.microns_per_pixel}: expected a positive number, such as 0.1"
         )
+    if options.finder not in ("network", "classical"):
+        raise UsageError(f"--finder {options.finder}: expected network or classical")
     if options.bundle is not None:
         raise UsageError(
             f"--bundle {options.bundle}: no bundle of this version finds or names the cells of fields; leave it out"

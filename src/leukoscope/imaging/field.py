@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,7 +137,7 @@ def _tiles(height: int, width: int) -> Iterator[_Tile]:
 def _cuts(size: int) -> list[tuple[int, int]]:
     count = 1 if size <= _TILE_PX + 2 * _MARGIN_PX else math.ceil(size / _TILE_PX)
     edges = [STRIDE_PX * round(size * i / count / STRIDE_PX) for i in range(count)] + [size]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def _run_tile(rgb: NDArray[np.uint8], tile: _Tile, scale: tuple[float, float], run: RunNetwork) -> Floats:
@@ -174,7 +175,7 @@ def _to_field(
     planes = []
     for plane in (found.cell, found.nucleus):
         wide = np.pad(plane, margin, mode="edge" if found.touches_border else "constant")
-        box = tuple(
+        x_low, y_low, x_high, y_high = (
             float(np.clip(value, 0, limit))
             for value, limit in (
                 ((left - lefts[0]) / (STRIDE_PX * scale[1]), wide.shape[1]),
@@ -185,7 +186,11 @@ def _to_field(
         )
         planes.append(
             np.asarray(
-                Image.fromarray(wide).resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=box)
+                Image.fromarray(wide).resize(
+                    (right - left, bottom - top),
+                    Image.Resampling.BILINEAR,
+                    box=(x_low, y_low, x_high, y_high),
+                )
             )
         )
     cell = planes[0] > settings.cell

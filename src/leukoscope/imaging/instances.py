@@ -99,7 +99,8 @@ def decode_maps(
     Notes
     -----
     Every pixel of a cell points at a center; it joins the center nearest to where it points (B. Cheng et al. 2020,
-    doi 10.1109/CVPR42600.2020.01249). Of what joins one center the largest connected part is the cell, its holes filled.
+    doi 10.1109/CVPR42600.2020.01249). Of what joins one center the largest connected part is the cell, with its holes
+    filled.
     """
     settings = settings or DecodeSettings()
     um = um_per_px * STRIDE_PX
@@ -126,7 +127,7 @@ def decode_maps(
 
 
 def find_peaks(heat: Floats, least: float, apart: float) -> tuple[NDArray[np.intp], Floats]:
-    """Return the positions (n, 2) and heights of local maxima, highest first and at least ``apart`` px from each other."""
+    """Return positions (n, 2) and heights of local maxima, highest first, at least ``apart`` px from each other."""
     padded = np.pad(heat, 1, constant_values=-1.0)
     height, width = heat.shape
     best = np.max([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)], axis=0)
@@ -143,7 +144,8 @@ def find_peaks(heat: Floats, least: float, apart: float) -> tuple[NDArray[np.int
 def red_diameters(maps: Floats, least: float = 0.4, um_per_px: float = CANONICAL_UM_PER_PX) -> Floats:
     """Return the diameters of the red cells that the network sees, px of its input, (n,)."""
     centers, _ = find_peaks(maps[MAPS.index("red_center")], least, 2.0 / (um_per_px * STRIDE_PX))
-    return maps[MAPS.index("red_diameter")][centers[:, 0], centers[:, 1]]
+    found: Floats = maps[MAPS.index("red_diameter")][centers[:, 0], centers[:, 1]]
+    return found
 
 
 def largest_part(mask: Bools, seed: tuple[int, int] | None = None) -> Bools:
@@ -157,7 +159,8 @@ def largest_part(mask: Bools, seed: tuple[int, int] | None = None) -> Bools:
             return mask
         part = labels == values[counts.argmax()]
     outside = _label(np.pad(~part, 1, constant_values=True))
-    return ~(outside == outside[0, 0])[1:-1, 1:-1]
+    filled: Bools = ~(outside == outside[0, 0])[1:-1, 1:-1]
+    return filled
 
 
 def _label(mask: Bools) -> NDArray[np.int64]:

@@ -17,7 +17,8 @@ from leukoscope.smear.annotations import Annotation, Annotations
 from leukoscope.smear.calibrate import Calibration, calibrate_field, survey_field
 from leukoscope.smear.exports import file_stem, write_picture
 from leukoscope.smear.files import FieldFile, open_field
-from leukoscope.smear.finder import ClassicalFinder, Finder, Instance
+from leukoscope.smear.finder import Finder, Instance
+from leukoscope.smear.finder_network import default_finder
 from leukoscope.smear.tiling import find_cells
 
 CANVAS_UM = 0.087
@@ -91,7 +92,7 @@ def cut_cohort(
         Boxes and classes. A box takes the outline that the finder has in it; without one the box itself is cut (uncut
         crops only).
     settings, subject_of, microns_per_pixel, finder
-        See ``CutSettings``; None measures the scale and takes the classical finder.
+        See ``CutSettings``; None measures the scale and takes the shipped network.
     """
     settings = settings or CutSettings()
     report = CutReport()
@@ -116,7 +117,7 @@ def cut_cohort(
             found = find_cells(
                 file.picture,
                 calibration.light,
-                finder or ClassicalFinder(calibration.stain),
+                finder or default_finder(),
                 calibration.scale.value,
             )
             stem, subject = file_stem(number, path.name), subject_of(str(path)) or ""

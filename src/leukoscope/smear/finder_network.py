@@ -1,15 +1,20 @@
 """The trained finder: white cells of a field with masks of cell and nucleus."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.imaging.field import Instance, find_in_field
+from leukoscope.assets import finder_path
+from leukoscope.imaging.field import find_in_field
 from leukoscope.imaging.instances import DecodeSettings
 from leukoscope.inference.maps_session import MapsSession
+from leukoscope.smear.finder import FoundCell
 
 RED_CELL_UM = 7.2
+CENTER = 0.5
+"""Least height of a center in the map of the shipped network, 0 to 1."""
 _FIRST_SIDES_PX = (
     512,
     1024,
@@ -17,6 +22,12 @@ _FIRST_SIDES_PX = (
     2048,
 )  # longer side at which red cells are looked for where no scale is known
 _FEWEST_RED = 3
+
+
+@lru_cache(maxsize=1)
+def default_finder() -> "NetworkFinder":
+    """Return the shipped finder, compiled at the first call."""
+    return NetworkFinder(finder_path(), DecodeSettings(center=CENTER))
 
 
 class NetworkFinder:
@@ -32,11 +43,13 @@ class NetworkFinder:
         Of the engine; 0 lets the engine choose.
     """
 
+    name = "network"
+
     def __init__(self, model: Path | bytes, settings: DecodeSettings | None = None, threads: int = 0) -> None:
         self._session = MapsSession(model, threads)
         self._settings = settings or DecodeSettings()
 
-    def find(self, rgb: NDArray[np.uint8], microns_per_pixel: float | None = None) -> list[Instance]:
+    def find(self, rgb: NDArray[np.uint8], microns_per_pixel: float | None = None) -> list[FoundCell]:
         """Return the white cells, best score first.
 
         Parameters
@@ -48,13 +61,13 @@ class NetworkFinder:
 
         Returns
         -------
-        list of Instance
+        list of FoundCell
             Empty where no scale was given and no red cells give one.
         """
         scale = microns_per_pixel or self.measure_scale(rgb)
         if scale is None:
             return []
-        return find_in_field(rgb, scale, self._session.run, self._settings).cells
+        return list(find_in_field(rgb, scale, self._session.run, self._settings).cells)
 
     def measure_scale(self, rgb: NDArray[np.uint8]) -> float | None:
         """Return micrometers a pixel from the median diameter of the red cells against 7.2 um, or None."""

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from leukoscope.inference.inputs import iterate_images
 from leukoscope.smear.calibrate import SHARP_UM, Calibration, Survey, calibrate_field, survey_field
 from leukoscope.smear.files import FIELD_LIMITS, FieldFile, open_field
 from leukoscope.smear.finder import ClassicalFinder, Finder, FoundCell
+from leukoscope.smear.finder_network import default_finder
 from leukoscope.smear.measure import measure_cell
 from leukoscope.smear.picture import Picture, shrunk_shape
 from leukoscope.smear.raster import trace_outlines
@@ -75,7 +76,7 @@ def read_smear(
     sources: Any,
     *,
     microns_per_pixel: float | None = None,
-    finder: Finder | None = None,
+    finder: "Finder | Literal['network', 'classical']" = "network",
     classifier: CellClassifier | None = None,
     subject_of: Callable[[str], str | None] = lambda _: None,
 ) -> Iterator[FieldReading]:
@@ -88,7 +89,7 @@ def read_smear(
     microns_per_pixel
         Scale of all of them; None takes each file's metadata, else measures red cells.
     finder
-        Finds the cells; None takes the classical finder.
+        Finds the cells: the shipped network, the classical finder, or one of your own.
     classifier
         Names them; None leaves ``white cell``.
     subject_of
@@ -128,10 +129,12 @@ class _Reader:
     """Reads one field after the other and remembers the red cells of the current smear."""
 
     def __init__(
-        self, microns_per_pixel: float | None, finder: Finder | None, classifier: CellClassifier | None
+        self, microns_per_pixel: float | None, finder: "Finder | str", classifier: CellClassifier | None
     ) -> None:
         self._given = microns_per_pixel
-        self._finder = finder
+        if isinstance(finder, str) and finder not in ("network", "classical"):
+            raise UsageError(f"finder {finder!r}: expected 'network' or 'classical'")
+        self._finder: Any = default_finder() if finder == "network" else finder
         self._classifier = classifier
         self._smear: tuple[str, int, int] | None = None
         self._sizes: dict[str, RedCellSize] = {}
@@ -164,9 +167,7 @@ class _Reader:
 
     @property
     def _name(self) -> str:
-        return (
-            str(getattr(self._finder, "name", "finder")) if self._finder is not None else ClassicalFinder.name
-        )
+        return "classical" if self._finder == "classical" else str(getattr(self._finder, "name", "finder"))
 
     def _scale_of_smear(
         self,
@@ -204,7 +205,7 @@ class _Reader:
 
     def _search(self, base: FieldRecord, picture: Picture, calibration: Calibration) -> FieldReading:
         scale, stain, light = calibration.scale, calibration.stain, calibration.light
-        finder: Finder = self._finder or ClassicalFinder(stain)
+        finder = ClassicalFinder(stain) if self._finder == "classical" else self._finder
         found = find_cells(picture, light, finder, scale.value)
         found = [cell for cell in found if cell.score >= LEAST_SCORE]
         whole = [cell for cell in found if cell.smudge < 0.5]

@@ -72,7 +72,7 @@ def export_onnx(
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8, device=device)
     model = _trace(network, example, input_name=INPUT_NAME, output_names=OUTPUT_NAMES)
     if weights_dtype == "float16":
-        _halve_weights(model)
+        halve_weights(model)
     onnx.checker.check_model(model, full_check=True)
     with replacing(path) as part:
         onnx.save_model(model, part)
@@ -133,7 +133,8 @@ def _trace(
     return model
 
 
-def _halve_weights(model: onnx.ModelProto) -> None:
+def halve_weights(model: onnx.ModelProto) -> None:
+    """Store the large weights of a graph in 16 bits, cast to 32 where they are used."""
     graph = model.graph
     casts = []
     for tensor in graph.initializer:

@@ -1,4 +1,4 @@
-"""Train the finder: samples drawn and changed on the device, a learning rate that follows the time, averaged weights."""
+"""Train the finder: samples drawn on the device, a learning rate that follows the time, averaged weights."""
 
 import json
 import math
@@ -76,7 +76,7 @@ class Progress:
     used_s: float = 0.0
 
 
-def fit_finder(
+def fit_finder(  # noqa: PLR0917
     network: FinderNetwork, bank: Bank, settings: FitSettings, folder: Path, log: Log, resume: bool = False,
     saved_callback: Callable[[FinderNetwork], None] | None = None,
 ) -> FinderNetwork:  # fmt: skip
@@ -162,7 +162,7 @@ def _step(
     losses = finder_losses(raw.float(), samples.targets)
     total = total_loss(losses)
     optimizer.zero_grad(set_to_none=True)
-    total.backward()
+    total.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(network.parameters(), 5.0)
     optimizer.step()
     return {"loss": total, **losses}
@@ -214,7 +214,7 @@ def _figures(progress: Progress, sums: dict[str, Tensor], counted: int) -> dict[
     return {"step": progress.step, "seconds": round(progress.used_s, 1), "steps_per_s": rate, **figures}
 
 
-def save_checkpoint(
+def save_checkpoint(  # noqa: PLR0917
     network: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer, bank: Bank, progress: Progress,
     folder: Path,
 ) -> None:  # fmt: skip

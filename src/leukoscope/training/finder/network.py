@@ -1,7 +1,7 @@
-"""The finder's network: an EfficientNet-Lite encoder without its head, a light feature pyramid, maps at half the size."""
+"""The finder's network: an EfficientNet-Lite encoder, a light feature pyramid, maps at half the size."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -30,15 +30,16 @@ class FinderNetwork(nn.Module):
 
     Notes
     -----
-    Input: (N, 3, H, W) float 0..255, sides divisible by 32, at ``CANONICAL_UM_PER_PX``. Output: (N, 10, H / 2, W / 2), logits
-    and values in the order of ``MAPS``. Encoder as in M. Tan and Q. Le 2019 (arXiv 1905.11946) in its Lite form, without
-    squeeze-excitation; pyramid as in T.-Y. Lin et al. 2017 (doi 10.1109/CVPR.2017.106) with depthwise convolutions;
+    Input: (N, 3, H, W) float 0..255, sides divisible by 32, at ``CANONICAL_UM_PER_PX``. Output: (N, 10, H / 2, W / 2),
+    logits and values in the order of ``MAPS``. Encoder as in M. Tan and Q. Le 2019 (arXiv 1905.11946) in its Lite form,
+    without squeeze-excitation; pyramid as in T.-Y. Lin et al. 2017 (doi 10.1109/CVPR.2017.106) with depthwise
+    convolutions;
     instances by centers and offsets as in B. Cheng et al. 2020 (doi 10.1109/CVPR42600.2020.01249).
     """
 
     def __init__(self) -> None:
         super().__init__()
-        encoder = timm.create_model(ARCH, pretrained=False, num_classes=0)
+        encoder: Any = timm.create_model(ARCH, pretrained=False, num_classes=0)
         self.stem = nn.Sequential(encoder.conv_stem, encoder.bn1)
         self.blocks = nn.ModuleList(encoder.blocks[: _STAGE_BLOCKS[-1] + 1])
         for module in self.modules():
@@ -46,9 +47,9 @@ class FinderNetwork(nn.Module):
                 module.eps = 1e-3  # what the published Lite weights were trained with
                 module.momentum = 0.03
         widths = [
-            self.blocks[index][-1].get_submodule("bn3" if index else "bn2").num_features
+            encoder.blocks[index][-1].get_submodule("bn3" if index else "bn2").num_features
             for index in _STAGE_BLOCKS
-        ]  # type: ignore[union-attr, arg-type, operator]
+        ]
         self.lateral = nn.ModuleList(nn.Conv2d(width, _WIDTH, 1) for width in widths[1:])
         self.smooth = nn.ModuleList(_separable(_WIDTH, _WIDTH) for _ in widths[1:])
         self.refine = nn.Sequential(_separable(_WIDTH, _WIDTH), _separable(_WIDTH, _WIDTH))

@@ -18,8 +18,9 @@ _LEAST_OVERLAP = 0.6
 def refresh_labels(network: FinderNetwork, bank: Bank, batch: int = 64) -> dict[str, float]:
     """Change the labels of rough tiles in place.
 
-    Within 2.6 um of a cell, what the network gives a probability above 0.75 becomes the cell, below 0.25 background, the
-    rest unknown; nuclei likewise. A tile where the network and the outline disagree on more than 40 % is left as it is.
+    Within 2.6 um of a cell, what the network gives a probability above 0.75 becomes the cell, below 0.25 background,
+    the rest unknown; nuclei likewise. A tile where the network and the outline disagree on more than 40 % is left as
+    it is.
 
     Returns
     -------

@@ -156,8 +156,10 @@ def _uniform(count: int, low: float, high: float, rng: torch.Generator, device: 
 
 
 def _draw_zoom(count: int, settings: SampleSettings, rng: torch.Generator, device: torch.device) -> Tensor:
-    usual = _uniform(count, *map(math.log, settings.zoom), rng, device)  # type: ignore[arg-type, misc]
-    wide = _uniform(count, *map(math.log, settings.wide_zoom), rng, device)  # type: ignore[arg-type, misc]
+    usual, wide = (
+        _uniform(count, math.log(low), math.log(high), rng, device)
+        for low, high in (settings.zoom, settings.wide_zoom)
+    )
     chosen = torch.rand(count, generator=rng, device=device) < settings.wide_share
     return torch.where(chosen, wide, usual).exp()
 
@@ -288,7 +290,7 @@ def _fill_outside(
     planes.red_center = torch.where(plain, 0.0, planes.red_center)
 
 
-def _paste(
+def _paste(  # noqa: PLR0917
     planes: _Planes, bank: Bank, rows: Tensor, zoom: Tensor, chance: Tensor, number: int,
     settings: SampleSettings, rng: torch.Generator,
 ) -> None:  # fmt: skip

@@ -147,7 +147,8 @@ def _cutout(rgb: Bytes, example: Example) -> Tile:
         sizes = ndimage.sum_labels(cell, labels, np.arange(1, count + 1))
         cell = labels == 1 + int(np.argmax(sizes))
     rows, columns = np.flatnonzero(cell.any(axis=1)), np.flatnonzero(cell.any(axis=0))
-    rgb, cell = (a[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] for a in (rgb, cell))
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    rgb, cell = rgb[box], cell[box]
     height, width = min(cell.shape[0], TILE_PX), min(cell.shape[1], TILE_PX)
     top, left = (TILE_PX - height) // 2, (TILE_PX - width) // 2
     image = np.zeros((TILE_PX, TILE_PX, 3), np.uint8)
@@ -298,7 +299,7 @@ def _whole_boxes(boxes: list[tuple[float, ...]], shape: tuple[int, int]) -> Floa
 
 
 def _round_components(foreground: NDArray[np.bool_]) -> Floats:
-    labels, count = ndimage.label(foreground)
+    labels, _ = ndimage.label(foreground)
     rows = []
     height, width = foreground.shape
     for index, where in enumerate(ndimage.find_objects(labels), start=1):
