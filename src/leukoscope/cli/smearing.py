@@ -154,7 +154,11 @@ class _Counts:
             print(f"{'-':>5}  {'-':<8}{'rejected':<22}{printable(record.image)}\n       {record.message}")  # noqa: T201
             return
         scale = record.scale
-        by = {"red_cells": f"{scale.n_red_cells} red cells", "red_cells_of_smear": "red cells of smear"}
+        by = {
+            "red_cells": f"{scale.n_red_cells} red cells",
+            "red_cells_of_smear": "red cells of smear",
+            "red_cells_by_network": f"{scale.n_red_cells} red cells",
+        }
         source = by.get(scale.source, scale.source)
         print(f"{len(record.cells):>5}  {scale.value:<8.4f}{source:<22}{printable(record.image)}")  # noqa: T201
         for warning in record.warnings:

@@ -64,13 +64,19 @@ class NetworkFinder:
         list of FoundCell
             Empty where no scale was given and no red cells give one.
         """
-        scale = microns_per_pixel or self.measure_scale(rgb)
+        scale = microns_per_pixel
         if scale is None:
-            return []
+            diameters = self.measure_red_cells(rgb)
+            if diameters is None:
+                return []
+            scale = RED_CELL_UM / float(np.median(diameters))
         return list(find_in_field(rgb, scale, self._session.run, self._settings).cells)
 
-    def measure_scale(self, rgb: NDArray[np.uint8]) -> float | None:
-        """Return micrometers a pixel from the median diameter of the red cells against 7.2 um, or None."""
+    def measure_red_cells(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """Return the diameters of the red cells that the network sees, px of the image, float32 (n,).
+
+        None if fewer than three are seen at any scale. Their median stands for 7.2 um.
+        """
         longer = max(rgb.shape[:2])
         for side in _FIRST_SIDES_PX:
             guess = 0.25 * side / longer
@@ -80,6 +86,6 @@ class NetworkFinder:
                     break
                 measured = RED_CELL_UM / float(np.median(diameters))
                 if 0.8 < measured / guess < 1.25:
-                    return measured
+                    return np.asarray(diameters, dtype=np.float32)
                 guess = float(np.clip(measured, 0.4 * guess, 2.5 * guess))
         return None

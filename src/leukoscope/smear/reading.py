@@ -1,5 +1,6 @@
 """Reading smears: fields in, their white cells out, one field at a time."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from leukoscope.inference.inputs import iterate_images
 from leukoscope.smear.calibrate import SHARP_UM, Calibration, Survey, calibrate_field, survey_field
 from leukoscope.smear.files import FIELD_LIMITS, FieldFile, open_field
 from leukoscope.smear.finder import ClassicalFinder, Finder, FoundCell
-from leukoscope.smear.finder_network import default_finder
+from leukoscope.smear.finder_network import RED_CELL_UM, NetworkFinder, default_finder
 from leukoscope.smear.measure import measure_cell
 from leukoscope.smear.picture import Picture, shrunk_shape
 from leukoscope.smear.raster import trace_outlines
@@ -155,6 +156,8 @@ class _Reader:
         try:
             survey = survey_field(picture)
             smear = self._scale_of_smear(base, file, survey, waiting, stream)
+            if smear is None and scale_of(self._given, file.scale, survey.red_cells) is None:
+                smear = self._scale_by_network(picture)
             calibration = calibrate_field(
                 picture, survey, given=self._given, metadata=file.scale, smear=smear
             )
@@ -168,6 +171,21 @@ class _Reader:
     @property
     def _name(self) -> str:
         return "classical" if self._finder == "classical" else str(getattr(self._finder, "name", "finder"))
+
+    def _scale_by_network(self, picture: Picture) -> Scale | None:
+        """Ask the finder's network for red cells where the circles of the field are too few."""
+        if not isinstance(self._finder, NetworkFinder):
+            return None
+        whole = (0, 0, picture.height_px, picture.width_px)
+        shape = shrunk_shape(picture, OVERVIEW_PX)
+        diameters = self._finder.measure_red_cells(picture.read(whole, shape))
+        if diameters is None:
+            return None
+        full = diameters * (picture.width_px / shape[1])
+        middle = RED_CELL_UM / float(np.median(full))
+        spread = 1.96 * 1.2533 * float(np.std(full)) / math.sqrt(len(full)) / float(np.median(full))
+        interval = (middle / (1 + spread), middle / max(0.1, 1 - spread))
+        return Scale(middle, ScaleSource.NETWORK, len(full), interval, middle)
 
     def _scale_of_smear(
         self,

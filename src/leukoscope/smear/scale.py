@@ -33,6 +33,7 @@ class ScaleSource(StrEnum):
     METADATA = "metadata"
     RED_CELLS = "red_cells"
     SMEAR = "red_cells_of_smear"
+    NETWORK = "red_cells_by_network"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,93 @@
+"""The shipped finder: cells at any scale and turn, nothing where nothing is, and its decoder."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leukoscope.core.errors import UsageError
+from leukoscope.imaging.decode import decode_image
+from leukoscope.imaging.instances import find_peaks
+from leukoscope.smear.finder_network import RED_CELL_UM, NetworkFinder, default_finder
+from leukoscope.smear.reading import read_smear
+from leukoscope.smear.scale import ScaleSource
+from smear_fields import draw_field
+
+FIELD = Path(__file__).parents[2] / "data" / "smear_fields" / "BloodImage_00176.jpg"
+BOXES = [(34, 107, 234, 324), (102, 306, 246, 460)]  # two cells that touch
+MICRONS_PER_PIXEL = 0.078
+
+
+@pytest.fixture(scope="module")
+def finder() -> NetworkFinder:
+    return default_finder()
+
+
+def iou(one: tuple[int, ...], other: tuple[int, ...]) -> float:
+    height = min(one[2], other[2]) - max(one[0], other[0])
+    width = min(one[3], other[3]) - max(one[1], other[1])
+    both = max(0, height) * max(0, width)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return both / (sum(areas) - both)
+
+
+def test_touching_cells_come_apart(finder: NetworkFinder) -> None:
+    cells = finder.find(decode_image(FIELD), MICRONS_PER_PIXEL)
+    assert len(cells) == 2
+    for box in BOXES:
+        assert max(iou(cell.box, box) for cell in cells) > 0.6
+    for cell in cells:
+        height, width = cell.box[2] - cell.box[0], cell.box[3] - cell.box[1]
+        assert cell.cell.shape == cell.nucleus.shape == (height, width)
+        assert not (cell.nucleus & ~cell.cell).any()
+        assert 0.5 <= cell.score <= 1
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_the_scale_of_the_image_does_not_matter(finder: NetworkFinder, factor: float) -> None:
+    image = Image.fromarray(decode_image(FIELD))
+    resized = np.asarray(image.resize((round(image.width * factor), round(image.height * factor))))
+    cells = finder.find(resized, MICRONS_PER_PIXEL / factor)
+    assert len(cells) == 2
+    diameters = finder.measure_red_cells(resized)
+    assert diameters is not None
+    assert RED_CELL_UM / np.median(diameters) * factor == pytest.approx(MICRONS_PER_PIXEL, rel=0.15)
+
+
+def test_a_turned_field_gives_turned_cells(finder: NetworkFinder) -> None:
+    rgb = decode_image(FIELD)
+    turned = finder.find(np.ascontiguousarray(rgb[:, ::-1]), MICRONS_PER_PIXEL)
+    width = rgb.shape[1]
+    for y0, x0, y1, x1 in BOXES:
+        assert max(iou(cell.box, (y0, width - x1, y1, width - x0)) for cell in turned) > 0.6
+
+
+@pytest.mark.parametrize("value", [0, 128, 235, 255])
+def test_an_even_picture_holds_no_cell(finder: NetworkFinder, value: int) -> None:
+    assert finder.find(np.full((300, 400, 3), value, np.uint8), 0.1) == []
+
+
+def test_red_cells_alone_are_no_white_cells(finder: NetworkFinder) -> None:
+    assert finder.find(draw_field(white_cells=()), 0.2) == []
+
+
+def test_peaks_are_apart_and_sorted() -> None:
+    heat = np.zeros((20, 20), np.float32)
+    heat[3, 3], heat[3, 5], heat[15, 15] = 0.9, 0.8, 0.7
+    places, heights = find_peaks(heat, 0.5, 4.0)
+    assert places.tolist() == [[3, 3], [15, 15]]
+    assert heights.tolist() == pytest.approx([0.9, 0.7])
+    assert len(find_peaks(heat, 0.5, 1.0)[0]) == 3
+
+
+def test_a_finder_of_another_name_is_refused() -> None:
+    with pytest.raises(UsageError, match="classical"):
+        next(read_smear(FIELD, finder="best"))  # type: ignore[arg-type]
+
+
+def test_both_finders_say_who_they_are() -> None:
+    for name in ("network", "classical"):
+        (reading,) = read_smear(FIELD, finder=name, microns_per_pixel=MICRONS_PER_PIXEL)
+        assert reading.record.finder == name
+    assert ScaleSource.NETWORK.value == "red_cells_by_network"
