@@ -136,6 +136,10 @@ def _write_images(folder: Path) -> None:
         (folder / name).mkdir()
         for path in (*normal[:3], *blasts[:3]):
             shutil.copy(path, folder / name)
+    field = ROOT / "tests" / "data" / "smear_fields" / "BloodImage_00176.jpg"
+    (folder / "fields").mkdir()
+    for place in (folder / "field.jpg", folder / "fields" / "field.jpg"):
+        shutil.copy(field, place)
     with zipfile.ZipFile(folder / "batch.zip", "w") as archive:
         for path in normal[:3]:
             archive.write(path, path.name)

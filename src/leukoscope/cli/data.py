@@ -327,7 +327,7 @@ def sample(
             typer.echo(file)
 
 
-@app.command(epilog="Example: leukoscope data cut fields/ --out cells/ --subjects subjects.csv")
+@app.command(epilog="Example: leukoscope data cut fields/ --out cut-cells")
 def cut(
     fields: Annotated[
         list[str],

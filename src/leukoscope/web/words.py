@@ -28,6 +28,8 @@ SHORT_REASONS: dict[Reason, str] = {
     Reason.BLANK: "Empty frame",
     Reason.NOT_SEGMENTED: "Background not black",
     Reason.WRONG_SCALE: "Size unlike a cell",
+    Reason.NO_SCALE: "Scale unknown",
+    Reason.NOT_A_SMEAR: "Not a blood smear",
     Reason.CUT_OFF: "Cut off at the border",
     Reason.BLURRED: "Blurred",
     Reason.SEVERAL_OBJECTS: "Several objects",
