@@ -29,9 +29,14 @@ def smear(
         ),
     ] = None,
     bundle: Annotated[
-        Path | None,
-        typer.Option("--bundle", "-b", metavar="DIR", help="Bundle that finds or names cells."),
-    ] = None,
+        str,
+        typer.Option(
+            "--bundle",
+            "-b",
+            metavar="NAME|DIR",
+            help="Bundle that names the cells: the name of a shipped one, a folder, or 'none'.",
+        ),
+    ] = "leukoscope-kinds",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a field.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No table.")] = False,
     resume: Annotated[
@@ -50,7 +55,7 @@ def smear(
         typer.Option(help="Scale of all images; without it the file's metadata, else the red cells tell it."),
     ] = None,
 ) -> None:
-    """Find, outline, measure and count the white cells of stained blood smears.
+    """Find, outline, measure, name and count the white cells of stained blood smears.
 
     Exit code 0: every image was searched. 1: an image was rejected (the others have their results). 2: wrong usage.
 

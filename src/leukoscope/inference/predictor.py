@@ -22,6 +22,7 @@ from leukoscope.decision.policy import Verdict, decide
 from leukoscope.imaging.canvas import place_on_canvas, prepare_cell
 from leukoscope.imaging.decode import DecodeLimits, decode_image
 from leukoscope.imaging.descriptors import describe_cell
+from leukoscope.imaging.uncut import cut_crop
 from leukoscope.inference.cells import Prediction, Predictions, PreparedCell, Rgb, Source
 from leukoscope.inference.inputs import ImageLike, as_source, is_one_image, iterate_images
 from leukoscope.inference.results import CellResult, ModelReference, ReasonDetail
@@ -29,6 +30,9 @@ from leukoscope.inference.tta import TURNS, join_turned, turn_cell
 from leukoscope.models.bundle import Bundle
 from leukoscope.models.registry import resolve_model
 from leukoscope.models.session import ForwardResult, Pending, Session
+
+ASSUMED_SIDE_UM = 30.0
+"""What the shorter side of an uncut image of one cell is taken for where no scale is given."""
 
 _EMBED_BATCH = 16
 
@@ -48,11 +52,14 @@ class Predictor:
         Name of one of the bundle's operating points; None takes its default.
     limits
         What the decoder refuses.
+    microns_per_pixel
+        Scale of the images, for a bundle of uncut cells; None takes the shorter side of each image for
+        ``ASSUMED_SIDE_UM``. An image of exactly the canvas' size is taken as prepared.
 
     Raises
     ------
     UsageError
-        Unknown operating point or number of turns.
+        Unknown operating point or number of turns, or a scale that is not positive.
     EngineError
         The session's model does not have the shapes that the manifest declares.
     """
@@ -65,7 +72,12 @@ class Predictor:
         turns: int = 1,
         operating_point: str | None = None,
         limits: DecodeLimits | None = None,
+        microns_per_pixel: float | None = None,
     ) -> None:
+        if microns_per_pixel is not None and not 0 < microns_per_pixel < 1000:
+            raise UsageError(
+                f"microns_per_pixel is {microns_per_pixel}; expected a positive number, such as 0.1"
+            )
         if turns not in TURNS:
             raise UsageError(f"rotation averaging over {turns}: expected one of {', '.join(map(str, TURNS))}")
         self.operating_point: OperatingPoint = bundle.decision.operating_point(operating_point)
@@ -78,6 +90,7 @@ class Predictor:
         self.session = session
         self.turns = turns
         self.limits = limits or DecodeLimits()
+        self.microns_per_pixel = microns_per_pixel
         manifest = bundle.manifest
         self.classes = manifest.classes
         self.model = ModelReference(name=manifest.name, version=manifest.version, sha256=bundle.model_sha256)
@@ -95,6 +108,7 @@ class Predictor:
         operating_point: str | None = None,
         limits: DecodeLimits | None = None,
         streaming: bool = False,
+        microns_per_pixel: float | None = None,
     ) -> Self:
         """Open a bundle's folder (None: the one shipped in the package), check it and compile its model.
 
@@ -104,8 +118,8 @@ class Predictor:
             Folder of the bundle, or a name of ``leukoscope.list_models()``.
         engine, threads, precision, cache_directory, streaming
             See ``Session``.
-        tta, operating_point, limits
-            See ``turns``, ``operating_point`` and ``limits`` of the class.
+        tta, operating_point, limits, microns_per_pixel
+            See ``turns``, ``operating_point``, ``limits`` and ``microns_per_pixel`` of the class.
 
         Raises
         ------
@@ -123,7 +137,14 @@ class Predictor:
             cache_directory=cache_directory,
             streaming=streaming,
         )
-        return cls(opened, session, turns=tta, operating_point=operating_point, limits=limits)
+        return cls(
+            opened,
+            session,
+            turns=tta,
+            operating_point=operating_point,
+            limits=limits,
+            microns_per_pixel=microns_per_pixel,
+        )
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is an iterable, too
@@ -278,15 +299,27 @@ class Predictor:
         except ImageError as error:
             return self._unreadable(source, error, time.perf_counter() - began)
         manifest = self.bundle.manifest
-        canvas = place_on_canvas(rgb, manifest.canvas_px)
+        canvas = self._place(rgb)
         # Of the image itself: contact with its own border cannot be seen any more on the canvas.
-        descriptors = describe_cell(rgb, manifest.canvas_px)
+        uncut = manifest.domain.form == "uncut"
+        descriptors = describe_cell(canvas if uncut else rgb, manifest.canvas_px)
         refusals = tuple(check_descriptors(descriptors, self.bundle.decision.input_limits))
         cell = prepare_cell(canvas, manifest.input_px, manifest.canvas_px)
         height, width = rgb.shape[:2]
         return PreparedCell(
             source, cell, canvas, descriptors, width, height, refusals, time.perf_counter() - began
         )
+
+    def _place(self, rgb: Rgb) -> Rgb:
+        """Bring an image to the canvas of the bundle: cut-out cells on black, uncut ones by their scale."""
+        manifest, side = self.bundle.manifest, self.bundle.manifest.canvas_px
+        target = manifest.domain.microns_per_pixel
+        height, width = rgb.shape[:2]
+        if manifest.domain.form == "cut_out" or target is None or (height, width) == (side, side):
+            return place_on_canvas(rgb, side)
+        scale = self.microns_per_pixel or ASSUMED_SIDE_UM / min(height, width)
+        center = (height / 2, width / 2)
+        return cut_crop(rgb, center, scale, target_microns_per_pixel=target, side_px=side)
 
     def predict_prepared(self, cells: list[PreparedCell]) -> list[Prediction]:
         """Judge prepared images in one batch: for a server that gathers the images of several requests.
@@ -395,7 +428,8 @@ class Predictor:
         side = self.bundle.manifest.canvas_px
         height, width = prepared.height_px, prepared.width_px
         crop = ""
-        if verdict.status is Status.REJECTED and max(height, width) > side:
+        cut_out = self.bundle.manifest.domain.form == "cut_out"
+        if cut_out and verdict.status is Status.REJECTED and max(height, width) > side:
             crop = (
                 f" The image has {width} x {height} px, only the central "
                 f"{min(width, side)} x {min(height, side)} px are looked at."

@@ -35,17 +35,23 @@ _FEW_RED_CELLS, _SMEAR_RED_CELLS, _REMEMBERED = 5, 12, 24
 
 @dataclass(frozen=True)
 class CellCall:
-    """What a classifier says of one cell."""
+    """What a classifier says of one cell; see ``CellRecord``."""
 
     kind: str
     kind_probability: float | None = None
     blast_probability: float | None = None
+    immature_probability: float | None = None
+    prediction_set: tuple[str, ...] = ()
     decision: State = "called"
     reasons: tuple[str, ...] = ()
 
 
 class CellClassifier(Protocol):
     """Names the cells of a field."""
+
+    @property
+    def model(self) -> str:
+        """What it is called in the results."""
 
     def classify(
         self, picture: Picture, calibration: Calibration, cells: Sequence[FoundCell]
@@ -142,7 +148,10 @@ class _Reader:
 
     def read(self, source: Source, waiting: "deque[Source]", stream: Iterator[Source]) -> FieldReading:
         name = source.name
-        base = FieldRecord(image=name, smear=smear_of(name), subject=source.subject, finder=self._name)
+        model = None if self._classifier is None else self._classifier.model
+        base = FieldRecord(
+            image=name, smear=smear_of(name), subject=source.subject, finder=self._name, model=model
+        )
         try:
             if isinstance(source.content, ImageError):
                 raise source.content
@@ -306,6 +315,8 @@ def _cell_record(
         kind=call.kind,
         kind_probability=call.kind_probability,
         blast_probability=call.blast_probability,
+        immature_probability=call.immature_probability,
+        prediction_set=call.prediction_set,
         decision=call.decision,
         reasons=tuple(reasons),
         touches_border=cell.touches_border,

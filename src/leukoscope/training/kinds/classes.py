@@ -147,7 +147,10 @@ _CLASSES: tuple[tuple[str, str, str, str, str, str | None, str | None, str | Non
         "38518-7", None,
     ),
     ("blast", "Blast", "Blast", "positive", "triangle", "immature_white_cell", "26446-5", None),
-    ("erythroblast", "Nucleated red cell", "Nucleated red cell", "positive2", "pentagon", "red_cell", None, "CL:0000765"),
+    (
+        "erythroblast", "Nucleated red cell", "Nucleated red cell", "positive2", "pentagon", "red_cell", None,
+        "CL:0000765",
+    ),
     ("platelet", "Platelet", "Platelet", "6", "square_open", None, None, "CL:0000233"),
     ("not_a_white_cell", "Not a white cell", "Not a white cell", "7", "triangle_open", None, None, None),
 )  # fmt: skip

@@ -10,6 +10,7 @@ import onnx
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from leukoscope.core.errors import WeightsError
 from leukoscope.core.io import replacing
@@ -73,11 +74,15 @@ def read_weights(path: Path) -> tuple[KindsNetwork, dict[str, Any]]:
             record = json.loads((file.metadata() or {}).get("record", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError, ValueError) as error:
-        raise WeightsError(f"{path}: no readable weights ({error}); train them with a study of kinds") from None
+        raise WeightsError(
+            f"{path}: no readable weights ({error}); train them with a study of kinds"
+        ) from None
     if tuple(record.get("kinds", ())) != NAMES:
         raise WeightsError(f"{path}: weights of the kinds {record.get('kinds')}, expected {', '.join(NAMES)}")
     network = KindsNetwork(record["recipe"]["arch"])
-    whole = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    whole = {
+        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
     try:
         network.load_state_dict(whole, strict=True)
     except RuntimeError as error:
@@ -88,7 +93,7 @@ def read_weights(path: Path) -> tuple[KindsNetwork, dict[str, Any]]:
 def export_kinds(
     network: KindsNetwork, path: Path, input_px: int, weights_dtype: Literal["float16", "float32"] = "float16"
 ) -> dict[str, list[dict[str, Any]]]:
-    """Write the graph of a bundle; inputs, outputs and ``weights_dtype`` are those of ``training.export.export_onnx``."""
+    """Write the graph of a bundle; ``weights_dtype`` and what is returned are those of ``export_onnx``."""
     graph = ClassGraph(network, class_members()).eval()
     example = torch.from_numpy(np.zeros((2, input_px, input_px, 3), np.uint8))
     model = trace_module(graph, example, input_name=INPUT_NAME, output_names=OUTPUT_NAMES)
@@ -98,3 +103,11 @@ def export_kinds(
     with replacing(path) as part:
         onnx.save_model(model, part)
     return describe_graph(model)
+
+
+def count_flops(network: KindsNetwork, input_px: int) -> float:
+    """Return the floating-point operations of one cell, Grad-CAM included; a multiply-add counts as two."""
+    cells = torch.zeros(1, input_px, input_px, 3, dtype=torch.uint8)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        ClassGraph(network, class_members()).eval()(cells)
+    return float(counter.get_total_flops())

@@ -1,0 +1,50 @@
+"""Crops of cells with their surroundings: of one scale and side, filled by reflection beyond the image."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+def cut_crop(
+    rgb: NDArray[np.uint8],
+    center: tuple[float, float],
+    microns_per_pixel: float,
+    *,
+    target_microns_per_pixel: float,
+    side_px: int,
+) -> NDArray[np.uint8]:
+    """Cut a square around a place and bring it to a scale.
+
+    The filter is Pillow's bilinear one, widened where the image shrinks.
+
+    Parameters
+    ----------
+    rgb
+        uint8 (H, W, 3).
+    center
+        (y, x) in px of ``rgb``, from the top left corner of the first pixel.
+    microns_per_pixel
+        Scale of ``rgb``, > 0.
+    target_microns_per_pixel, side_px
+        Scale and side of the crop, > 0.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 (side_px, side_px, 3), C-contiguous.
+    """
+    side = side_px * target_microns_per_pixel / microns_per_pixel
+    top, left = center[0] - side / 2, center[1] - side / 2
+    y0, x0 = int(np.floor(top)) - 1, int(np.floor(left)) - 1
+    y1, x1 = int(np.ceil(top + side)) + 1, int(np.ceil(left + side)) + 1
+    height, width = rgb.shape[:2]
+    window = rgb[_reflected(y0, y1, height)][:, _reflected(x0, x1, width)]
+    box = (left - x0, top - y0, left - x0 + side, top - y0 + side)
+    resized = Image.fromarray(window).resize((side_px, side_px), Image.Resampling.BILINEAR, box=box)
+    return np.ascontiguousarray(np.asarray(resized))
+
+
+def _reflected(first: int, last: int, size: int) -> NDArray[np.intp]:
+    """Return positions first..last - 1 of an axis, mirrored at its ends as often as needed."""
+    place = np.arange(first, last) % (2 * size)
+    return np.where(place < size, place, 2 * size - 1 - place).astype(np.intp)
