@@ -47,6 +47,7 @@ def load_model(
     operating_point: str | None = None,
     tta: int = 1,
     microns_per_pixel: float | None = None,
+    profile: PathLike | None = None,
 ) -> Predictor:
     """Open a bundle and compile its network.
 
@@ -67,6 +68,8 @@ def load_model(
     microns_per_pixel
         Scale of the images, for a bundle of uncut cells such as ``leukoscope-kinds``; None takes the shorter side of
         each image for 30 micrometers.
+    profile
+        Laboratory profile, a file of ``leukoscope adapt``.
 
     Returns
     -------
@@ -100,6 +103,7 @@ def load_model(
         operating_point=operating_point,
         tta=tta,
         microns_per_pixel=microns_per_pixel,
+        profile=profile,
     )
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from leukoscope.cli.options import KeepSpelling, Overwrite
+from leukoscope.cli.options import KeepSpelling, Overwrite, Profile
 
 
 def register(app: typer.Typer) -> None:
@@ -50,6 +50,7 @@ def smear(
     subjects: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Table with columns source and subject.")
     ] = None,
+    profile: Profile = None,
     microns_per_pixel: Annotated[
         float | None,
         typer.Option(help="Scale of all images; without it the file's metadata, else the red cells tell it."),
@@ -76,6 +77,7 @@ def smear(
         subjects=subjects,
         finder=finder,
         keep_spelling=keep_spelling,
+        profile=profile,
         microns_per_pixel=microns_per_pixel,
     )
     try:

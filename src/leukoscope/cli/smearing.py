@@ -37,6 +37,7 @@ class SmearOptions:
     subjects: Path | None = None
     finder: str = "network"
     keep_spelling: bool = False
+    profile: Path | None = None
     microns_per_pixel: float | None = None
 
 
@@ -65,6 +66,7 @@ def run_smear(options: SmearOptions) -> int:
         "microns_per_pixel": options.microns_per_pixel,
         "finder": finder,
         "classifier": classifier,
+        "usual_microns_per_pixel": None if classifier is None else classifier.predictor.microns_per_pixel,
     }
     if options.out is None:
         for reading in read_smear(found, **reading_options):
@@ -112,10 +114,12 @@ def _check(options: SmearOptions) -> None:
 def _classifier(options: SmearOptions) -> "BundleClassifier | None":
     """Open the bundle that names the cells; None for ``--bundle none``."""
     if options.bundle == UNNAMED_CELLS:
+        if options.profile is not None:
+            raise UsageError("--profile corrects the names of cells; leave it out with --bundle none")
         return None
     from leukoscope.smear.naming import BundleClassifier
 
-    return BundleClassifier.open(options.bundle)
+    return BundleClassifier.open(options.bundle, options.profile)
 
 
 def _check_outputs(options: SmearOptions) -> None:

@@ -28,6 +28,7 @@ from leukoscope.inference.inputs import ImageLike, as_source, is_one_image, iter
 from leukoscope.inference.results import CellResult, ModelReference, ReasonDetail
 from leukoscope.inference.tta import TURNS, join_turned, turn_cell
 from leukoscope.models.bundle import Bundle
+from leukoscope.models.profile import LaboratoryProfile, read_profile
 from leukoscope.models.registry import resolve_model
 from leukoscope.models.session import ForwardResult, Pending, Session
 
@@ -55,6 +56,9 @@ class Predictor:
     microns_per_pixel
         Scale of the images, for a bundle of uncut cells; None takes the shorter side of each image for
         ``ASSUMED_SIDE_UM``. An image of exactly the canvas' size is taken as prepared.
+    profile
+        Of the laboratory: its scale where none is given, and its correction of the logits. Heat maps stay those of the
+        bundle's own head.
 
     Raises
     ------
@@ -73,6 +77,7 @@ class Predictor:
         operating_point: str | None = None,
         limits: DecodeLimits | None = None,
         microns_per_pixel: float | None = None,
+        profile: LaboratoryProfile | None = None,
     ) -> None:
         if microns_per_pixel is not None and not 0 < microns_per_pixel < 1000:
             raise UsageError(
@@ -90,10 +95,18 @@ class Predictor:
         self.session = session
         self.turns = turns
         self.limits = limits or DecodeLimits()
-        self.microns_per_pixel = microns_per_pixel
+        self.microns_per_pixel = microns_per_pixel or (profile.microns_per_pixel if profile else None)
+        self.profile = profile
         manifest = bundle.manifest
         self.classes = manifest.classes
-        self.model = ModelReference(name=manifest.name, version=manifest.version, sha256=bundle.model_sha256)
+        if profile is not None:
+            profile.check_model(bundle.model_sha256, self.classes.size)
+        self.model = ModelReference(
+            name=manifest.name,
+            version=manifest.version,
+            sha256=bundle.model_sha256,
+            profile=profile.reference if profile else None,
+        )
 
     @classmethod
     def open(
@@ -109,6 +122,7 @@ class Predictor:
         limits: DecodeLimits | None = None,
         streaming: bool = False,
         microns_per_pixel: float | None = None,
+        profile: str | os.PathLike[str] | LaboratoryProfile | None = None,
     ) -> Self:
         """Open a bundle's folder (None: the one shipped in the package), check it and compile its model.
 
@@ -120,11 +134,13 @@ class Predictor:
             See ``Session``.
         tta, operating_point, limits, microns_per_pixel
             See ``turns``, ``operating_point``, ``limits`` and ``microns_per_pixel`` of the class.
+        profile
+            Laboratory profile, or its file.
 
         Raises
         ------
         BundleError
-            The bundle is damaged, altered or unknown.
+            The bundle is damaged, altered or unknown; or the profile is none, or of another model.
         UsageError, EngineError
             See ``Session`` and the class.
         """
@@ -144,6 +160,7 @@ class Predictor:
             operating_point=operating_point,
             limits=limits,
             microns_per_pixel=microns_per_pixel,
+            profile=read_profile(Path(profile)) if isinstance(profile, str | os.PathLike) else profile,
         )
 
     @overload
@@ -339,9 +356,12 @@ class Predictor:
     def forward(self, cells: NDArray[np.uint8]) -> ForwardResult:
         """Return the network's outputs for prepared cells uint8 (N, S, S, 3), averaged over the views."""
         if self.turns == 1:
-            return self.session.run(cells)
+            return self._corrected(self.session.run(cells))
         turned = np.concatenate([turn_cell(cell, self.turns) for cell in cells])
-        return join_turned(self.session.run(turned), self.turns)
+        return self._corrected(join_turned(self.session.run(turned), self.turns))
+
+    def _corrected(self, forward: ForwardResult) -> ForwardResult:
+        return forward if self.profile is None else self.profile.corrected(forward)
 
     def _start(self, prepared: PreparedCell) -> "_Started":
         cells = turn_cell(prepared.cell, self.turns)
@@ -354,7 +374,8 @@ class Predictor:
         joined = ForwardResult(*map(np.concatenate, zip(*parts, strict=True)))
         # Of the passes alone: the answer may have waited long for the caller to ask for it.
         seconds = sum(pending.seconds for pending in entry.pending)
-        return self._judge(entry.prepared, join_turned(joined, self.turns), 0, seconds)
+        answer = self._corrected(join_turned(joined, self.turns))
+        return self._judge(entry.prepared, answer, 0, seconds)
 
     def _judge(self, prepared: PreparedCell, forward: ForwardResult, row: int, seconds: float) -> Prediction:
         embedding = forward.embedding[row]

@@ -18,6 +18,9 @@ class ModelReference(BaseModel):
     name: str = Field(description="Name of the bundle, from its manifest.")
     version: str = Field(description="Version of the bundle.")
     sha256: str = Field(description="SHA-256 of the bundle's model.onnx, 64 hexadecimal digits.")
+    profile: str | None = Field(
+        default=None, description="Laboratory profile in use, by name and digest; null without one."
+    )
 
 
 class ReasonDetail(BaseModel):

@@ -49,15 +49,17 @@ class BundleClassifier:
         self._scale, self._side = scale, manifest.canvas_px
 
     @classmethod
-    def open(cls, bundle: str | Path | None = None) -> Self:
-        """Open a bundle by name or folder; None takes the shipped one."""
-        return cls(Predictor.open(KINDS_MODEL if bundle is None else bundle, streaming=True))
+    def open(cls, bundle: str | Path | None = None, profile: Path | None = None) -> Self:
+        """Open a bundle by name or folder, None takes the shipped one; and a laboratory profile."""
+        name = KINDS_MODEL if bundle is None else bundle
+        return cls(Predictor.open(name, streaming=True, profile=profile))
 
     @property
     def model(self) -> str:
-        """Name, version and digest of the bundle."""
+        """Name, version and digest of the bundle, and of the profile."""
         model = self.predictor.model
-        return f"{model.name} {model.version} {model.sha256[:12]}"
+        profile = f", profile {model.profile}" if model.profile else ""
+        return f"{model.name} {model.version} {model.sha256[:12]}{profile}"
 
     @property
     def classes(self) -> ClassSchema:
@@ -68,12 +70,13 @@ class BundleClassifier:
         self, picture: Picture, calibration: Calibration, cells: Sequence[FoundCell]
     ) -> Sequence[CellCall]:
         """Return one call a cell, in their order."""
-        crops = self._crops(picture, calibration.scale.value, cells)
+        crops = self.crops(picture, calibration.scale.value, cells)
         return [call_of(prediction, self.classes) for prediction in self.predictor.stream(crops)]
 
-    def _crops(
+    def crops(
         self, picture: Picture, microns_per_pixel: float, cells: Sequence[FoundCell]
     ) -> Iterator[NDArray[np.uint8]]:
+        """Yield uint8 (S, S, 3) around each cell, at the scale of the bundle."""
         half = self._side * self._scale / microns_per_pixel / 2 + 2
         for cell in cells:
             y, x = (cell.box[0] + cell.box[2]) / 2, (cell.box[1] + cell.box[3]) / 2

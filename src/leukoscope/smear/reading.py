@@ -86,6 +86,7 @@ def read_smear(
     finder: "Finder | Literal['network', 'classical']" = "network",
     classifier: CellClassifier | None = None,
     subject_of: Callable[[str], str | None] = lambda _: None,
+    usual_microns_per_pixel: float | None = None,
 ) -> Iterator[FieldReading]:
     """Find, measure and name the white cells of fields.
 
@@ -101,6 +102,8 @@ def read_smear(
         Names them; None leaves ``white cell``.
     subject_of
         Gives the subject of an image by its name.
+    usual_microns_per_pixel
+        Scale of the laboratory, for fields that tell none themselves.
 
     Yields
     ------
@@ -114,7 +117,7 @@ def read_smear(
     """
     if microns_per_pixel is not None and not 0 < microns_per_pixel < 1000:
         raise UsageError(f"microns_per_pixel is {microns_per_pixel}; expected a positive number, such as 0.1")
-    reader = _Reader(microns_per_pixel, finder, classifier)
+    reader = _Reader(microns_per_pixel, finder, classifier, usual_microns_per_pixel)
     waiting = deque[Source]()
     stream = _sources(sources, subject_of)
     while (source := waiting.popleft() if waiting else next(stream, None)) is not None:
@@ -136,9 +139,14 @@ class _Reader:
     """Reads one field after the other and remembers the red cells of the current smear."""
 
     def __init__(
-        self, microns_per_pixel: float | None, finder: "Finder | str", classifier: CellClassifier | None
+        self,
+        microns_per_pixel: float | None,
+        finder: "Finder | str",
+        classifier: CellClassifier | None,
+        usual: float | None = None,
     ) -> None:
         self._given = microns_per_pixel
+        self._usual = usual
         if isinstance(finder, str) and finder not in ("network", "classical"):
             raise UsageError(f"finder {finder!r}: expected 'network' or 'classical'")
         self._finder: Any = default_finder() if finder == "network" else finder
@@ -166,7 +174,7 @@ class _Reader:
             survey = survey_field(picture)
             smear = self._scale_of_smear(base, file, survey, waiting, stream)
             if smear is None and scale_of(self._given, file.scale, survey.red_cells) is None:
-                smear = self._scale_by_network(picture)
+                smear = self._scale_by_network(picture) or self._scale_of_laboratory()
             calibration = calibrate_field(
                 picture, survey, given=self._given, metadata=file.scale, smear=smear
             )
@@ -180,6 +188,9 @@ class _Reader:
     @property
     def _name(self) -> str:
         return "classical" if self._finder == "classical" else str(getattr(self._finder, "name", "finder"))
+
+    def _scale_of_laboratory(self) -> Scale | None:
+        return None if self._usual is None else Scale(self._usual, ScaleSource.PROFILE, 0, None, None)
 
     def _scale_by_network(self, picture: Picture) -> Scale | None:
         """Ask the finder's network for red cells where the circles of the field are too few."""

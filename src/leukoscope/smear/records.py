@@ -19,7 +19,9 @@ class ScaleRecord(_Record):
     """Scale of a field."""
 
     value: float = Field(gt=0, description="Micrometers per pixel.")
-    source: str = Field(description="given, metadata, red_cells, red_cells_of_smear or red_cells_by_network.")
+    source: str = Field(
+        description="given, metadata, red_cells, red_cells_of_smear, red_cells_by_network or profile."
+    )
     n_red_cells: int = Field(
         ge=0, description="Red cells measured, also where the scale comes from elsewhere."
     )

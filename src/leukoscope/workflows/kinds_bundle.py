@@ -360,7 +360,7 @@ def _limitations(trained: pd.DataFrame) -> tuple[str, ...]:
         f"Few blasts stand behind it: {int(counts.get('lymphoblast', 0))} lymphoblasts of {people} people of one "
         f"laboratory, pasted into other surroundings, and {myeloid} myeloid blasts of one other laboratory.",
         "In a laboratory that it was not trained in, kinds are confused far more often than the figures for cells of "
-        "its own laboratories say; see the laboratories left out. Give it a profile of the laboratory, or corrected cells.",
+        "its own laboratories say; see the laboratories left out. Correct some cells and make a profile of the laboratory.",
         "Prediction sets and thresholds were fitted on cells of the training laboratories; elsewhere they promise "
         "nothing. Their unit is the cell, not the person.",
         "Plasma cells, hairy cells, atypical lymphocytes, micromegakaryocytes and parasites are not among its classes.",

@@ -151,9 +151,9 @@ def by_laboratory(table: pd.DataFrame, logits: NDArray[np.float32], classes: Cla
     measures: Measurements = {}
     for laboratory, cells in held.groupby("laboratory", sort=True):
         right = called[cells.index] == cells["kind"].to_numpy()
-        measures[f"{laboratory}_accuracy"] = _share(right, cells, str(laboratory))
+        measures[f"{laboratory} accuracy"] = _share(right, cells, str(laboratory))
         recalls = [right[cells["kind"] == kind].mean() for kind in sorted(set(cells["kind"]))]
-        measures[f"{laboratory}_mean_recall_of_{len(recalls)}_kinds"] = _plain(
+        measures[f"{laboratory} mean recall, kinds: {len(recalls)}"] = _plain(
             float(np.mean(recalls)), cells, str(laboratory), "a mean of recalls; the counts of kinds differ"
         )
     return Supplement(
@@ -189,8 +189,8 @@ def left_out(study: Mapping[str, Any]) -> Supplement:
         name="laboratory_left_out",
         title="Laboratories left out",
         text="Networks of the same recipe that never saw the laboratory they are measured on. These figures chose the "
-        "recipe among six, so they are selection figures. Each network was trained for a tenth of the steps of the "
-        f"shipped one ({steps}), so they say less than the recipe can do. Scores of the recipes: {scores}.",
+        "recipe among six, so they are selection figures. Each network was trained for less than a tenth of the steps "
+        f"of the shipped one ({steps}), so they say less than the recipe can do. Scores of the recipes: {scores}.",
         measures=measures,
     )
 
