@@ -41,7 +41,7 @@ def cut_crop(
     window = rgb[_reflected(y0, y1, height)][:, _reflected(x0, x1, width)]
     box = (left - x0, top - y0, left - x0 + side, top - y0 + side)
     resized = Image.fromarray(window).resize((side_px, side_px), Image.Resampling.BILINEAR, box=box)
-    return np.ascontiguousarray(np.asarray(resized))
+    return np.array(resized)
 
 
 def _reflected(first: int, last: int, size: int) -> NDArray[np.intp]:
