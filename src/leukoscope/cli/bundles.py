@@ -119,7 +119,7 @@ def _rows(bundle: "Bundle") -> list[tuple[str, str]]:
         ("trained on", f"{manifest.training.cells:,} cells of {manifest.training.subjects} subjects"),
         ("initial weights", manifest.training.initial_weights),
         ("operating points", "; ".join(points)),
-        ("licences", "; ".join(f"{record.part}: {record.licence}" for record in manifest.licences)),
+        ("licenses", "; ".join(f"{record.part}: {record.license}" for record in manifest.licenses)),
         ("evaluated", "yes, see --card" if bundle.report is not None else "no"),
         ("sha256", bundle.sha256),
         ("folder", str(bundle.directory)),

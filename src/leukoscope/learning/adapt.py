@@ -220,7 +220,7 @@ def _training_mean(predictor: Predictor, embeddings: NDArray[np.float64]) -> NDA
     """Return the mean of the training cells; of a model of directions at the length of these embeddings."""
     novelty = predictor.bundle.novelty
     mean = novelty.mean.astype(np.float64)
-    return mean * float(np.linalg.norm(embeddings, axis=1).mean()) if novelty.normalised else mean
+    return mean * float(np.linalg.norm(embeddings, axis=1).mean()) if novelty.normalized else mean
 
 
 def _refit(

@@ -29,7 +29,7 @@ from leukoscope.evaluation.scores import DESCRIPTOR_NAMES
 from leukoscope.imaging.descriptors import describe_cell
 from leukoscope.inference.sample import SampleCell, build_bundle
 from leukoscope.models.bundle import Bundle
-from leukoscope.models.manifest import Domain, LicenceRecord, Manifest, TensorSpec, TrainingRecord
+from leukoscope.models.manifest import Domain, LicenseRecord, Manifest, TensorSpec, TrainingRecord
 from leukoscope.models.session import Session
 from leukoscope.training.kinds.bank import Bank, build_bank
 from leukoscope.training.kinds.classes import class_schema, label_class
@@ -140,10 +140,12 @@ SETTINGS = DecisionSettings(
     novelty_refusal_rate=0.01,
     novelty_margin=1.8,
 )
-"""Half the probability calls a blast: counts need a threshold that favors neither side. The margin of the novelty limit
-is wide since cells of other laboratories are meant to be named: with each laboratory left out of the novelty fit in turn,
-its cells reached 1.72 times the quantile of held-out cells (99 % of them, the farthest laboratory). What is no cell is a
-class of its own."""
+"""Half the probability calls a blast: counts need a threshold that favors neither side.
+
+The margin of the novelty limit is wide since cells of other laboratories are meant to be named: with each laboratory left
+out of the novelty fit in turn, 99 % of its cells stayed below 1.72 times the quantile of held-out cells (of the farthest
+laboratory). What is no cell is a class of its own.
+"""
 
 
 def fit_rules(
@@ -277,8 +279,8 @@ def assemble(
             decision=fitted.parameters,
             novelty=fitted.novelty,
             report=report,
-            licence=assets.licence_text(),
-            data_licence=_data_licence(),
+            license_text=assets.license_text(),
+            data_license=_data_license(),
             sample=_write_sample(crops, Path(folder)),
         )
 
@@ -342,15 +344,15 @@ def kinds_manifest(
             seed=1,
         ),
         libraries={name: version(name) for name in ("leukoscope", "torch", "timm", "onnx")},
-        licences=(
-            LicenceRecord(
-                part="weights", licence="Apache-2.0", attribution="EfficientNet-Lite0, Google, Apache-2.0"
+        licenses=(
+            LicenseRecord(
+                part="weights", license="Apache-2.0", attribution="EfficientNet-Lite0, Google, Apache-2.0"
             ),
             *(
-                LicenceRecord(part="training data", licence=licence, attribution=who)
-                for who, licence in _CREDITS
+                LicenseRecord(part="training data", license=license_, attribution=who)
+                for who, license_ in _CREDITS
             ),
-            LicenceRecord(part="sample cells", licence="CC-BY-4.0", attribution=_CREDITS[0][0]),
+            LicenseRecord(part="sample cells", license="CC-BY-4.0", attribution=_CREDITS[0][0]),
         ),
     )
 
@@ -405,9 +407,9 @@ def _write_sample(crops: ScoredCrops, folder: Path) -> list[SampleCell]:
     return sample
 
 
-def _data_licence() -> str:
+def _data_license() -> str:
     lines = ["Training data, each under its own license:", ""]
-    lines += [f"- {who}: {licence}" for who, licence in _CREDITS]
+    lines += [f"- {who}: {license_}" for who, license_ in _CREDITS]
     lines += ["", "Sample cells: Acevedo et al. 2020, crops of their images at another scale.", ""]
     lines += ["CC BY 4.0: https://creativecommons.org/licenses/by/4.0/"]
     lines += ["CC BY 3.0: https://creativecommons.org/licenses/by/3.0/", ""]

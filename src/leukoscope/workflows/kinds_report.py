@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from leukoscope.core.classes import ClassSchema
 from leukoscope.decision.fit import DecisionSettings
 from leukoscope.evaluation.protocol import caveat_sentences, protocol_sentences, record_run
-from leukoscope.evaluation.scored_split import fit_rules, judge_run, pool_splits, score_baselines
+from leukoscope.evaluation.scored_split import fit_rules, pool_splits, score_baselines, score_run
 from leukoscope.evaluation.scores import Run
 from leukoscope.evaluation.split_report import EvaluationSettings, report_split
 from leukoscope.imaging.descriptors import NINE_SCALARS
@@ -72,16 +72,16 @@ def kinds_report(
     """
     evaluation = evaluation or EvaluationSettings()
     runs = [half_run(table, logits, embeddings, classes, test=test, record=record) for test in ("a", "b")]
-    judged = [judge_run(run, fit_rules(run, settings), score_baselines(run)) for run in runs]
-    splits = tuple(report_split(split, evaluation, lambda _: None) for split in judged)
-    pooled = report_split(pool_splits(judged), evaluation, lambda _: None)
+    scored = [score_run(run, fit_rules(run, settings), score_baselines(run)) for run in runs]
+    splits = tuple(report_split(split, evaluation, lambda _: None) for split in scored)
+    pooled = report_split(pool_splits(scored), evaluation, lambda _: None)
     return Report(
         title="Kinds of white cells",
         created=created,
         level=evaluation.bootstrap.level,
         resamples=evaluation.bootstrap.replicates,
         seed=evaluation.bootstrap.seed,
-        protocol=protocol_sentences(judged, True),
+        protocol=protocol_sentences(scored, True),
         caveats=(*_caveats(table), *caveat_sentences([*splits, pooled])),
         runs=tuple(record_run(run) for run in runs),
         splits=splits,
