@@ -57,6 +57,7 @@ class HeadCorrection(_Record):
     strength: float = Field(
         gt=0, description="Weight of the penalty that holds it near the bundle's own head."
     )
+    scale: float = Field(default=1.0, gt=0, le=1, description="The bundle's own logits are multiplied by it.")
     gain: float = Field(
         description="Fall of the log loss of corrected cells left out in turn, in nats a cell."
     )
@@ -123,7 +124,7 @@ class LaboratoryProfile(_Record):
         weights = np.asarray(self.head.weights, np.float32)
         bias = np.asarray(self.head.bias, np.float32)
         change: NDArray[np.float32] = forward.embedding @ weights.T + bias
-        return forward._replace(logits=forward.logits + change)
+        return forward._replace(logits=forward.logits * np.float32(self.head.scale) + change)
 
     def check_model(self, model_sha256: str, classes: int) -> None:
         """Refuse a profile of another model.

@@ -142,9 +142,9 @@ SETTINGS = DecisionSettings(
 )
 """Half the probability calls a blast: counts need a threshold that favors neither side.
 
-The margin of the novelty limit is wide since cells of other laboratories are meant to be named: with each laboratory left
-out of the novelty fit in turn, 99 % of its cells stayed below 1.72 times the quantile of held-out cells (of the farthest
-laboratory). What is no cell is a class of its own.
+The margin of the novelty limit is wide since cells of other laboratories are meant to be named: with each laboratory
+left out of the novelty fit in turn, 99 % of its cells stayed below 1.72 times the quantile of held-out cells (of the
+farthest laboratory). What is no cell is a class of its own.
 """
 
 
