@@ -140,7 +140,7 @@ class Predictor:
         Raises
         ------
         BundleError
-            The bundle is damaged, altered or unknown; or the profile is none, or of another model.
+            The bundle is damaged, altered or unknown.
         UsageError, EngineError
             See ``Session`` and the class.
         """

@@ -3,8 +3,8 @@
 The bundle's logits are scaled down, since a head is too sure of itself in a laboratory that it does not know, and a
 change that is linear in the embedding is added. A penalty on its weights holds it near the bundle's head. Scale and
 strength of the penalty are chosen by leaving corrected cells out in turn, and no change is made where none that was
-tried lowers the log loss by more than its standard error. Fitted in the space of the cells (kernel logistic regression), so
-that twenty cells cost milliseconds whatever the width of the embedding.
+tried lowers the log loss by more than its standard error. Fitted in the space of the cells (kernel logistic
+regression), so that twenty cells cost milliseconds whatever the width of the embedding.
 """
 
 from itertools import product

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from leukoscope.core.errors import BundleError
+from leukoscope.core.errors import UsageError
 from leukoscope.core.io import write_text
 from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.core.text import TextError, read_text
@@ -131,16 +131,16 @@ class LaboratoryProfile(_Record):
 
         Raises
         ------
-        BundleError
+        UsageError
             It was made with another model, or its correction has another number of classes.
         """
         if self.model_sha256 != model_sha256:
-            raise BundleError(
+            raise UsageError(
                 f"profile {self.name!r} was made with model.onnx {self.model_sha256[:12]} of {self.model}, this bundle "
                 f"has {model_sha256[:12]}; make the profile again with leukoscope adapt"
             )
         if self.head is not None and len(self.head.bias) != classes:
-            raise BundleError(
+            raise UsageError(
                 f"profile {self.name!r} corrects {len(self.head.bias)} classes, the bundle has {classes}; "
                 "make the profile again with leukoscope adapt"
             )
@@ -151,18 +151,18 @@ def read_profile(path: Path) -> LaboratoryProfile:
 
     Raises
     ------
-    BundleError
+    UsageError
         The file is missing, is not JSON or no profile; the first wrong place is named.
     """
     try:
         return LaboratoryProfile.model_validate_json(read_text(path))
     except OSError as error:
-        raise BundleError(f"{path}: the profile cannot be read: {error.strerror}") from None
+        raise UsageError(f"{path}: the profile cannot be read: {error.strerror}") from None
     except TextError as error:
-        raise BundleError(str(error)) from None
+        raise UsageError(str(error)) from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "top level"
-        raise BundleError(
+        raise UsageError(
             f"{path}: not a laboratory profile: {place}: {first['msg']}; write one with leukoscope adapt"
         ) from None
