@@ -203,7 +203,7 @@ def test_a_profile_of_a_laboratory_goes_from_fields_to_results(tmp_path: Path) -
     assert record.model is not None and "profile lab " in record.model
     assert record.cells[0].kind == "monocyte"  # as corrected
     cell = run("predict", ONE_CELL, "--bundle", "leukoscope-kinds", "--profile", profile, "--json")
-    assert json.loads(cell.stdout)["model"]["profile"].startswith("lab ")
+    assert json.loads(cell.stdout)["profile"].startswith("lab ")
     assert run("predict", ONE_CELL, "--profile", profile, "--json").returncode == 2  # another bundle
 
 

@@ -251,6 +251,7 @@ class _Outputs:
             "engine": options.engine,
             "precision": options.precision,
             "microns_per_pixel": options.microns_per_pixel,
+            "profile": predictor.profile and predictor.profile.reference,
             "subjects_sha256": options.subjects and sha256(options.subjects.read_bytes()).hexdigest(),
         }
         self.journal = stack.enter_context(

@@ -97,6 +97,7 @@ class Predictor:
         self.limits = limits or DecodeLimits()
         self.microns_per_pixel = microns_per_pixel or (profile.microns_per_pixel if profile else None)
         self.profile = profile
+        self._profile_reference = profile.reference if profile else None
         manifest = bundle.manifest
         self.classes = manifest.classes
         if profile is not None:
@@ -105,7 +106,6 @@ class Predictor:
             name=manifest.name,
             version=manifest.version,
             sha256=bundle.model_sha256,
-            profile=profile.reference if profile else None,
         )
 
     @classmethod
@@ -444,6 +444,7 @@ class Predictor:
             area_px=prepared.descriptors.area_px,
             explained_class=explained,
             duration_ms=round(1e3 * (prepared.duration_s + seconds), 3),
+            profile=self._profile_reference,
         )
 
     def _reasons(self, prepared: PreparedCell, verdict: Verdict) -> tuple[ReasonDetail, ...]:
@@ -469,6 +470,7 @@ class Predictor:
             model=self.model,
             threshold=self.operating_point.threshold,
             duration_ms=round(1e3 * seconds, 3),
+            profile=self._profile_reference,
         )
         return Prediction(result)
 

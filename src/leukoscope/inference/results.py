@@ -18,9 +18,6 @@ class ModelReference(BaseModel):
     name: str = Field(description="Name of the bundle, from its manifest.")
     version: str = Field(description="Version of the bundle.")
     sha256: str = Field(description="SHA-256 of the bundle's model.onnx, 64 hexadecimal digits.")
-    profile: str | None = Field(
-        default=None, description="Laboratory profile in use, by name and digest; null without one."
-    )
 
 
 class ReasonDetail(BaseModel):
@@ -100,6 +97,9 @@ class CellResult(BaseModel):
     )
     case: str | None = Field(
         default=None, description="Pseudonymous id under which the web application keeps this result."
+    )
+    profile: str | None = Field(
+        default=None, description="Laboratory profile in use, by name and digest; null without one."
     )
     notice: str = RESEARCH_USE
 

@@ -58,7 +58,7 @@ class BundleClassifier:
     def model(self) -> str:
         """Name, version and digest of the bundle, and of the profile."""
         model = self.predictor.model
-        profile = f", profile {model.profile}" if model.profile else ""
+        profile = f", profile {self.predictor.profile.reference}" if self.predictor.profile else ""
         return f"{model.name} {model.version} {model.sha256[:12]}{profile}"
 
     @property

@@ -47,7 +47,7 @@ def test_corrected_cells_change_what_is_said_and_the_result_names_the_profile(
     for crop in crops:
         before = predictor.predict(crop.content).probabilities
         after = with_profile.predict(crop.content)
-        assert after.result.model.profile == profile.reference
+        assert after.result.profile == profile.reference
         if crop.name.startswith("monocyte"):
             assert after.probabilities["blast"] > before["blast"] + 0.3
 
