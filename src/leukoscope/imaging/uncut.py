@@ -4,6 +4,40 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+ASSUMED_SIDE_UM = 30.0
+"""What the shorter side of an image of one cell is taken for where no scale is given."""
+
+
+def place_uncut(
+    rgb: NDArray[np.uint8],
+    microns_per_pixel: float | None,
+    *,
+    target_microns_per_pixel: float,
+    side_px: int,
+) -> NDArray[np.uint8]:
+    """Cut the middle of an image of one cell; an image of exactly the wanted size is returned as it is.
+
+    Parameters
+    ----------
+    rgb
+        uint8 (H, W, 3).
+    microns_per_pixel
+        Scale of ``rgb``; None takes its shorter side for ``ASSUMED_SIDE_UM``.
+    target_microns_per_pixel, side_px
+        See ``cut_crop``.
+    """
+    height, width = rgb.shape[:2]
+    if height == width == side_px:
+        return np.ascontiguousarray(rgb)
+    scale = microns_per_pixel or ASSUMED_SIDE_UM / min(height, width)
+    return cut_crop(
+        rgb,
+        (height / 2, width / 2),
+        scale,
+        target_microns_per_pixel=target_microns_per_pixel,
+        side_px=side_px,
+    )
+
 
 def cut_crop(
     rgb: NDArray[np.uint8],

@@ -22,7 +22,7 @@ from leukoscope.decision.policy import Verdict, decide
 from leukoscope.imaging.canvas import place_on_canvas, prepare_cell
 from leukoscope.imaging.decode import DecodeLimits, decode_image
 from leukoscope.imaging.descriptors import describe_cell
-from leukoscope.imaging.uncut import cut_crop
+from leukoscope.imaging.uncut import place_uncut
 from leukoscope.inference.cells import Prediction, Predictions, PreparedCell, Rgb, Source
 from leukoscope.inference.inputs import ImageLike, as_source, is_one_image, iterate_images
 from leukoscope.inference.results import CellResult, ModelReference, ReasonDetail
@@ -31,9 +31,6 @@ from leukoscope.models.bundle import Bundle
 from leukoscope.models.profile import LaboratoryProfile, read_profile
 from leukoscope.models.registry import resolve_model
 from leukoscope.models.session import ForwardResult, Pending, Session
-
-ASSUMED_SIDE_UM = 30.0
-"""What the shorter side of an uncut image of one cell is taken for where no scale is given."""
 
 _EMBED_BATCH = 16
 
@@ -55,7 +52,7 @@ class Predictor:
         What the decoder refuses.
     microns_per_pixel
         Scale of the images, for a bundle of uncut cells; None takes the shorter side of each image for
-        ``ASSUMED_SIDE_UM``. An image of exactly the canvas' size is taken as prepared.
+        ``imaging.uncut.ASSUMED_SIDE_UM``. An image of exactly the canvas' size is taken as prepared.
     profile
         Of the laboratory: its scale where none is given, and its correction of the logits. Heat maps stay those of the
         bundle's own head.
@@ -331,12 +328,9 @@ class Predictor:
         """Bring an image to the canvas of the bundle: cut-out cells on black, uncut ones by their scale."""
         manifest, side = self.bundle.manifest, self.bundle.manifest.canvas_px
         target = manifest.domain.microns_per_pixel
-        height, width = rgb.shape[:2]
-        if manifest.domain.form == "cut_out" or target is None or (height, width) == (side, side):
+        if manifest.domain.form == "cut_out" or target is None:
             return place_on_canvas(rgb, side)
-        scale = self.microns_per_pixel or ASSUMED_SIDE_UM / min(height, width)
-        center = (height / 2, width / 2)
-        return cut_crop(rgb, center, scale, target_microns_per_pixel=target, side_px=side)
+        return place_uncut(rgb, self.microns_per_pixel, target_microns_per_pixel=target, side_px=side)
 
     def predict_prepared(self, cells: list[PreparedCell]) -> list[Prediction]:
         """Classify prepared images in one batch: for a server that gathers the images of several requests.

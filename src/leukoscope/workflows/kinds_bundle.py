@@ -8,11 +8,10 @@ import argparse
 import datetime
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,18 +25,18 @@ from leukoscope.decision.fit import DecisionFit, DecisionSettings, ScoredRows, f
 from leukoscope.decision.input_checks import LimitRule
 from leukoscope.decision.parameters import InputLimits
 from leukoscope.evaluation.scores import DESCRIPTOR_NAMES
+from leukoscope.evaluation.split_report import EvaluationSettings
 from leukoscope.imaging.descriptors import describe_cell
 from leukoscope.inference.sample import SampleCell, build_bundle
 from leukoscope.models.bundle import Bundle
-from leukoscope.models.manifest import Domain, LicenseRecord, Manifest, TensorSpec, TrainingRecord
 from leukoscope.models.session import Session
 from leukoscope.training.kinds.bank import Bank, build_bank
 from leukoscope.training.kinds.classes import class_schema, label_class
 from leukoscope.training.kinds.export import count_flops, export_kinds, read_weights
 from leukoscope.training.kinds.packing import read_pack
 from leukoscope.training.kinds.protocol import training_rows
-from leukoscope.training.kinds.sources import MICRONS_PER_PIXEL
 from leukoscope.training.kinds.views import Draw, ViewSettings, make_views, plain_views
+from leukoscope.workflows.kinds_manifest import Cost, data_license_text, kinds_manifest
 from leukoscope.workflows.kinds_report import kinds_report
 
 HALVES = ("a", "b")
@@ -192,19 +191,10 @@ def uncut_limits(images: NDArray[np.uint8], input_px: int, rule: LimitRule | Non
     )
 
 
-NAME = "leukoscope-kinds"
 _SAMPLES = (
     "neutrophil", "eosinophil", "basophil", "lymphocyte", "monocyte", "immature_granulocyte", "erythroblast",
     "platelet",
 )  # fmt: skip
-_CREDITS = (
-    ("Acevedo et al. 2020, doi 10.17632/snkd93bnjr.1", "CC-BY-4.0"),
-    ("Matek, Schwarz, Marr, Spiekermann 2019, doi 10.7937/tcia.2019.36f5o9ld", "CC-BY-3.0"),
-    ("Mourya, Kant, Kumar, Gupta, Gupta 2019 (C-NMC 2019), doi 10.7937/tcia.2019.dc64i46r", "CC-BY-3.0"),
-    ("Chulalongkorn University WBC samples", "MIT"),
-    ("BCCD data set", "MIT"),
-    ("draaslan blood-cell detection data set", "MIT"),
-)
 
 
 @dataclass(frozen=True)
@@ -228,7 +218,9 @@ class Inputs:
     version: str = "0.1.0"
 
 
-def make_bundle(inputs: Inputs, settings: DecisionSettings = SETTINGS) -> Bundle:
+def make_bundle(
+    inputs: Inputs, settings: DecisionSettings = SETTINGS, evaluation: EvaluationSettings | None = None
+) -> Bundle:
     """Export the graph, score every crop with it, fit, measure, and write the bundle."""
     network, record = read_weights(inputs.weights)
     with tempfile.TemporaryDirectory() as folder:
@@ -236,7 +228,7 @@ def make_bundle(inputs: Inputs, settings: DecisionSettings = SETTINGS) -> Bundle
         graph = export_kinds(network, model, int(record["input_px"]))
         bank = build_bank(read_pack(inputs.pack), torch.device("cpu"))
         crops = score_crops(bank, model, int(record["input_px"]))
-        return assemble(inputs, crops, model, graph, settings)
+        return assemble(inputs, crops, model, graph, settings=settings, evaluation=evaluation)
 
 
 def assemble(
@@ -244,13 +236,15 @@ def assemble(
     crops: ScoredCrops,
     model: Path,
     graph: dict[str, list[dict[str, Any]]],
+    *,
     settings: DecisionSettings = SETTINGS,
+    evaluation: EvaluationSettings | None = None,
 ) -> Bundle:
     """Fit the decision layer on scored crops, measure it and write the bundle.
 
     Parameters
     ----------
-    inputs, settings
+    inputs, settings, evaluation
         See ``make_bundle``.
     crops
         What the graph in ``model`` answered.
@@ -262,13 +256,13 @@ def assemble(
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     report = kinds_report(
         crops.table, crops.logits, crops.embeddings, classes,
-        settings=settings, study=inputs.study, record=record, created=created,
+        settings=settings, study=inputs.study, record=record, created=created, evaluation=evaluation,
     )  # fmt: skip
     fitted = fit_rules(crops, classes, input_px, settings)
     cost = Cost(sum(tensor.numel() for tensor in network.parameters()), count_flops(network, input_px))
     digest = hashlib.sha256(inputs.weights.read_bytes()).hexdigest()
     manifest = kinds_manifest(
-        crops, graph, record, classes,
+        crops.table, graph, record, classes,
         name_version=inputs.version, created=created, cost=cost, notes=fitted.notes, weights_sha256=digest,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
@@ -280,114 +274,9 @@ def assemble(
             novelty=fitted.novelty,
             report=report,
             license_text=assets.license_text(),
-            data_license=_data_license(),
+            data_license=data_license_text(),
             sample=_write_sample(crops, Path(folder)),
         )
-
-
-class Cost(NamedTuple):
-    """Numbers of the network, and floating-point operations of one cell."""
-
-    parameters: int
-    flops: float
-
-
-def kinds_manifest(
-    crops: ScoredCrops,
-    graph: dict[str, list[dict[str, Any]]],
-    record: Mapping[str, Any],
-    classes: ClassSchema,
-    *,
-    name_version: str,
-    created: str,
-    cost: Cost,
-    notes: tuple[str, ...],
-    weights_sha256: str,
-) -> Manifest:
-    """Say what the model is, what it was trained on and what a reader must know."""
-    trained = crops.table[~crops.table["held_out"]]
-    groups = sorted(set(trained["subject"]))
-    side = int(record["input_px"])
-    height = int(graph["outputs"][2]["shape"][2])
-    return Manifest(
-        name=NAME,
-        version=name_version,
-        task="kinds",
-        domain=Domain(
-            form="uncut", microns_per_pixel=MICRONS_PER_PIXEL, stain="Romanowsky (six laboratories)"
-        ),
-        title="Kinds of white cells in their surroundings",
-        created=created,
-        intended_use="Research and teaching: naming the white cells of stained blood smears, photographed with their "
-        "surroundings under oil or at 40x, for counts that a qualified reader confirms. Not for diagnosis, screening "
-        "or treatment decisions.",
-        limitations=(*_limitations(trained), *notes),
-        architecture=f"{record['recipe']['arch']}, frozen batch-norm statistics",
-        head="one linear layer over 17 kinds, summed into 10 classes",
-        attribution="Grad-CAM of each class's logit on the last maps, closed form (doi 10.1109/ICCV.2017.74)",
-        parameters=cost.parameters,
-        flops=cost.flops,
-        canvas_px=side,
-        input_px=side,
-        classes=classes,
-        inputs=_specs(graph["inputs"], classes, side, height),
-        outputs=_specs(graph["outputs"], classes, side, height),
-        training=TrainingRecord(
-            protocol="kinds, all laboratories; one in five images, fields and 12 people of C-NMC held out",
-            cells=len(trained),
-            subjects=len(groups),
-            groups=len(groups),
-            groups_sha256=hashlib.sha256("".join(f"{name}\n" for name in groups).encode()).hexdigest(),
-            cells_sha256=hashlib.sha256("".join(trained["sha256"]).encode()).hexdigest(),
-            initial_weights="EfficientNet-Lite0, ImageNet (Google, Apache-2.0); trained weights SHA-256 "
-            f"{weights_sha256}, {record['steps']} steps",
-            seed=1,
-        ),
-        libraries={name: version(name) for name in ("leukoscope", "torch", "timm", "onnx")},
-        licenses=(
-            LicenseRecord(
-                part="weights", license="Apache-2.0", attribution="EfficientNet-Lite0, Google, Apache-2.0"
-            ),
-            *(
-                LicenseRecord(part="training data", license=license_, attribution=who)
-                for who, license_ in _CREDITS
-            ),
-            LicenseRecord(part="sample cells", license="CC-BY-4.0", attribution=_CREDITS[0][0]),
-        ),
-    )
-
-
-def _limitations(trained: pd.DataFrame) -> tuple[str, ...]:
-    counts = trained["label"].value_counts()
-    myeloid = int(counts.get("myeloblast", 0) + counts.get("monoblast", 0))
-    people = trained.loc[trained["label"] == "lymphoblast", "subject"].nunique()
-    return (
-        f"Few blasts stand behind it: {int(counts.get('lymphoblast', 0))} lymphoblasts of {people} people of one "
-        f"laboratory, pasted into other surroundings, and {myeloid} myeloid blasts of one other laboratory.",
-        "In a laboratory that it was not trained in, kinds are confused far more often than the figures for cells of "
-        "its own laboratories say; see the laboratories left out. Correct some cells and make a laboratory profile.",
-        "Prediction sets and thresholds were fitted on cells of the training laboratories; elsewhere they promise "
-        "nothing. Their unit is the cell, not the person.",
-        "Plasma cells, hairy cells, atypical lymphocytes, micromegakaryocytes and parasites are not among its classes.",
-        "Normal B-lymphoid precursors are called lymphocytes; smudge cells are called not a white cell.",
-        "A heat map shows what moved the logit, not what a hematologist would look at.",
-    )
-
-
-def _specs(
-    entries: list[dict[str, Any]], classes: ClassSchema, side: int, height: int
-) -> tuple[TensorSpec, ...]:
-    names = ", ".join(classes.names)
-    words = {
-        "cells": (f"RGB with surroundings, {side} px at {MICRONS_PER_PIXEL} um a pixel", "0 to 255"),
-        "logits": (f"one a class before calibration and softmax: {names}", "unbounded"),
-        "embedding": ("globally averaged convolutional features", "unbounded"),
-        "activation_map": (f"Grad-CAM of each logit after ReLU, {height} x {height}, not normalized", ">= 0"),
-    }
-    return tuple(
-        TensorSpec(**entry, meaning=words[entry["name"]][0], value_range=words[entry["name"]][1])
-        for entry in entries
-    )
 
 
 def _write_sample(crops: ScoredCrops, folder: Path) -> list[SampleCell]:
@@ -405,15 +294,6 @@ def _write_sample(crops: ScoredCrops, folder: Path) -> list[SampleCell]:
         Image.fromarray(crops.images[row]).save(path, lossless=True)
         sample.append(SampleCell(path, kind, None))
     return sample
-
-
-def _data_license() -> str:
-    lines = ["Training data, each under its own license:", ""]
-    lines += [f"- {who}: {license_}" for who, license_ in _CREDITS]
-    lines += ["", "Sample cells: Acevedo et al. 2020, crops of their images at another scale.", ""]
-    lines += ["CC BY 4.0: https://creativecommons.org/licenses/by/4.0/"]
-    lines += ["CC BY 3.0: https://creativecommons.org/licenses/by/3.0/", ""]
-    return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> None:

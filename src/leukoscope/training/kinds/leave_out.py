@@ -9,9 +9,11 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from leukoscope.core.errors import UsageError
@@ -96,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     for fold in options.folds:
         once, turned, record = leave_out(bank, recipes[options.recipe], fold, options.initial, settings)
-        tensors = {
+        tensors: dict[str, NDArray[Any]] = {
             "rows": np.array(rows, np.int32),
             "probabilities": once.probabilities.astype(np.float32),
             "turned": turned.probabilities.astype(np.float32),
