@@ -366,7 +366,7 @@ def export(
     """
     if weights not in ("float16", "float32"):
         raise UsageError(f"weights = {weights!r}: expected 'float16' or 'float32'")
-    from leukoscope.cli.export import Identity, export_run
+    from leukoscope.workflows.export_run import Identity, export_run
 
     return export_run(
         Path(run).expanduser(),

@@ -83,7 +83,7 @@ def evaluate(
         report = report.model_copy(update={"supplements": supplements})
         pictures = {}
         if images is not None:
-            from leukoscope.cli.galleries import picture_cells
+            from leukoscope.workflows.cell_pictures import picture_cells
 
             pictures = picture_cells(cells_to_picture(report), images, bundle, progress=step)
         write_outputs(report, folder, pictures, progress=step)
@@ -158,9 +158,18 @@ def leakage(
 
     folders = runs or []
     if config is not None and cells is not None and not folders:
-        from leukoscope.cli.leaking import train_both
+        from leukoscope.cli.train import make_callback
+        from leukoscope.workflows.train_pair import train_both
 
-        folders = train_both(config, cells, split=split, per_class=per_class, out=out, overrides=set_ or [])
+        folders = train_both(
+            config,
+            cells,
+            split=split,
+            per_class=per_class,
+            out=out,
+            overrides=set_ or [],
+            make_callback=lambda: make_callback(quiet=False),
+        )
     if len(folders) != 2:
         raise UsageError("name two runs (leaking, disjoint), or --config and --cells to train them")
     first, second = read_run(folders[0]), read_run(folders[1])

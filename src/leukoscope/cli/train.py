@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from leukoscope.training.fit.callbacks import EpochRecord
-    from leukoscope.training.settings import TrainSettings
 
 INTERRUPTED = 130
 
@@ -93,6 +92,7 @@ def train(
         )
 
     from leukoscope.models.session import OpenVinoGraphs
+    from leukoscope.training.recipe import read_settings
     from leukoscope.training.run import resume_run, start_run
 
     callback, engine = make_callback(quiet=as_json), OpenVinoGraphs()
@@ -136,6 +136,7 @@ def tune(
         raise UsageError("name the table and the splits: --cells cells.csv --splits splits.json")
 
     from leukoscope.models.session import OpenVinoGraphs
+    from leukoscope.training.recipe import read_settings
     from leukoscope.training.tune import default_space, read_space, search
 
     callback = make_callback(quiet=as_json)
@@ -167,14 +168,6 @@ def tune(
     for key, value in result["best_parameters"].items():
         typer.echo(f"  --set {key}={json.dumps(value)}")
     typer.echo(RESEARCH_USE)
-
-
-def read_settings(config: Path | None, overrides: list[str]) -> "TrainSettings":
-    """Return the settings of a configuration file and of ``--set`` options."""
-    from leukoscope.core.config import apply_overrides, build, read_toml
-    from leukoscope.training.settings import TrainSettings
-
-    return build(TrainSettings, apply_overrides(read_toml(config) if config else {}, overrides))
 
 
 def make_callback(quiet: bool) -> Any:
