@@ -97,7 +97,9 @@ def evaluate(
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders or report.json files.")],
     *,
-    out: Annotated[Path | None, typer.Option(help="Folder for comparison.md, .html and .json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for comparison.md, .html, .csv, .tex and .json.")
+    ] = None,
     literature: Annotated[bool, typer.Option(help="Add published figures with their kind of split.")] = True,
     replicates: Replicates = 2000,
     seed: Seed = 0,
@@ -107,9 +109,9 @@ def compare(
     """Put runs, their baselines and the literature into one table, each row with its kind of split."""
     from leukoscope.core.outputs import Outputs, json_with
     from leukoscope.evaluation.compare import compare as compare_sources
-    from leukoscope.evaluation.compare import to_html, to_markdown
+    from leukoscope.evaluation.compare_tables import to_csv, to_html, to_latex, to_markdown
 
-    names = ("comparison.json", "comparison.md", "comparison.html")
+    names = ("comparison.json", "comparison.md", "comparison.html", "comparison.csv", "comparison.tex")
     outputs = Outputs(overwrite=overwrite)
     outputs.read(*runs)
     outputs.folder(out, "--out", names, marker=names[0], own=json_with("rows", "caveat", "notice"))
@@ -123,6 +125,8 @@ def compare(
             comparison.model_dump_json(indent=1) + "\n",
             to_markdown(comparison) + "\n",
             to_html(comparison),
+            to_csv(comparison),
+            to_latex(comparison),
         )
         for name, text in zip(names, texts, strict=True):
             write_text(out / name, text)
