@@ -246,6 +246,7 @@ def train(
     config: "PathLike | TrainSettings | None" = None,
     *,
     out: PathLike = "runs",
+    name: str | None = None,
     overrides: Sequence[str] = (),
     callback: "TrainingCallback | None" = None,
 ) -> Path:
@@ -261,6 +262,8 @@ def train(
         A TOML file or ``TrainSettings``; the defaults if left out.
     out
         Parent of the run folder.
+    name
+        Part of the folder's name; by default that of the configuration.
     overrides
         ``section.key=value`` over the configuration.
     callback
@@ -281,14 +284,14 @@ def train(
     from leukoscope.training.run import start_run
     from leukoscope.training.settings import TrainSettings
 
-    name = "default"
+    run_name = "default"
     if isinstance(config, TrainSettings):
         values: dict[str, Any] = to_mapping(config)
     elif config is None:
         values = {}
     else:
         path = Path(config).expanduser()
-        values, name = read_toml(path), path.stem
+        values, run_name = read_toml(path), path.stem
     settings = build(TrainSettings, apply_overrides(values, list(overrides)))
     return start_run(
         Path(cells).expanduser(),
@@ -296,7 +299,7 @@ def train(
         split,
         settings,
         out=Path(out).expanduser(),
-        config_name=name,
+        run_name=name or run_name,
         callback=callback,
         engine=OpenVinoGraphs(),
     )

@@ -56,7 +56,7 @@ def train_both(
                     name,
                     settings,
                     out=out,
-                    config_name=config.stem,
+                    run_name=config.stem,
                     callback=callback,
                     engine=OpenVinoGraphs(),
                 )
