@@ -232,7 +232,9 @@ def test_inner_models_of_a_frozen_backbone_are_stored_without_it_and_still_score
     (folder / "scores.csv").unlink()
     base = folder / "checkpoints" / FINAL
     tensors = load_file(base)
-    save_file({name: tensor + 1 for name, tensor in tensors.items()}, base, metadata={"record": "{}"})
+    save_file(
+        {name: np.asarray(tensor + 1) for name, tensor in tensors.items()}, base, metadata={"record": "{}"}
+    )
     with pytest.raises(LeukoscopeError, match=FINAL):
         resume_run(folder)
 
