@@ -57,6 +57,7 @@ CONTENTS = {
         "docs/reference/configuration",
         "docs/reference/result-schema",
         "docs/reference/bundle",
+        "docs/reference/python-api",
         "docs/reference/glossary",
     ],
     "Work on it": ["docs/architecture", "docs/decisions/README", "CONTRIBUTING", "SECURITY", "CHANGELOG"],

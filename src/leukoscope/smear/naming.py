@@ -1,6 +1,7 @@
 """Naming the cells of a field with a bundle of kinds: one crop a cell, at the bundle's scale."""
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -91,6 +92,12 @@ class BundleClassifier:
                 target_microns_per_pixel=self._scale,
                 side_px=self._side,
             )
+
+
+@lru_cache(maxsize=2)
+def bundle_classifier(bundle: str | Path) -> BundleClassifier:
+    """Return the classifier of a bundle, opened at the first call."""
+    return BundleClassifier.open(bundle)
 
 
 def call_of(prediction: Prediction, classes: ClassSchema) -> CellCall:

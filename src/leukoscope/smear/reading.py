@@ -14,6 +14,7 @@ from leukoscope.core.errors import ImageError, UsageError
 from leukoscope.imaging.overlay import encode_png
 from leukoscope.inference.cells import Source
 from leukoscope.inference.inputs import iterate_images
+from leukoscope.models.registry import KINDS_MODEL
 from leukoscope.smear.calibrate import SHARP_UM, Calibration, Survey, calibrate_field, survey_field
 from leukoscope.smear.files import FIELD_LIMITS, FieldFile, open_field
 from leukoscope.smear.finder import ClassicalFinder, Finder, FoundCell
@@ -84,7 +85,7 @@ def read_smear(
     *,
     microns_per_pixel: float | None = None,
     finder: "Finder | Literal['network', 'classical']" = "network",
-    classifier: CellClassifier | None = None,
+    classifier: "CellClassifier | str | Path | None" = KINDS_MODEL,
     subject_of: Callable[[str], str | None] = lambda _: None,
     usual_microns_per_pixel: float | None = None,
 ) -> Iterator[FieldReading]:
@@ -99,7 +100,7 @@ def read_smear(
     finder
         Finds the cells: the shipped network, the classical finder, or one of your own.
     classifier
-        Names them; None leaves ``white cell``.
+        Names them: the name or folder of a bundle, or one of your own; None leaves ``white cell``.
     subject_of
         Gives the subject of an image by its name.
     usual_microns_per_pixel
@@ -113,10 +114,14 @@ def read_smear(
     Raises
     ------
     UsageError
-        ``microns_per_pixel`` is not positive, or no image is named.
+        ``microns_per_pixel`` is not positive, no image is named, or a bundle names no cells of fields.
     """
     if microns_per_pixel is not None and not 0 < microns_per_pixel < 1000:
         raise UsageError(f"microns_per_pixel is {microns_per_pixel}; expected a positive number, such as 0.1")
+    if isinstance(classifier, str | Path):
+        from leukoscope.smear.naming import bundle_classifier
+
+        classifier = bundle_classifier(classifier)
     reader = _Reader(microns_per_pixel, finder, classifier, usual_microns_per_pixel)
     waiting = deque[Source]()
     stream = _sources(sources, subject_of)
