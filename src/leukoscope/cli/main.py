@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, NoReturn
@@ -19,6 +20,7 @@ import typer.core
 import typer.main
 
 from leukoscope.core.errors import LeukoscopeError, UsageError
+from leukoscope.core.places import expand_user
 from leukoscope.core.terms import RESEARCH_USE
 
 DEBUG_VARIABLE = "LEUKOSCOPE_DEBUG"
@@ -102,8 +104,8 @@ class LazyGroup(typer.core.TyperGroup):
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run; every error on purpose ends as one line on stderr and its exit code."""
         _print_any_letter()
-        args, extra = _with_home(args, extra)
         try:
+            args, extra = _with_home(args, extra)
             try:
                 return super().main(*args, **extra)
             finally:
@@ -121,15 +123,19 @@ class LazyGroup(typer.core.TyperGroup):
 def _with_home(args: tuple[Any, ...], extra: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Expand ``~`` where the shell does not: in ``--out=~/results`` and in arguments of other programs."""
     given = extra.get("args", args[0] if args else None)
-    words = [_expand_home(word) for word in (sys.argv[1:] if given is None else given)]
-    return (), {**extra, "args": words}
+    words = [str(word) for word in (sys.argv[1:] if given is None else given)]
+    wrong = next((word for word in words if "\0" in word), None)
+    if wrong is not None:
+        raise UsageError(f"{wrong!r}: holds a NUL character; leave it out")
+    return (), {**extra, "args": [_expand_home(word) for word in words]}
 
 
 def _expand_home(word: str) -> str:
     option, separator, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    if not value.startswith("~") or os.path.lexists(value):
+    # A text such as '~ 50 cells' or '~50' names no user and stays as it is.
+    if not re.match(r"~$|~[\w.-]*/", value) or os.path.lexists(value):
         return word
-    return f"{option}{separator}{os.path.expanduser(value)}"  # noqa: PTH111 - a plain string
+    return f"{option}{separator}{expand_user(value)}"
 
 
 def load_command(name: str) -> Any:

@@ -9,7 +9,7 @@ import typer
 
 from leukoscope.core.errors import UsageError
 from leukoscope.core.limits import LARGEST_COUNT, LONGEST_RETENTION_DAYS
-from leukoscope.core.text import read_text
+from leukoscope.core.text import check_utf8, read_text
 
 if TYPE_CHECKING:
     from leukoscope.web.settings import WebSettings
@@ -212,6 +212,8 @@ def records_delete(
 
     if bool(cases) == bool(subject):
         raise UsageError("name cases or --subject, one of the two")
+    for text in (*(cases or ()), subject or ""):
+        check_utf8(text, "id")
     what = f"every case of subject {subject!r}" if subject else f"{len(cases or ())} cases"
     if not yes:
         typer.confirm(f"Delete {what} for good?", abort=True)
