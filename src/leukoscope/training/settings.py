@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from leukoscope.core.limits import LARGEST_COUNT, LARGEST_SEED, LARGEST_WORKERS
+from leukoscope.training.pixel_statistics import why_not_of_pixels
 
 STAGE_NAMES = ("stage1", "stage2")
 """Sections of the configuration, in the order in which they are run."""
@@ -90,6 +91,10 @@ class NetworkSettings:
             raise ValueError(
                 f"pixel_mean = {list(self.pixel_mean)}, pixel_std = {list(self.pixel_std)}: expected three numbers "
                 "each, deviations above 0, or none of both"
+            )
+        if self.pixel_mean and (reason := why_not_of_pixels(self.pixel_mean, self.pixel_std)):
+            raise ValueError(
+                f"pixel_mean = {list(self.pixel_mean)}, pixel_std = {list(self.pixel_std)}: {reason}"
             )
         if self.pixel_mean and all(value == round(value) for value in self.pixel_mean):
             raise ValueError(

@@ -29,6 +29,7 @@ from leukoscope.training.fit.prediction import area_under_curve, explain_failure
 from leukoscope.training.fit.scoring import score_rows
 from leukoscope.training.fit.state import Task
 from leukoscope.training.fit.trainer import Finetuner
+from leukoscope.training.networks.network import check_architecture, outputs_of
 from leukoscope.training.run import launch, make_network, one_split
 from leukoscope.training.settings import STAGE_NAMES, TrainSettings
 
@@ -160,6 +161,7 @@ def search(
     plan = one_split(read_splits(splits, cells), split_name, cells)
     split = plan.splits[0]
     side = select_rows(cells, (*split.train, *split.validation))
+    check_architecture(settings.network, outputs_of(read_classes(table)))
     fabric = launch(settings.engine)
     folder = study_path.with_name(f"{study_path.name}.files")
     paths = [table.parent / cell for cell in side["cell"]]
