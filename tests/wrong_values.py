@@ -3,6 +3,7 @@
 What an option takes is read from the signature of its command, so that a new command or option is covered by itself.
 """
 
+import dataclasses
 import enum
 import inspect
 import random
@@ -39,7 +40,7 @@ NOVELTY = "--cells cohort/cells.csv --splits cohort/splits.json --split only --b
 RIGHT_CALLS = {
     "predict": "predict a.webp -q --bundle bundle",
     "smear": "smear field.jpg -q",
-    "demo": "demo --out out",
+    "demo": "demo --out out/demo",
     "serve": "serve --bundle bundle --data data",
     "records delete": "records delete LK-7F3K9-2QD4M --yes --data records",
     "records purge": "records purge --older-than 90 --yes --data records",
@@ -50,12 +51,12 @@ RIGHT_CALLS = {
     "explain-check": "explain-check a.webp --bundle bundle --limit 1",
     "data import": "data import classes --out out/cells.csv",
     "data verify": "data verify classes",
-    "data audit": "data audit cohort/cells.csv --no-baselines",
+    "data audit": "data audit cohort/cells.csv --no-baselines --k 2",
     "data explore": "data explore cohort/cells.csv --out out/cohort.png",
     "data split": "data split cohort/cells.csv --protocol grouped --k 2 --out out/splits.json",
     "data sample": "data sample cohort/cells.csv --count 2",
     "data cut": "data cut field.jpg --out out/cut",
-    "weights expand": "weights expand --cells cohort/cells.csv --out out/b3.safetensors",
+    "weights expand": "weights expand --cells cohort/cells.csv --source noise.bin --out out/b3.safetensors",
     "train": f"train {TRAIN} --out out/runs",
     "tune": f"tune {TRAIN} --study out/study.db",
     "evaluate": "evaluate run --replicates 200 --out out/report",
@@ -66,25 +67,27 @@ RIGHT_CALLS = {
 }
 """A call of each command that gets as far as its work; one that is missing is made of its required parameters."""
 
-HEAVY = (
-    "leukoscope.inference.predictor.Predictor.stream",
-    "leukoscope.inference.explain.check_explanations",
-    "leukoscope.smear.reading.read_smear",
-    "leukoscope.smear.cutting.cut_cohort",
-    "leukoscope.web.server.serve",
-    "leukoscope.training.run._execute_run",
-    "leukoscope.training.tune._run_missing",
-    "leukoscope.training.weights.expansion.read_source",
-    "leukoscope.evaluation.protocol.evaluate",
-    "leukoscope.evaluation.compare.compare",
-    "leukoscope.evaluation.leakage.measure_inflation",
-    "leukoscope.evaluation.explore.draw_cohort",
-    "leukoscope.evaluation.ood_report.measure_images",
-    "leukoscope.workflows.export_run.export_run",
-    "leukoscope.workflows.train_pair.train_both",
-    "leukoscope.workflows.engine_agreement.reproduce",
-)
-"""Work that begins after every value was looked at."""
+HEAVY = {
+    "predict": "leukoscope.inference.predictor.Predictor.stream",
+    "demo": "leukoscope.inference.predictor.Predictor.stream",
+    "explain-check": "leukoscope.inference.explain.check_explanations",
+    "smear": "leukoscope.smear.reading.read_smear",
+    "data cut": "leukoscope.smear.cutting.cut_cohort",
+    "data explore": "leukoscope.evaluation.explore.draw_cohort",
+    "serve": "leukoscope.web.server.serve",
+    "bundle verify": "leukoscope.workflows.engine_agreement.reproduce",
+    "train": "leukoscope.training.run._execute_run",
+    "tune": "leukoscope.training.tune._run_missing",
+    "weights expand": "leukoscope.training.weights.expansion.read_source",
+    "evaluate": "leukoscope.evaluation.protocol.evaluate",
+    "compare": "leukoscope.evaluation.compare.compare",
+    "leakage": "leukoscope.evaluation.leakage.measure_inflation",
+    "novelty": "leukoscope.evaluation.ood_report.measure_images",
+    "export": "leukoscope.workflows.export_run.export_run",
+}
+"""Command -> its work, which begins after every value was looked at. Commands that are quick do all of it."""
+FINDS_NOTHING = ("records delete", "data verify")
+"""Commands that end with 1 on the stage: no such case is stored, and the images are not the official ones."""
 
 
 class WorkReachedError(LeukoscopeError):
@@ -218,14 +221,14 @@ def make_records(folder: Path) -> None:
     records.close()
 
 
-def replace_heavy_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every heavy work end with ``WorkReachedError``; a name that is gone fails."""
+def replace_heavy_work(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let the heavy work of a command end with ``WorkReachedError``; a name that is gone fails."""
 
     def reached(*_args: Any, **_extra: Any) -> Any:
         raise WorkReachedError("reached")
 
-    for name in HEAVY:
-        monkeypatch.setattr(name, reached)
+    if name in HEAVY:
+        monkeypatch.setattr(HEAVY[name], reached)
 
 
 def call(words: list[str]) -> Result:
@@ -241,3 +244,26 @@ def fault(words: list[str], result: Result) -> str | None:
         return None
     shown = " ".join(word[:40].encode("unicode_escape").decode() for word in words)
     return f"{shown}\n    -> {result.exit_code}: {said.strip()[-300:]}"
+
+
+def settings_texts(schema: type) -> Iterator[str]:
+    """Yield ``section.key=value`` with every wrong value of every setting, and sections in the place of values."""
+    values = {
+        int: ("-1", HUGE, "1.5", "nan", "'x'", "true", "[]"),
+        float: ("nan", "inf", "-inf", "-1.0", HUGE, "1e308", "'x'", "true"),
+        bool: ("1", "'x'", "nan"),
+        str: ("''", "'no such thing'", '"a\\u0000b"', "1", "[]"),
+    }
+    everything = tuple(dict.fromkeys(value for some in values.values() for value in some))
+    for path, hint in _settings(schema, ""):
+        for value in values.get(hint, everything):
+            yield f"{path}={value}"
+
+
+def _settings(schema: type, where: str) -> Iterator[tuple[str, Any]]:
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        path, hint = f"{where}{field.name}", hints[field.name]
+        yield path, hint
+        if dataclasses.is_dataclass(hint):
+            yield from _settings(typing.cast(type, hint), f"{path}.")

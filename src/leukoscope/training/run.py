@@ -102,6 +102,7 @@ def start_run(
     cells, classes = read_cells(table), read_classes(table)
     plan = one_split(read_splits(splits, cells), split_name, cells)
     check_split(plan.splits[0], settings, cells, classes)
+    _check_machine(settings.engine)  # first, as it is quick
     check_architecture(settings.network, outputs_of(classes))
     fabric = launch(settings.engine)
     folder: Path | None = None
@@ -175,8 +176,6 @@ def launch(engine: EngineSettings) -> Fabric:
         torch.set_num_threads(engine.threads)
     keep_freed_memory()
     several = engine.devices * engine.nodes > 1
-    if engine.precision not in PRECISIONS:
-        raise UsageError(f"engine.precision = {engine.precision!r}: expected one of {', '.join(PRECISIONS)}")
     try:
         fabric = Fabric(
             accelerator=engine.accelerator,
@@ -197,7 +196,7 @@ def launch(engine: EngineSettings) -> Fabric:
 
 
 def _check_machine(engine: EngineSettings) -> None:
-    """Refuse more devices than there are, before processes are started for them."""
+    """Refuse devices and machines that are not there, before processes are started for them."""
     known = ("auto", "cpu", "gpu", "cuda", "mps")
     if engine.accelerator not in known:
         raise UsageError(f"accelerator {engine.accelerator!r}: expected one of {', '.join(known)}")
@@ -209,6 +208,8 @@ def _check_machine(engine: EngineSettings) -> None:
             f"{engine.devices} devices asked for, this machine has {there[engine.accelerator]} of accelerator "
             f"{engine.accelerator!r}; lower engine.devices (--devices) or choose another accelerator"
         )
+    if engine.precision not in PRECISIONS:
+        raise UsageError(f"engine.precision = {engine.precision!r}: expected one of {', '.join(PRECISIONS)}")
     if engine.nodes > 1 and not any(os.environ.get(name) for name in NODE_ADDRESSES):
         raise UsageError(
             f"{engine.nodes} machines asked for (--nodes), and nothing says where the others are; start the command "
