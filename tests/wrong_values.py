@@ -83,7 +83,7 @@ HEAVY = {
     "compare": "leukoscope.evaluation.compare.compare",
     "leakage": "leukoscope.evaluation.leakage.measure_inflation",
     "novelty": "leukoscope.evaluation.ood_report.measure_images",
-    "export": "leukoscope.workflows.export_run.export_run",
+    "export": "leukoscope.training.fit.checkpoint.load_trained",
 }
 """Command -> its work, which begins after every value was looked at. Commands that are quick do all of it."""
 FINDS_NOTHING = ("records delete", "data verify")
@@ -200,7 +200,7 @@ def make_stage(folder: Path, bundle: Path) -> None:
     for name in ("run", "run2"):
         write_run(folder / name, train=Cohort(4, 3, 10), test=Cohort(4, 3, 10))
     shutil.copytree(bundle, folder / "bundle")
-    (folder / "config.toml").write_text("seed = 1\n[network]\narch = 'resnet18'\nweights = 'none'\n")
+    (folder / "config.toml").write_text("seed = 1\n[network]\narch = 'resnet10t'\nweights = 'none'\n")
     fields = Path(__file__).parent / "data" / "smear_fields"
     shutil.copy(fields / "BloodImage_00176.jpg", folder / "field.jpg")
     (folder / "folder").mkdir()

@@ -82,10 +82,9 @@ def test_every_wrong_setting_is_refused_or_harmless(schema: type) -> None:
         except ConfigError:
             refused += 1
             continue
-        numbers = [value for value in _leaves(to_mapping(settings)) if isinstance(value, int | float)]
-        assert all(math.isfinite(value) and abs(value) <= max(LARGEST_COUNT, 1e308) for value in numbers), (
-            text
-        )
+        for value in _leaves(to_mapping(settings)):
+            assert not isinstance(value, float) or math.isfinite(value), text
+            assert not isinstance(value, int) or abs(value) <= LARGEST_COUNT, text
     assert refused > len(texts) / 2
 
 
