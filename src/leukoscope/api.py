@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from leukoscope.core.errors import UsageError
+from leukoscope.core.places import expand_user
 from leukoscope.inference.cells import Prediction, Predictions, Source
 from leukoscope.inference.inputs import InputTypeError, iterate_images
 from leukoscope.inference.predictor import Predictor
@@ -173,7 +174,7 @@ def read_images(*images: Any, subjects: PathLike | Mapping[str, str] | None = No
 
     table = None
     if subjects is not None:
-        rows = dict(subjects) if isinstance(subjects, Mapping) else read_subjects(Path(subjects).expanduser())
+        rows = dict(subjects) if isinstance(subjects, Mapping) else read_subjects(expand_user(subjects))
         table = SubjectTable(rows)
     for image in images:
         for source in iterate_images(image):
@@ -246,10 +247,10 @@ def make_splits(
     from leukoscope.data.splits import make_splits as make
     from leukoscope.data.table import read_cells
 
-    frame = cells if isinstance(cells, pd.DataFrame) else read_cells(Path(cells).expanduser())
+    frame = cells if isinstance(cells, pd.DataFrame) else read_cells(expand_user(cells))
     plan = make(frame, protocol, k=k, seed=seed)
     if out is not None:
-        write_splits(plan, frame, Path(out).expanduser())
+        write_splits(plan, frame, expand_user(out))
     return plan
 
 
@@ -304,15 +305,15 @@ def train(
     elif config is None:
         values = {}
     else:
-        path = Path(config).expanduser()
+        path = expand_user(config)
         values, run_name = read_toml(path), path.stem
     settings = build(TrainSettings, apply_overrides(values, list(overrides)))
     return start_run(
-        Path(cells).expanduser(),
-        Path(splits).expanduser(),
+        expand_user(cells),
+        expand_user(splits),
         split,
         settings,
-        out=Path(out).expanduser(),
+        out=expand_user(out),
         run_name=name or run_name,
         callback=callback,
         engine=OpenVinoGraphs(),
@@ -349,7 +350,7 @@ def evaluate(
 
     folders = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
     settings = EvaluationSettings(bootstrap=BootstrapSettings(replicates=n_resamples, seed=seed))
-    return evaluate_runs([Path(run).expanduser() for run in folders], pooled=pooled, settings=settings)
+    return evaluate_runs([expand_user(run) for run in folders], pooled=pooled, settings=settings)
 
 
 def export(
@@ -386,9 +387,9 @@ def export(
     from leukoscope.workflows.export_run import Identity, export_run
 
     return export_run(
-        Path(run).expanduser(),
-        Path(out).expanduser(),
+        expand_user(run),
+        expand_user(out),
         Identity(name, version, None),
-        report=None if report is None else Path(report).expanduser(),
+        report=None if report is None else expand_user(report),
         weights_dtype=weights,
     )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from leukoscope import assets
 from leukoscope.core.errors import UsageError
+from leukoscope.core.places import expand_user
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -197,9 +198,9 @@ def folder(
     from leukoscope.data.table import read_cells, resolve_paths
 
     words = _class_text(classes)
-    place = Path(source).expanduser()
+    place = expand_user(source)
     with TemporaryDirectory() as scratch:
-        target = Path(scratch) / "cells.csv" if table is None else Path(table).expanduser()
+        target = Path(scratch) / "cells.csv" if table is None else expand_user(table)
         import_cohort(place, target, blast=words["blast"], normal=words["normal"])
         frame = read_cells(target)
         paths = resolve_paths(frame, target)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from leukoscope.cli.serve import register
 from leukoscope.core.errors import LeukoscopeError, UsageError
+from leukoscope.web.application import close_app
 from leukoscope.web.context import services
 from leukoscope.web.storage.history import Search, UnknownCaseError
 from web_fixtures import cells, form
@@ -29,6 +30,32 @@ def call(tmp_path):
         return outcome.output
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), ("127.0.0.2", 9000)),
+        (("--host", "127.0.0.1"), ("127.0.0.1", 9000)),
+        (("--port", "8000"), ("127.0.0.2", 8000)),
+        (("--host", "127.0.0.1", "--port", "8000"), ("127.0.0.1", 8000)),
+    ],
+)
+def test_options_win_over_the_configuration_even_if_they_equal_the_defaults(
+    options, expected, call, tmp_path, small_bundle_path, monkeypatch
+):
+    config = tmp_path / "web.toml"
+    config.write_text('host = "127.0.0.2"\nport = 9000\n', encoding="utf-8")
+    started = []
+
+    def start(app, _ready):
+        with app.app_context():
+            started.append((services().settings.host, services().settings.port))
+        close_app(app)
+
+    monkeypatch.setattr("leukoscope.web.server.serve", start)
+    call("serve", "--config", str(config), "--bundle", str(small_bundle_path), *options)
+    assert started == [expected]
 
 
 @pytest.fixture

@@ -102,3 +102,43 @@ def test_missing_and_malformed_files_are_named(tmp_path: Path) -> None:
     broken.write_text("seed = = 3")
     with pytest.raises(ConfigError, match=r"broken\.toml"):
         read_toml(broken)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("zoom = [0.5, inf]", "zoom"),
+        ("zoom = [nan, 1.0]", "zoom"),
+        ("seed = 2147483648", "2,147,483,647"),
+        ("seed = -9223372036854775808", "seed"),
+        (f"seed = 1{'0' * 400}", "401 digits"),
+        (f"seed = 1{'0' * 5000}", "TOML"),
+        (f"[optimizer]\nlearning_rate = 1{'0' * 400}", "optimizer.learning_rate"),
+        ("[optimizer]\nlearning_rate = inf", "optimizer.learning_rate"),
+        ('weights = "a\\u0000b"', "NUL"),
+        (f"stages = {'[' * 5000}", "TOML"),
+    ],
+)
+def test_values_that_no_setting_can_mean_are_refused(text, named, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=named):
+        build(Settings, read_toml(file))
+    with pytest.raises(ConfigError):
+        build(Settings, apply_overrides({}, [f"seed=1{'0' * 5000}"]))
+
+
+def test_a_section_names_its_own_limits_before_the_general_ones() -> None:
+    with pytest.raises(ConfigError, match="must be above 0"):
+        build(Settings, {"optimizer": {"learning_rate": float("-inf")}})
+
+
+def test_text_from_bytes_that_are_not_utf8_is_refused_but_not_in_paths() -> None:
+    @dataclass(frozen=True)
+    class Named:
+        name: str = ""
+        folder: Path = Path()
+
+    with pytest.raises(ConfigError, match="UTF-8"):
+        build(Named, {"name": "a\udcff"})
+    assert build(Named, {"folder": "a\udcff"}).folder == Path("a\udcff")

@@ -10,6 +10,7 @@ import typer
 
 from leukoscope.cli.options import KeepSpelling, Overwrite
 from leukoscope.core.errors import UsageError
+from leukoscope.core.limits import LARGEST_COUNT, LARGEST_SEED, LARGEST_WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,10 +26,15 @@ app = typer.Typer(
 
 Table = Annotated[Path, typer.Argument(help="Cell table, as written by 'leukoscope data import'.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-Seed = Annotated[int, typer.Option(help="Of everything random.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Threads; the number of processors where left out.")]
-PerClass = Annotated[int, typer.Option(help="Images of each class in the protocol 'paper'.")]
-Folds = Annotated[int, typer.Option("--k", min=2, help="Parts of the protocol 'grouped'.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of everything random.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, max=LARGEST_WORKERS, help="Threads; the number of processors where left out."),
+]
+PerClass = Annotated[
+    int, typer.Option(min=1, max=LARGEST_COUNT, help="Images of each class in the protocol 'paper'.")
+]
+Folds = Annotated[int, typer.Option("--k", min=2, max=LARGEST_COUNT, help="Parts of the protocol 'grouped'.")]
 CellsAsSubjects = Annotated[
     bool,
     typer.Option(
@@ -329,7 +335,9 @@ def split(
 def sample(
     table: Table,
     *,
-    count: Annotated[int, typer.Option(min=2, help="Cells in all, half of each class.")] = 20,
+    count: Annotated[
+        int, typer.Option(min=2, max=LARGEST_COUNT, help="Cells in all, half of each class.")
+    ] = 20,
     fold: Annotated[list[str] | None, typer.Option(help="Draw from this fold only; may be repeated.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Copy the files there; without it they are listed.")

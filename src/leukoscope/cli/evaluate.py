@@ -10,6 +10,7 @@ import typer
 from leukoscope.cli.options import Overwrite
 from leukoscope.core.errors import UsageError
 from leukoscope.core.io import write_text
+from leukoscope.core.limits import LARGEST_COUNT, LARGEST_REPLICATES, LARGEST_SEED
 from leukoscope.core.terms import RESEARCH_USE
 
 if TYPE_CHECKING:
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from leukoscope.evaluation.split_report import EvaluationSettings
     from leukoscope.models.report import Report, Supplement
 
-Replicates = Annotated[int, typer.Option(min=200, help="Resamples of subjects behind every interval.")]
-Seed = Annotated[int, typer.Option(help="Seed of the resampling.")]
+Replicates = Annotated[
+    int, typer.Option(min=200, max=LARGEST_REPLICATES, help="Resamples of subjects behind every interval.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the resampling.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Runs = Annotated[list[Path], typer.Argument(help="Run folders, as 'leukoscope train' wrote them.")]
 
@@ -144,7 +147,9 @@ def leakage(
     split: Annotated[
         str | None, typer.Option(help="Name of the official split to hold out; the first where left out.")
     ] = None,
-    per_class: Annotated[int, typer.Option(help="Images of each class in the leaking split.")] = 2100,
+    per_class: Annotated[
+        int, typer.Option(min=1, max=LARGEST_COUNT, help="Images of each class in the leaking split.")
+    ] = 2100,
     out: Annotated[Path, typer.Option(help="Parent of the run folders to train.")] = Path("runs"),
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value for both trainings.")

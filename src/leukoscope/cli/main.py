@@ -6,12 +6,16 @@ A command's module is imported when the command runs. What a module shows in ``-
 
 import contextlib
 import errno
+import functools
 import importlib
 import importlib.util
+import inspect
 import io
 import os
+import re
 import sys
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
@@ -19,7 +23,9 @@ import typer.core
 import typer.main
 
 from leukoscope.core.errors import LeukoscopeError, UsageError
+from leukoscope.core.places import expand_user
 from leukoscope.core.terms import RESEARCH_USE
+from leukoscope.core.text import check_utf8
 
 DEBUG_VARIABLE = "LEUKOSCOPE_DEBUG"
 INTERNAL_ERROR = 70  # sysexits.h: EX_SOFTWARE
@@ -103,8 +109,8 @@ class LazyGroup(typer.core.TyperGroup):
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run; every error on purpose ends as one line on stderr and its exit code."""
         _print_any_letter()
-        args, extra = _with_home(args, extra)
         try:
+            args, extra = _with_home(args, extra)
             try:
                 return super().main(*args, **extra)
             finally:
@@ -122,15 +128,19 @@ class LazyGroup(typer.core.TyperGroup):
 def _with_home(args: tuple[Any, ...], extra: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Expand ``~`` where the shell does not: in ``--out=~/results`` and in arguments of other programs."""
     given = extra.get("args", args[0] if args else None)
-    words = [_expand_home(word) for word in (sys.argv[1:] if given is None else given)]
-    return (), {**extra, "args": words}
+    words = [str(word) for word in (sys.argv[1:] if given is None else given)]
+    wrong = next((word for word in words if "\0" in word), None)
+    if wrong is not None:
+        raise UsageError(f"{wrong!r}: holds a NUL character; leave it out")
+    return (), {**extra, "args": [_expand_home(word) for word in words]}
 
 
 def _expand_home(word: str) -> str:
     option, separator, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    if not value.startswith("~") or os.path.lexists(value):
+    # A text such as '~ 50 cells' or '~50' names no user and stays as it is.
+    if not re.match(r"~$|~[\w.-]*/", value) or os.path.lexists(value):
         return word
-    return f"{option}{separator}{os.path.expanduser(value)}"  # noqa: PTH111 - a plain string
+    return f"{option}{separator}{expand_user(value)}"
 
 
 def load_command(name: str) -> Any:
@@ -139,10 +149,41 @@ def load_command(name: str) -> Any:
     if hasattr(module, "register"):
         app = typer.Typer(rich_markup_mode=None)
         module.register(app)
-        return typer.main.get_group(app).commands[name]
-    command = typer.main.get_command(module.app)
-    command.name = name
+        command = typer.main.get_group(app).commands[name]
+    else:
+        command = typer.main.get_command(module.app)
+        command.name = name
+    _check_texts(command)
     return command
+
+
+def _check_texts(command: Any) -> None:
+    """Let a command, or each of a group, refuse options of text that is not UTF-8; paths may be of any bytes."""
+    for inner in getattr(command, "commands", {}).values():
+        _check_texts(inner)
+    if command.callback is None:
+        return
+    texts = {
+        item.name: max(item.opts, key=len) for item in command.params if _takes_text(item, command.callback)
+    }
+
+    @functools.wraps(command.callback)
+    def checked(**values: Any) -> Any:
+        for name, option in texts.items():
+            given = values.get(name)
+            for text in given if isinstance(given, list | tuple) else [given]:
+                if isinstance(text, str):
+                    check_utf8(text, option)
+        return run_command(**values)
+
+    run_command, command.callback = command.callback, checked
+
+
+def _takes_text(parameter: Any, callback: Callable[..., Any]) -> bool:
+    if parameter.param_type_name != "option":
+        return False
+    hint = typing.get_type_hints(inspect.unwrap(callback)).get(parameter.name)
+    return str in (hint, *typing.get_args(hint)) or list[str] in (hint, *typing.get_args(hint))
 
 
 def _print_any_letter() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leukoscope.cli.options import Overwrite
+from leukoscope.core.limits import LARGEST_COUNT
 
 if TYPE_CHECKING:
     from leukoscope.evaluation.ood_report import MeasuredImages, NoveltyReport
@@ -34,7 +35,9 @@ def novelty(
     splits: Annotated[Path, typer.Option(help="splits.json; its test cells are the unseen subjects.")],
     split: Annotated[str, typer.Option(help="The split that the bundle was trained on.")],
     bundle: Annotated[Path | None, typer.Option("--bundle", "-b", help="The shipped one by default.")] = None,
-    limit: Annotated[int, typer.Option(min=50, help="Test cells at most, spread over the subjects.")] = 1000,
+    limit: Annotated[
+        int, typer.Option(min=50, max=LARGEST_COUNT, help="Test cells at most, spread over the subjects.")
+    ] = 1000,
     cut_out: Annotated[
         bool,
         typer.Option(help="Cut each given image's cell out onto black as well, at its size and enlarged."),

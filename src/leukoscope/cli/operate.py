@@ -6,12 +6,15 @@ from typing import Annotated
 import typer
 
 from leukoscope.cli.options import KeepSpelling, Overwrite, Profile
+from leukoscope.core.limits import LARGEST_COUNT, LARGEST_WORKERS
 
 Bundle = Annotated[
     Path | None,
     typer.Option("--bundle", "-b", metavar="DIR", help="Folder of the bundle, or the name of a shipped one."),
 ]
-Threads = Annotated[int | None, typer.Option(help="Threads of the engine; every core by default.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=LARGEST_WORKERS, help="Threads of the engine; every core by default.")
+]
 Engine = Annotated[str, typer.Option(help="openvino, onnxruntime or onnxruntime-cuda.")]
 Precision = Annotated[str, typer.Option(help="f32, or bf16 where the processor has it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -184,7 +187,10 @@ def explain_check(
     *,
     bundle: Bundle = None,
     limit: Annotated[
-        int, typer.Option(min=1, help="Classify at most this many cells, spread over the input.")
+        int,
+        typer.Option(
+            min=1, max=LARGEST_COUNT, help="Classify at most this many cells, spread over the input."
+        ),
     ] = 60,
     engine: Engine = "openvino",
     threads: Threads = None,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from leukoscope.core.errors import UsageError
-from leukoscope.core.text import read_text
+from leukoscope.core.limits import LARGEST_COUNT, LONGEST_RETENTION_DAYS
+from leukoscope.core.text import check_utf8, read_text
 
 if TYPE_CHECKING:
     from leukoscope.web.settings import WebSettings
@@ -44,9 +45,12 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     host: Annotated[
-        str, typer.Option(help="Address to listen on; a public one needs a token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+        str | None,
+        typer.Option(help="Address to listen on; a public one needs a token. [default: 127.0.0.1]"),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one. [default: 8000]")
+    ] = None,
     bundle: Annotated[
         Path | None, typer.Option(help="Folder of the model bundle. [default: the shipped one]")
     ] = None,
@@ -68,7 +72,12 @@ def serve(
     ] = False,
     keep_names: Annotated[bool, typer.Option("--keep-names", help="Store file names with results.")] = False,
     retention_days: Annotated[
-        int | None, typer.Option(min=1, help="Delete cases after so many days. [default: keep until deleted]")
+        int | None,
+        typer.Option(
+            min=1,
+            max=LONGEST_RETENTION_DAYS,
+            help="Delete cases after so many days. [default: keep until deleted]",
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with any of the settings; options given here win.")
@@ -86,8 +95,8 @@ def serve(
     from leukoscope.web.settings import EVERY_ADDRESS, check_exposure
 
     given = {
-        "host": host if host != "127.0.0.1" else None,
-        "port": port if port != 8000 else None,
+        "host": host,
+        "port": port,
         "data": data,
         "database": database,
         "token": _read_token(token_file),
@@ -166,7 +175,9 @@ def audit_verify(
 def audit_show(
     data: Data = None,
     database: DatabaseUrl = None,
-    last: Annotated[int, typer.Option(min=1, help="How many lines, counted from the end.")] = 20,
+    last: Annotated[
+        int, typer.Option(min=1, max=LARGEST_COUNT, help="How many lines, counted from the end.")
+    ] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Print the end of the audit log, oldest line first; with --json one object a line."""
@@ -201,6 +212,8 @@ def records_delete(
 
     if bool(cases) == bool(subject):
         raise UsageError("name cases or --subject, one of the two")
+    for text in (*(cases or ()), subject or ""):
+        check_utf8(text, "id")
     what = f"every case of subject {subject!r}" if subject else f"{len(cases or ())} cases"
     if not yes:
         typer.confirm(f"Delete {what} for good?", abort=True)
@@ -218,7 +231,7 @@ def records_delete(
 
 @records_app.command("purge", epilog="Example: leukoscope records purge --older-than 90 --yes")
 def records_purge(
-    older_than: Annotated[int, typer.Option(min=1, help="Days.")],
+    older_than: Annotated[int, typer.Option(min=1, max=LONGEST_RETENTION_DAYS, help="Days.")],
     data: Data = None,
     database: DatabaseUrl = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,

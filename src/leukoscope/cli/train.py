@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leukoscope.core.errors import UsageError
+from leukoscope.core.limits import LARGEST_COUNT, LARGEST_SEED, LARGEST_WORKERS
 from leukoscope.core.terms import RESEARCH_USE
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ Config = Annotated[
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value; may be repeated, wins over the file.")
 ]
-Devices = Annotated[int | None, typer.Option(min=1, help="Processes or GPUs on this machine.")]
-Nodes = Annotated[int | None, typer.Option(min=1, help="Machines.")]
+Devices = Annotated[
+    int | None, typer.Option(min=1, max=LARGEST_WORKERS, help="Processes or GPUs on this machine.")
+]
+Nodes = Annotated[int | None, typer.Option(min=1, max=LARGEST_WORKERS, help="Machines.")]
 Precision = Annotated[str | None, typer.Option(help="32-true, bf16-mixed, 16-mixed, ...")]
 Accelerator = Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch on the CPU.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=LARGEST_WORKERS, help="Threads of torch on the CPU.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end, no progress.")]
 
 
@@ -64,7 +67,7 @@ def train(
         ),
     ] = None,
     set_: Set = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of everything random.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=LARGEST_SEED, help="Of everything random.")] = None,
     devices: Devices = None,
     nodes: Nodes = None,
     precision: Precision = None,
@@ -135,11 +138,15 @@ def tune(
     split: SplitName = None,
     config: Config = None,
     set_: Set = None,
-    trials: Annotated[int, typer.Option(min=1, help="Trials in all; those of an earlier call count.")] = 20,
+    trials: Annotated[
+        int, typer.Option(min=1, max=LARGEST_COUNT, help="Trials in all; those of an earlier call count.")
+    ] = 20,
     study: Annotated[Path, typer.Option(help="SQLite file of the study; continued where it exists.")] = Path(
         "study.db"
     ),
-    folds: Annotated[int, typer.Option(min=2, help="Inner folds over the training side.")] = 3,
+    folds: Annotated[
+        int, typer.Option(min=2, max=LARGEST_COUNT, help="Inner folds over the training side.")
+    ] = 3,
     space: Annotated[Path | None, typer.Option(help="TOML file with the search space; see docs.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -7,6 +7,7 @@ import typer
 
 from leukoscope.cli.options import Overwrite
 from leukoscope.core.errors import UsageError
+from leukoscope.core.limits import LARGEST_SEED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +40,9 @@ def expand(
     fold: Annotated[
         str | None, typer.Option(help="Take cells of this fold only, so that another one stays unseen.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the new channels and of the choice of cells.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Of the new channels and of the choice of cells.")
+    ] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Grow an EfficientNet-B3 out of the ImageNet weights of EfficientNet-Lite2 (Apache-2.0).

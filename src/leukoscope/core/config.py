@@ -5,6 +5,7 @@ TOML file holds differences.
 """
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -13,8 +14,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from leukoscope.core.errors import ConfigError
-from leukoscope.core.text import TextError, read_text
+from leukoscope.core.errors import ConfigError, UsageError
+from leukoscope.core.limits import LARGEST_COUNT
+from leukoscope.core.text import TextError, check_utf8, escape_surrogates, read_text
 
 T = TypeVar("T")
 
@@ -29,7 +31,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: the configuration cannot be read: {error.strerror}") from None
     except TextError as error:
         raise ConfigError(str(error)) from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 
@@ -49,7 +51,10 @@ def apply_overrides(settings: Mapping[str, Any], overrides: Iterable[str]) -> di
             raise ConfigError(f"--set {override!r}: expected section.key=value")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (
+            ValueError,
+            RecursionError,
+        ):  # no TOML, a number of thousands of digits, or brackets without end
             value = text
         node = result
         for name in names[:-1]:
@@ -67,9 +72,40 @@ def build(schema: type[T], settings: Mapping[str, Any], where: str = "") -> T:
     Raises
     ------
     ConfigError
-        Unknown key (with the nearest known one), wrong type, or a ``ValueError`` from the dataclass's own checks.
+        Unknown key (with the nearest known one), wrong type, a ``ValueError`` from the dataclass's own checks, a number
+        that is not finite or beyond ``LARGEST_COUNT``, or text with NUL or that is not UTF-8.
     """
-    return _fill(schema, settings, where, None)
+    built = _fill(schema, settings, where, None)
+    _check_values(built, where)  # after the sections' own checks, whose messages name their limits
+    return built
+
+
+def _check_values(value: Any, where: str) -> None:
+    """Refuse what no setting can mean, however deep it stands."""
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            _check_values(getattr(value, field.name), f"{where}.{field.name}" if where else field.name)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_values(item, where)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} = {value}: expected a finite number")
+    elif isinstance(value, int) and abs(value) > LARGEST_COUNT:
+        raise ConfigError(f"{where} = {shorten(value)}: expected at most {LARGEST_COUNT:,}")
+    elif isinstance(value, str | Path):
+        try:  # a path may have bytes that are not UTF-8
+            check_utf8(escape_surrogates(str(value)) if isinstance(value, Path) else value, where)
+        except UsageError as error:
+            raise ConfigError(str(error)) from None
+
+
+def shorten(value: int) -> str:
+    """Return a whole number for a message; a very long one by its first digits and its length."""
+    try:
+        text = str(value)
+    except ValueError:  # Python writes at most 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 24 else f"{text[:12]}... ({len(text)} digits)"
 
 
 def _fill(schema: type[T], settings: Mapping[str, Any], where: str, base: T | None) -> T:
@@ -133,7 +169,12 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return build(hint, value, path)
     # TOML writes 1 for a float field and text for a path; True is no number here.
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(
+                f"{path} = {shorten(typing.cast(int, value))}: expected a finite number"
+            ) from None
     if hint is Path and isinstance(value, str):
         return Path(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):

@@ -1,5 +1,6 @@
 """Write files so that they are complete or not there: the one place of the package that replaces files."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -115,13 +116,27 @@ def check_output_file(path: Path) -> None:
     Raises
     ------
     UsageError
-        The path is ``-`` or a folder, stands below a file, or may not be written.
+        The path is ``-`` or a folder, stands below a file, is a link that leads nowhere, or may not be written.
     """
     if str(path) == "-":
         raise UsageError("-: standard output cannot be named here; name a file")
+    _check_name(path)
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name a file")
     check_output_folder(path.parent)
+
+
+def _check_name(path: Path) -> None:
+    """Refuse links that lead in a circle, and names that the file system cannot hold."""
+    try:
+        path.stat()
+    except ValueError:
+        raise UsageError(f"{str(path)!r}: no file can have this name; name another place") from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UsageError(f"{path}: links that lead in a circle; name another place") from None
+        if error.errno == errno.ENAMETOOLONG:
+            raise UsageError(f"{path}: the name is too long; name another place") from None
 
 
 def check_output_folder(path: Path) -> None:
@@ -132,6 +147,7 @@ def check_output_folder(path: Path) -> None:
     UsageError
         The path or what it stands below is no folder, or may not be written.
     """
+    _check_name(path)
     there = next((place for place in (path, *path.parents) if place.exists()), None)
     if there is None:
         return

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from leukoscope.core.errors import UsageError
 from leukoscope.core.io import check_output_file, check_output_folder
+from leukoscope.core.places import expand_user
 
 GENERATOR = "leukoscope"
 """Stands in every picture and page that the program writes, so that it knows them again."""
@@ -232,7 +233,7 @@ def _is_of_somebody_else(target: _Target) -> bool:
 
 def _holds(given: str, path: Path) -> bool:
     """Tell whether an input is the file at ``path``, or a folder from which that file would be read."""
-    place = Path(given).expanduser()
+    place = expand_user(given)
     if not place.exists():
         matches = glob.glob(given, recursive=True) if glob.has_magic(given) else ()  # noqa: PTH207
         return any(_same(Path(match), path) for match in matches)
@@ -244,7 +245,7 @@ def _holds(given: str, path: Path) -> bool:
 
 
 def _is_below(path: Path, folder: Path) -> bool:
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder.expanduser()))
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(expand_user(folder)))
 
 
 def _same(one: Path, other: Path) -> bool:

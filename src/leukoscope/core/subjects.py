@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from leukoscope.core.errors import CohortError, UsageError
+from leukoscope.core.places import expand_user
 from leukoscope.core.text import read_table
 
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u200f"))
@@ -178,6 +179,6 @@ class SubjectTable:
 
 def _path_parts(name: str) -> tuple[str, ...]:
     if name.startswith("~"):
-        with suppress(RuntimeError):
-            name = str(Path(name).expanduser())
+        with suppress(UsageError):
+            name = str(expand_user(name))
     return tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))

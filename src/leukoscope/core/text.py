@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leukoscope.core.errors import UsageError
+from leukoscope.core.places import expand_user
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -213,6 +214,27 @@ def is_utf8(name: str) -> bool:
     return True
 
 
+def check_utf8(text: str, what: str) -> None:
+    """Refuse a text that came from bytes that are not UTF-8, and NUL characters.
+
+    Parameters
+    ----------
+    text
+        The text.
+    what
+        What it is, for the message: an option or a key.
+
+    Raises
+    ------
+    UsageError
+        It cannot be written as UTF-8, or holds NUL.
+    """
+    if "\0" in text:
+        raise UsageError(f"{what} {text!r}: holds a NUL character; leave it out")
+    if not is_utf8(text):
+        raise UsageError(f"{what} {text!r}: is not UTF-8; write it in UTF-8")
+
+
 def find_file(name: str, folder: Path) -> Path | None:
     r"""Return the file that a table names: relative to its folder, with ``/`` or Windows' ``\\``, or below ``~``.
 
@@ -226,9 +248,9 @@ def find_file(name: str, folder: Path) -> Path | None:
             place = folder / form
             if place.is_file():
                 return place
-            if form.startswith("~") and (place := Path(form).expanduser()).is_file():
+            if form.startswith("~") and (place := expand_user(form)).is_file():
                 return place
-        except (OSError, ValueError, RuntimeError):  # too long, NUL, no such user
+        except (OSError, ValueError, UsageError):  # too long, NUL, no such user
             continue
     return None
 

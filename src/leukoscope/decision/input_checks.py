@@ -103,8 +103,10 @@ def fit_input_limits(
 
     Parameters
     ----------
-    descriptors : columns ``area_px``, ``foreground_share``, ``focus``, ``border_contact_px``, ``components``
-    of (N,) rule : quantile and factors
+    descriptors
+        Columns ``area_px``, ``foreground_share``, ``focus``, ``border_contact_px`` and ``components``, each (N,).
+    rule
+        Quantile and factors.
 
     Raises
     ------

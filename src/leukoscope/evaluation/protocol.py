@@ -41,7 +41,8 @@ def evaluate(
     Raises
     ------
     UsageError
-        No run was given, a folder is not a finished run, or ``pooled`` with a single run.
+        No run was given, a folder is not a finished run, ``pooled`` with a single run, or an impossible
+        ``SOURCE_DATE_EPOCH``.
     CohortError
         A run's tables are inconsistent, two runs have the same split, or runs to be pooled test the same cell.
     """
@@ -49,6 +50,7 @@ def evaluate(
         raise UsageError("no run given; name at least one run folder")
     if pooled and len(folders) < 2:
         raise UsageError("--pooled needs at least two runs with different test parts")
+    created = _now()
     settings = settings or EvaluationSettings()
     runs = [read_run(folder) for folder in folders]
     _check_together(runs, pooled)
@@ -62,7 +64,7 @@ def evaluate(
     whole = _report(pool_splits(scored), settings, progress) if pooled else None
     return Report(
         title=title or f"Evaluation of {', '.join(run.name for run in runs)}",
-        created=_now(),
+        created=created,
         level=settings.bootstrap.level,
         resamples=settings.bootstrap.replicates,
         seed=settings.bootstrap.seed,
@@ -207,12 +209,25 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
+LAST_SECOND = 253_402_300_799
+"""The last second of the year 9999, from 1970."""
+
+
 def _now() -> str:
-    # SOURCE_DATE_EPOCH makes a report reproducible to the byte (reproducible-builds.org).
+    """Return the time of the report in UTC; ``SOURCE_DATE_EPOCH`` makes it reproducible (reproducible-builds.org).
+
+    Raises
+    ------
+    UsageError
+        ``SOURCE_DATE_EPOCH`` is no whole number of seconds from 1970 to the year 9999.
+    """
     stated = os.environ.get("SOURCE_DATE_EPOCH")
-    moment = (
-        datetime.datetime.fromtimestamp(int(stated), datetime.UTC)
-        if stated and stated.isdigit()
-        else datetime.datetime.now(datetime.UTC)
-    )
-    return moment.isoformat(timespec="seconds")
+    if not stated:
+        return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    digits = stated.isascii() and stated.isdigit() and len(stated) <= len(str(LAST_SECOND))
+    if not digits or int(stated) > LAST_SECOND:
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH = {stated[:40]!r}: expected seconds since 1970 in digits, at most {LAST_SECOND}; "
+            "correct or unset it"
+        )
+    return datetime.datetime.fromtimestamp(int(stated), datetime.UTC).isoformat(timespec="seconds")

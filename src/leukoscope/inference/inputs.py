@@ -3,12 +3,12 @@
 import io
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from leukoscope.core.errors import UsageError
+from leukoscope.core.places import expand_user
 from leukoscope.inference.cells import Content, Source
 from leukoscope.inference.sources import iterate_sources
 
@@ -57,7 +57,7 @@ def as_source(value: Any, *, name: str | None = None, subject: str | None = None
     if isinstance(value, Source):
         return value
     if isinstance(value, str | os.PathLike):
-        path = Path(_text(value)).expanduser()
+        path = expand_user(_text(value))
         return Source(name or str(path), path, subject)
     return Source(name or "image", _content(value), subject)
 
@@ -107,7 +107,7 @@ def _text(value: "str | os.PathLike[str]") -> str:
 
 def _names_several(text: str | bytes) -> bool:
     text = os.fsdecode(text)
-    path = Path(text).expanduser()
+    path = expand_user(text)
     if path.is_dir() or (path.suffix.lower() == ".zip" and path.is_file()):
         return True
     return any(sign in text for sign in "*?[") and not path.exists()

@@ -198,6 +198,8 @@ def _file_name(name: str) -> str:
 
 
 def _expand(argument: str, ignored: Ignored) -> Iterator["Path | _Unreadable"]:
+    if not argument:
+        raise UsageError("'': an empty path; give the path of an image or folder")
     path = Path(argument)
     try:
         mode = path.stat().st_mode

@@ -1,5 +1,6 @@
 """``manifest.json``: what a bundle says of its model, and ``sample/expected.json``: what the model must answer."""
 
+import re
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -135,6 +136,11 @@ class Manifest(_Record):
             )
         side = self.input_px
         cells, (logits, embedding, activation) = self.inputs[0], self.outputs
+        if not re.fullmatch(r"0(\.0)?\s*(to|\.\.|-)\s*255(\.0)?", cells.value_range.strip()):
+            raise ValueError(
+                f"input of the range {cells.value_range!r}: cells are given as pixels of 0 to 255; "
+                "scale them inside the graph"
+            )
         if cells.dtype != "uint8" or len(cells.shape) != 4 or cells.shape[1:] != (side, side, 3):
             raise ValueError(f"input {cells.dtype} {cells.shape} does not fit input_px = {side}")
         shapes = (logits.shape, embedding.shape, activation.shape)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from leukoscope.assets import default_bundle_path, kinds_bundle_path
 from leukoscope.core.errors import UsageError
+from leukoscope.core.places import expand_user
 from leukoscope.models.files import MANIFEST
 
 DEFAULT_MODEL = "cnmc"
@@ -41,7 +42,7 @@ def resolve_model(model: str | os.PathLike[str] | None = None) -> Path:
     if model is None:
         return places[DEFAULT_MODEL]
     name = os.fspath(model)
-    path = Path(name).expanduser()
+    path = expand_user(name)
     if name in places and (isinstance(model, str) or not path.exists()):
         return places[name]
     if path.is_dir():
@@ -54,8 +55,8 @@ def resolve_model(model: str | os.PathLike[str] | None = None) -> Path:
 def _places() -> dict[str, Path]:
     places = {DEFAULT_MODEL: default_bundle_path(), KINDS_MODEL: kinds_bundle_path()}
     further = os.environ.get(MODELS_VARIABLE)
-    if further and Path(further).is_dir():
-        for folder in sorted(Path(further).iterdir()):
+    if further and expand_user(further).is_dir():
+        for folder in sorted(expand_user(further).iterdir()):
             if (folder / MANIFEST).is_file():
                 places.setdefault(folder.name, folder)
     return places

@@ -5,7 +5,6 @@ asked for, whatever the precision the weights are stored in.
 """
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 
 from leukoscope.core.errors import EngineError, UsageError
+from leukoscope.core.places import expand_user, user_folder
 from leukoscope.models.engines import (
     INPUT_NAME,
     OUTPUT_NAMES,
@@ -236,12 +236,8 @@ def default_cache_directory() -> Path | None:
     """Return where compiled models are kept: ``$LEUKOSCOPE_CACHE``, else the user's cache folder; None for ``off``."""
     named = os.environ.get(CACHE_VARIABLE)
     if named:
-        return None if named.lower() == CACHE_OFF else Path(named)
-    base = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "leukoscope"
-    except RuntimeError:  # no home folder
-        return None
+        return None if named.lower() == CACHE_OFF else expand_user(named)
+    return user_folder("cache")
 
 
 def _is_writable(directory: Path) -> bool:

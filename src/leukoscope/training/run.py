@@ -36,9 +36,23 @@ from leukoscope.training.fit.scoring import score_rows, score_table
 from leukoscope.training.fit.state import Task, TrainingState
 from leukoscope.training.fit.trainer import Finetuner
 from leukoscope.training.networks.cost import count_flops
-from leukoscope.training.networks.network import CellNetwork, outputs_of
+from leukoscope.training.networks.network import CellNetwork, check_architecture, outputs_of
 from leukoscope.training.settings import EngineSettings, TrainSettings
 from leukoscope.training.weights.loading import Origin, load_weights
+
+PRECISIONS = (
+    "32-true",
+    "16-mixed",
+    "bf16-mixed",
+    "16-true",
+    "bf16-true",
+    "64-true",
+    "transformer-engine",
+    "transformer-engine-float16",
+)
+"""As Lightning Fabric names them; those that the machine lacks are refused by Fabric."""
+NODE_ADDRESSES = ("MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")
+"""Variables by which Fabric finds the other machines; without any it would wait for them for ever."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +102,8 @@ def start_run(
     cells, classes = read_cells(table), read_classes(table)
     plan = one_split(read_splits(splits, cells), split_name, cells)
     check_split(plan.splits[0], settings, cells, classes)
+    _check_machine(settings.engine)  # first, as it is quick
+    check_architecture(settings.network, outputs_of(classes))
     fabric = launch(settings.engine)
     folder: Path | None = None
     if fabric.is_global_zero:
@@ -180,17 +196,24 @@ def launch(engine: EngineSettings) -> Fabric:
 
 
 def _check_machine(engine: EngineSettings) -> None:
-    """Refuse more devices than there are, before processes are started for them."""
-    known = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+    """Refuse devices and machines that are not there, before processes are started for them."""
+    known = ("auto", "cpu", "gpu", "cuda", "mps")
     if engine.accelerator not in known:
         raise UsageError(f"accelerator {engine.accelerator!r}: expected one of {', '.join(known)}")
     cuda, mps = torch.cuda.device_count(), int(torch.backends.mps.is_available())
-    there = {"cpu": os.cpu_count() or 1, "cuda": cuda, "mps": mps, "gpu": cuda or mps, "tpu": engine.devices}
+    there = {"cpu": os.cpu_count() or 1, "cuda": cuda, "mps": mps, "gpu": cuda or mps}
     there["auto"] = there["gpu"] or there["cpu"]
     if engine.devices > there[engine.accelerator]:
         raise UsageError(
             f"{engine.devices} devices asked for, this machine has {there[engine.accelerator]} of accelerator "
             f"{engine.accelerator!r}; lower engine.devices (--devices) or choose another accelerator"
+        )
+    if engine.precision not in PRECISIONS:
+        raise UsageError(f"engine.precision = {engine.precision!r}: expected one of {', '.join(PRECISIONS)}")
+    if engine.nodes > 1 and not any(os.environ.get(name) for name in NODE_ADDRESSES):
+        raise UsageError(
+            f"{engine.nodes} machines asked for (--nodes), and nothing says where the others are; start the command "
+            "on each of them with MASTER_ADDR, MASTER_PORT and NODE_RANK set, or from a scheduler such as SLURM"
         )
 
 

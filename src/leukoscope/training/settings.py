@@ -4,6 +4,9 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from leukoscope.core.limits import LARGEST_COUNT, LARGEST_SEED, LARGEST_WORKERS
+from leukoscope.training.pixel_statistics import why_not_of_pixels
+
 STAGE_NAMES = ("stage1", "stage2")
 """Sections of the configuration, in the order in which they are run."""
 _ANY = sys.float_info.max
@@ -14,8 +17,12 @@ def _check_bounds(settings: Any, **bounds: tuple[float, float]) -> None:
     for name, (low, high) in bounds.items():
         value = getattr(settings, name)
         if not low <= value <= high:
-            expected = f"{low:g} or more" if high == _ANY else f"{low:g} to {high:g}"
+            expected = f"{low:g} or more" if high == _ANY else f"{_digits(low)} to {_digits(high)}"
             raise ValueError(f"{name} = {value}: expected {expected}")
+
+
+def _digits(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,10 @@ class NetworkSettings:
                 f"pixel_mean = {list(self.pixel_mean)}, pixel_std = {list(self.pixel_std)}: expected three numbers "
                 "each, deviations above 0, or none of both"
             )
+        if self.pixel_mean and (reason := why_not_of_pixels(self.pixel_mean, self.pixel_std)):
+            raise ValueError(
+                f"pixel_mean = {list(self.pixel_mean)}, pixel_std = {list(self.pixel_std)}: {reason}"
+            )
         if self.pixel_mean and all(value == round(value) for value in self.pixel_mean):
             raise ValueError(
                 f"pixel_mean = {list(self.pixel_mean)}: a pixel of just these values would become 0 and pass for "
@@ -120,7 +131,7 @@ class DataSettings:
     inner_folds: int = 0
 
     def __post_init__(self) -> None:
-        _check_bounds(self, epoch_cells=(0, _ANY))
+        _check_bounds(self, epoch_cells=(0, LARGEST_COUNT))
         if self.inner_folds < 0 or self.inner_folds == 1:
             raise ValueError(f"inner_folds = {self.inner_folds}: expected 0, or 2 and more")
 
@@ -169,7 +180,7 @@ class AugmentSettings:
             )
         _check_bounds(
             self,
-            views=(0, _ANY),
+            views=(0, LARGEST_COUNT),
             rotation_degrees=(0.0, 180.0),
             shift=(0.0, 0.5),
             brightness=(0.0, 0.9),
@@ -236,7 +247,9 @@ class StageSettings:
     patience: int = 3
 
     def __post_init__(self) -> None:
-        _check_bounds(self, epochs=(0, _ANY), patience=(0, _ANY), unfreeze_layers=(-1, _ANY))
+        _check_bounds(
+            self, epochs=(0, LARGEST_COUNT), patience=(0, LARGEST_COUNT), unfreeze_layers=(-1, LARGEST_COUNT)
+        )
         if not 0.0 < self.learning_rate <= _ANY:
             raise ValueError(f"learning_rate = {self.learning_rate}: expected more than 0")
 
@@ -358,7 +371,13 @@ class EngineSettings:
     cache_dtype: Literal["float16", "float32"] = "float16"
 
     def __post_init__(self) -> None:
-        _check_bounds(self, batch_size=(2, _ANY), devices=(1, _ANY), nodes=(1, _ANY), threads=(0, _ANY))
+        _check_bounds(
+            self,
+            batch_size=(2, LARGEST_COUNT),
+            devices=(1, LARGEST_WORKERS),
+            nodes=(1, LARGEST_WORKERS),
+            threads=(0, LARGEST_WORKERS),
+        )
 
 
 @dataclass(frozen=True)
@@ -378,7 +397,7 @@ class ScoreSettings:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        _check_bounds(self, batch_size=(1, _ANY))
+        _check_bounds(self, batch_size=(1, LARGEST_COUNT))
 
 
 @dataclass(frozen=True)
@@ -401,8 +420,7 @@ class TrainSettings:
     score: ScoreSettings = field(default_factory=ScoreSettings)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed = {self.seed}: expected 0 to 2**31 - 1")
+        _check_bounds(self, seed=(0, LARGEST_SEED))
         if self.loss.class_weights and self.data.sampling != "shuffle":
             raise ValueError(
                 f"loss.class_weights = true with data.sampling = {self.data.sampling!r} corrects the classes' shares "

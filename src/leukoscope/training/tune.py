@@ -12,10 +12,12 @@ import numpy as np
 import optuna
 from lightning_fabric import Fabric
 from optuna.trial import Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from leukoscope.core.config import apply_overrides, build, read_toml, to_mapping
 from leukoscope.core.errors import ConfigError, DivergedError, TrainingError, UsageError
 from leukoscope.core.io import check_output_file
+from leukoscope.core.limits import LARGEST_COUNT
 from leukoscope.data.split_plan import read_splits, select_rows
 from leukoscope.data.splits import InnerFold, inner_folds
 from leukoscope.data.table import read_cells, read_classes
@@ -27,6 +29,7 @@ from leukoscope.training.fit.prediction import area_under_curve, explain_failure
 from leukoscope.training.fit.scoring import score_rows
 from leukoscope.training.fit.state import Task
 from leukoscope.training.fit.trainer import Finetuner
+from leukoscope.training.networks.network import check_architecture, outputs_of
 from leukoscope.training.run import launch, make_network, one_split
 from leukoscope.training.settings import STAGE_NAMES, TrainSettings
 
@@ -66,15 +69,47 @@ def read_space(path: Path) -> dict[str, Range]:
     Raises
     ------
     ConfigError
-        An entry is neither a range nor a choice.
+        An entry is neither a range of finite numbers nor a choice of plain values.
     """
     space = read_toml(path)
+    if not space:
+        raise ConfigError(
+            f'{path}: the search space is empty; give entries such as "network.drop_rate" = {{...}}'
+        )
     for key, entry in space.items():
         if not isinstance(entry, Mapping) or not ("choices" in entry or {"low", "high"} <= entry.keys()):
             raise ConfigError(
                 f"{path}: {key} = {entry!r}: expected {{low = ..., high = ...}} or {{choices = [...]}}"
             )
+        if reason := _why_no_range(entry):
+            raise ConfigError(f"{path}: {key} = {dict(entry)!r}: {reason}")
     return space
+
+
+def _why_no_range(entry: Range) -> str | None:
+    """Say why nothing can be drawn from an entry of a space; None if it can."""
+    if "choices" in entry:
+        choices = entry["choices"]
+        plain = isinstance(choices, list) and all(
+            isinstance(one, bool | int | float | str) for one in choices
+        )
+        return (
+            None
+            if plain and choices
+            else "expected choices = [...] of one or more numbers, texts or booleans"
+        )
+    ends = (entry["low"], entry["high"])
+    if not all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends):
+        return "expected numbers for low and high"
+    if not all(abs(end) <= LARGEST_COUNT for end in ends):  # so is one that is no number
+        return f"expected finite numbers up to {LARGEST_COUNT:,}"
+    if not isinstance(entry.get("log", False), bool):
+        return "expected log = true or false"
+    if ends[0] > ends[1]:
+        return "expected low <= high"
+    if entry.get("log") and ends[0] <= 0:
+        return "expected low above 0 with log = true"
+    return None
 
 
 def search(
@@ -119,12 +154,14 @@ def search(
         The study was made with another configuration, split or space; the space holds a setting that changes nothing;
         the settings ask for several processes.
     """
+    _check_study_file(study_path)
     _check_search(settings, space)
     callback = callback or TrainingCallback()
     cells = read_cells(table)
     plan = one_split(read_splits(splits, cells), split_name, cells)
     split = plan.splits[0]
     side = select_rows(cells, (*split.train, *split.validation))
+    check_architecture(settings.network, outputs_of(read_classes(table)))
     fabric = launch(settings.engine)
     folder = study_path.with_name(f"{study_path.name}.files")
     paths = [table.parent / cell for cell in side["cell"]]
@@ -191,19 +228,24 @@ def _why_idle(key: str, settings: TrainSettings, space: Mapping[str, Range]) -> 
 def _open_study(
     path: Path, settings: TrainSettings, space: Mapping[str, Range], cells_sha256: str, folds: int
 ) -> optuna.Study:
-    _check_study_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings are tracebacks of errors that we report
     sampler = optuna.samplers.TPESampler(seed=settings.seed)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5)
-    study = optuna.create_study(
-        study_name="leukoscope",
-        storage=f"sqlite:///{path.resolve()}",
-        direction="maximize",
-        sampler=sampler,
-        pruner=pruner,
-        load_if_exists=True,
-    )
+    try:
+        study = optuna.create_study(
+            study_name="leukoscope",
+            storage=f"sqlite:///{path.resolve()}",
+            direction="maximize",
+            sampler=sampler,
+            pruner=pruner,
+            load_if_exists=True,
+        )
+    except (optuna.exceptions.StorageInternalError, RuntimeError, SQLAlchemyError) as error:
+        first = str(error).partition("\n")[0]
+        raise UsageError(
+            f"{path}: the study cannot be opened: {first}; name another file with --study"
+        ) from None
     identity = json.dumps([to_mapping(settings), dict(space), cells_sha256, folds], sort_keys=True)
     known = study.user_attrs.get("identity")
     if known is None:

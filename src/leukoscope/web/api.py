@@ -98,7 +98,13 @@ def create_job() -> Response:
     files = uploaded_files()
     form = parse_form(JobForm, request)
     uploads = receive(files, limits, limits.job_files)
-    job = queue.create(uploads, clean_subject(form.subject), form.more, form.heat_map)
+    job = queue.create(
+        uploads,
+        reservation(),
+        subject=clean_subject(form.subject),
+        more=form.more,
+        heat_map=form.heat_map,
+    )
     response = _json(job_status(job, services().model.classes), 202)
     response.headers["Location"] = f"/api/v1/jobs/{job.job}"
     return response
@@ -122,7 +128,7 @@ def extend_job(job: str) -> Response:
     queue.get(job)
     files = uploaded_files()
     form = parse_form(JobForm, request)
-    state = queue.add(job, receive(files, limits, limits.job_files), form.more)
+    state = queue.add(job, receive(files, limits, limits.job_files), reservation(), more=form.more)
     return _json(job_status(state, services().model.classes), 202)
 
 

@@ -16,7 +16,7 @@ from itertools import islice
 from threading import Condition, Thread
 
 from leukoscope.core.errors import LeukoscopeError
-from leukoscope.web.memory import Reservation, hand_over
+from leukoscope.web.memory import Reservation
 from leukoscope.web.problems import Problem, busy, not_found, too_large
 from leukoscope.web.service import JOB_CHUNK, Service
 from leukoscope.web.storage.database import StorageError
@@ -97,26 +97,53 @@ class JobQueue:
         self._thread = Thread(target=self._run, name="leukoscope-jobs", daemon=True)
         self._thread.start()
 
-    def create(self, uploads: Sequence[Upload], subject: str | None, more: bool, heat_map: bool) -> Job:
-        """Open a job with the images of this request; ``more`` keeps it open for further ones."""
+    def create(
+        self,
+        uploads: Sequence[Upload],
+        memory: Reservation,
+        *,
+        subject: str | None,
+        more: bool,
+        heat_map: bool,
+    ) -> Job:
+        """Open a job.
+
+        Parameters
+        ----------
+        uploads
+            Its first images.
+        memory
+            What the caller holds for them; the job takes it over if it takes the images.
+        subject
+            Whom the images belong to.
+        more
+            Keep the job open for further images.
+        heat_map
+            Draw heat maps.
+
+        Raises
+        ------
+        Problem
+            503 if too many jobs are open, 413 if there are too many images.
+        """
         with self._changed:
             self._forget_old()
             open_jobs = sum(job.is_open for job in self._jobs.values())
             if open_jobs >= self._limits.open_jobs:
                 raise busy(f"{open_jobs} jobs are open, at most {self._limits.open_jobs} are taken.", 10)
             job = Job(secrets.token_urlsafe(16), subject, heat_map, datetime.now(UTC), receiving=True)
-            self._take(job, uploads, more)
+            self._take(job, uploads, memory, more)
             self._jobs[job.job] = job
             self._changed.notify_all()
         return job
 
-    def add(self, name: str, uploads: Sequence[Upload], more: bool) -> Job:
-        """Add the images of this request to a job that is still receiving; ``more=False`` closes it."""
+    def add(self, name: str, uploads: Sequence[Upload], memory: Reservation, *, more: bool) -> Job:
+        """Add images, and the memory held for them, to a job that is still receiving; ``more=False`` closes it."""
         with self._changed:
             job = self._get(name)
             if not job.receiving or not job.is_open:
                 raise Problem(409, "job-closed", "Job closed", f"The job is {job.state}; open a new one.")
-            self._take(job, uploads, more)
+            self._take(job, uploads, memory, more)
             self._changed.notify_all()
         return job
 
@@ -148,13 +175,13 @@ class JobQueue:
             raise not_found("There is no such job in memory; stored results of it are in the history.")
         return job
 
-    def _take(self, job: Job, uploads: Sequence[Upload], more: bool) -> None:
+    def _take(self, job: Job, uploads: Sequence[Upload], memory: Reservation, more: bool) -> None:
         if job.total + len(uploads) > self._limits.job_files:
             raise too_large(
                 f"A job takes at most {self._limits.job_files} images; open another for the rest."
             )
         if uploads:
-            job.parcels.append(_Parcel(deque(uploads), hand_over()))
+            job.parcels.append(_Parcel(deque(uploads), memory.hand_over()))
         job.total += len(uploads)
         job.receiving, job.touched = more, time.monotonic()
 

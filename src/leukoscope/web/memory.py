@@ -67,6 +67,12 @@ class Reservation:
         self._memory.take(size_bytes, self._size)
         self._size += size_bytes
 
+    def hand_over(self) -> "Reservation":
+        """Return a reservation that holds all of this one; this one holds nothing afterwards."""
+        other = Reservation(self._memory)
+        other._size, self._size = self._size, 0
+        return other
+
     def release(self) -> None:
         """Give everything back; a second time does nothing."""
         size, self._size = self._size, 0
@@ -87,12 +93,6 @@ def admit_body(memory: Memory) -> None:
 def reservation() -> Reservation:
     """Return what this request holds; it is released when the request ends."""
     held: Reservation = g.reservation
-    return held
-
-
-def hand_over() -> Reservation:
-    """Return what this request holds to someone who releases it later."""
-    held: Reservation = g.pop("reservation")
     return held
 
 

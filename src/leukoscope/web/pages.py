@@ -24,6 +24,7 @@ from leukoscope.web import pictures
 from leukoscope.web.api import case_id, uploaded_files
 from leukoscope.web.class_style import render_class_style
 from leukoscope.web.context import services
+from leukoscope.web.memory import reservation
 from leukoscope.web.openapi import build_document
 from leukoscope.web.parsing import own_address, parse_form, parse_query
 from leukoscope.web.problems import Problem, invalid
@@ -58,7 +59,8 @@ def create_job() -> BaseResponse:
         raise invalid("No file was chosen. Go back and choose one or more images, or a ZIP archive.")
     form = parse_form(JobForm, request)
     uploads = receive(files, limits, limits.job_files)
-    job = queue.create(uploads, clean_subject(form.subject), more=False, heat_map=True)
+    subject = clean_subject(form.subject)
+    job = queue.create(uploads, reservation(), subject=subject, more=False, heat_map=True)
     return redirect(url_for("pages.job_page", job=job.job), 303)
 
 
@@ -116,7 +118,7 @@ def case_page(case: str) -> str:
 
 
 @blueprint.get("/cases/<case>/panel")
-def casepanel_context(case: str) -> str:
+def case_panel(case: str) -> str:
     """Return one case as a part of a page."""
     return render_template("panel.html", **panel_context(services().history.get(case_id(case))))
 

@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from leukoscope.core.errors import UsageError
+from leukoscope.core.limits import LARGEST_COUNT, LONGEST_RETENTION_DAYS, LONGEST_WAIT_S
+from leukoscope.core.places import expand_user, user_folder
 
 MEBIBYTE = 1024 * 1024
 SPARE_THREADS = 16
 """Threads that classifying never takes: pages, health checks and refusals are answered while the queue is full."""
 SHORTEST_TOKEN = 16
+LARGEST_BATCH = 4096
 EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - named to be told apart, not listened on
 """Hosts that stand for all addresses of the machine; no client writes them."""
 
@@ -19,9 +22,21 @@ def default_data_folder() -> Path:
     """Return the folder for records: ``$LEUKOSCOPE_DATA``, or ``leukoscope`` in the user's data folder."""
     named = os.environ.get("LEUKOSCOPE_DATA")
     if named:
-        return Path(named)
-    base = os.environ.get("XDG_DATA_HOME") or os.environ.get("LOCALAPPDATA")
-    return (Path(base) if base else Path.home() / ".local" / "share") / "leukoscope"
+        return expand_user(named)
+    folder = user_folder("data")
+    if folder is None:
+        raise UsageError(
+            "no home folder is known; name the folder for records with --data or $LEUKOSCOPE_DATA"
+        )
+    return folder
+
+
+_LARGEST = {
+    "open_requests": 1000,
+    "wait_s": LONGEST_WAIT_S,
+    "artifact_minutes": LONGEST_RETENTION_DAYS * 1440,
+}
+"""The largest values of limits that are not only counts: threads and times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +76,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            value, largest = getattr(self, name), _LARGEST.get(name, LARGEST_COUNT)
+            if not 0 < value <= largest:
+                raise ValueError(f"{name} must be above 0 and at most {largest:,}, got {value}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +122,15 @@ class WebSettings:
             raise ValueError(
                 f"the token must have at least {SHORTEST_TOKEN} characters, got {len(self.token)}"
             )
-        if self.retention_days is not None and self.retention_days < 1:
-            raise ValueError(f"retention_days must be at least 1, got {self.retention_days}")
-        if self.batch < 1 or self.batch_wait_ms < 0 or self.lock_wait_s < 0:
-            raise ValueError("batch must be at least 1, batch_wait_ms and lock_wait_s at least 0")
+        if self.retention_days is not None and not 1 <= self.retention_days <= LONGEST_RETENTION_DAYS:
+            raise ValueError(
+                f"retention_days must be 1 to {LONGEST_RETENTION_DAYS:,}, got {self.retention_days}"
+            )
+        if not 1 <= self.batch <= LARGEST_BATCH:
+            raise ValueError(f"batch must be 1 to {LARGEST_BATCH:,}, got {self.batch}")
+        for name, longest in (("batch_wait_ms", 1000.0 * LONGEST_WAIT_S), ("lock_wait_s", LONGEST_WAIT_S)):
+            if not 0 <= getattr(self, name) <= longest:
+                raise ValueError(f"{name} must be 0 to {longest:,.0f}, got {getattr(self, name)}")
 
     @property
     def threads(self) -> int:

@@ -117,11 +117,8 @@ def read_training_data(run: Path, license_text: Path | None, attribution: str) -
     """Return what the table and the options say of the cells of part train."""
     import pandas as pd
 
-    from leukoscope.core.errors import UsageError
     from leukoscope.data.official import official_by_sha256
 
-    if license_text is not None and not license_text.is_file():
-        raise UsageError(f"--data-license {license_text}: no such file; name the file with the license")
     scores = pd.read_csv(run / "scores.csv", dtype={"subject": str, "group": str}, keep_default_na=False)
     trained = scores[scores["part"] == "train"]
     people = trained["subject"].where(trained["subject"] != "", trained["group"])
@@ -130,7 +127,7 @@ def read_training_data(run: Path, license_text: Path | None, attribution: str) -
         official=set(trained["sha256"]) <= official_by_sha256().keys(),
         subjects=len(labels),
         both_labels=int((labels > 1).sum()),
-        license_text=None if license_text is None else _read_license(license_text),
+        license_text=None if license_text is None else read_license(license_text),
         attribution=attribution,
     )
 
@@ -208,7 +205,14 @@ def tensor_texts(network: "CellNetwork", classes: "ClassSchema") -> dict[str, tu
     }
 
 
-def _read_license(path: Path) -> str:
+def read_license(path: Path) -> str:
+    """Return the text of a license.
+
+    Raises
+    ------
+    UsageError
+        The file cannot be read, or is no text.
+    """
     try:
         return read_text(path)
     except OSError as error:

@@ -67,8 +67,11 @@ def export_run(
     from leukoscope.evaluation.scores import check_finished
     from leukoscope.models.report import read_report
     from leukoscope.training.fit.checkpoint import load_trained
-    from leukoscope.workflows.bundle_description import read_training_data
+    from leukoscope.workflows.bundle_description import read_license, read_training_data
 
+    evaluated = None if report is None else read_report(report)
+    if data_license is not None:
+        read_license(data_license)  # before the work
     check_finished(run)
     _check_views(run)
     return assemble(
@@ -78,7 +81,7 @@ def export_run(
         record=_training_record(run),
         data=read_training_data(run, data_license, attribution),
         identity=identity,
-        report=None if report is None else read_report(report),
+        report=evaluated,
         weights_dtype=weights_dtype,
         classes=read_classes(run / "cells.csv"),
     )

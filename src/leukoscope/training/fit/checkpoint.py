@@ -18,6 +18,7 @@ from leukoscope.core.errors import TrainingError, UsageError, WeightsError
 from leukoscope.core.io import replacing
 from leukoscope.data.table import read_classes
 from leukoscope.training.networks.network import CellNetwork, outputs_of
+from leukoscope.training.pixel_statistics import why_not_of_weights
 from leukoscope.training.settings import TrainSettings
 from leukoscope.training.weights.loading import check_tensors, file_sha256, read_tensors
 
@@ -100,6 +101,9 @@ def load_final(network: CellNetwork, path: Path) -> None:
     """
     tensors = _read_whole(path)
     check_tensors(network.state_dict(), tensors, str(path))
+    scale, shift = (tensors[name].flatten().tolist() for name in ("pixel_scale", "pixel_shift"))
+    if reason := why_not_of_weights(scale, shift):
+        raise WeightsError(f"{path}: the pixel statistics of these weights do not fit: {reason}; train anew")
     network.load_state_dict(tensors, strict=True)
 
 

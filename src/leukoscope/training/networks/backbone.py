@@ -17,6 +17,17 @@ from leukoscope.core.errors import ConfigError
 from leukoscope.training.networks.layers import replace_slow_layers
 
 PROBE_PX = 64
+MISFITS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError, NotImplementedError)
+"""What layers raise when they are given an image of another size than they take."""
+
+
+def describe_misfit(arch: str, input_px: int, error: Exception) -> str:
+    """Return the message of an architecture that cannot take cells of this size."""
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return (
+        f"network.arch = {arch!r} does not fit network.input_px = {input_px}: {reason}; "
+        "choose another size or a convolutional architecture such as 'efficientnet_b3'"
+    )
 
 
 @dataclass(frozen=True)
@@ -44,11 +55,18 @@ class BackboneChain(nn.Module):
         timm's name of the model.
     drop_path_rate
         Stochastic depth in training, 0 to 1.
+    input_px
+        Side of the images that it will see; the chain is proved on smaller ones if the model takes them.
+
+    Attributes
+    ----------
+    probe_px
+        Side of the image on which it was proved.
 
     Raises
     ------
     ConfigError
-        timm does not know the name, or the model's features are not maps.
+        timm does not know the name, the model does not take images of ``input_px``, or its features are not maps.
 
     Notes
     -----
@@ -56,10 +74,11 @@ class BackboneChain(nn.Module):
     its features (a pooled ``conv_head``, say) is kept for that reason but never trained nor run.
     """
 
-    def __init__(self, arch: str, drop_path_rate: float = 0.0) -> None:
+    def __init__(self, arch: str, drop_path_rate: float = 0.0, input_px: int = PROBE_PX) -> None:
         super().__init__()
         self.model = create_backbone(arch, drop_path_rate)
-        units, trailing = _find_chain(self.model)
+        self.probe_px = _find_probe_px(self.model, arch, input_px)
+        units, trailing = _find_chain(self.model, self.probe_px)
         self.unit_names = tuple(name for name, _ in units)
         self._units = tuple(module for _, module in units)  # a tuple, so that parameters are registered once
         for module in trailing:
@@ -106,7 +125,7 @@ class BackboneChain(nn.Module):
     def _find_stages(self, arch: str) -> tuple[Stage, ...]:
         shapes = []
         with _evaluating(self.model):
-            images = _probe()
+            images = _probe(self.probe_px)
             for unit in self._units:
                 images = unit(images)
                 shapes.append(tuple(images.shape))
@@ -165,9 +184,22 @@ class _evaluating:  # noqa: N801
         self.no_grad.__exit__(None, None, None)
 
 
-def _probe() -> Tensor:
+def _probe(side_px: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(1, 3, PROBE_PX, PROBE_PX, generator=generator)
+    return torch.randn(1, 3, side_px, side_px, generator=generator)
+
+
+def _find_probe_px(model: nn.Module, arch: str, input_px: int) -> int:
+    """Return a side that the model takes: ``PROBE_PX``, which is fast, or else ``input_px``."""
+    with _evaluating(model):
+        for side_px in (PROBE_PX, input_px):
+            try:
+                forward_features(model, _probe(side_px))
+            except MISFITS as error:
+                misfit = describe_misfit(arch, input_px, error)
+            else:
+                return side_px
+    raise ConfigError(misfit)
 
 
 def _flatten(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
@@ -179,32 +211,32 @@ def _flatten(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
             yield path, child
 
 
-def _find_chain(model: nn.Module) -> tuple[list[tuple[str, nn.Module]], list[nn.Module]]:
+def _find_chain(model: nn.Module, probe_px: int) -> tuple[list[tuple[str, nn.Module]], list[nn.Module]]:
     """Return the units whose composition equals ``forward_features``, and the children behind them.
 
     A model that is no such chain becomes a single unit: it trains and exports, but cannot be cut inside.
     """
     children = list(model.named_children())
     with _evaluating(model):
-        expected = forward_features(model, _probe())
+        expected = forward_features(model, _probe(probe_px))
         if not isinstance(expected, Tensor):
             return [("forward_features", _Features(model))], []
         for count in range(len(children), 0, -1):
             units: list[tuple[str, nn.Module]] = []
             for name, child in children[:count]:
                 units += list(_flatten(child, name)) if type(child) is nn.Sequential else [(name, child)]
-            if _composes(units, expected):
+            if _composes(units, expected, probe_px):
                 meaningful = [unit for unit in units if not isinstance(unit[1], nn.Identity)]
                 return meaningful, [child for _, child in children[count:]]
     return [("forward_features", _Features(model))], []
 
 
-def _composes(units: list[tuple[str, nn.Module]], expected: Tensor) -> bool:
-    images = _probe()
+def _composes(units: list[tuple[str, nn.Module]], expected: Tensor, probe_px: int) -> bool:
+    images = _probe(probe_px)
     try:
         for _, unit in units:
             images = unit(images)
-    except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError):
+    except MISFITS:
         return False
     return isinstance(images, Tensor) and images.shape == expected.shape and torch.equal(images, expected)
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from leukoscope.core.errors import ConfigError
-from leukoscope.training.networks.backbone import PROBE_PX, BackboneChain
+from leukoscope.training.networks.backbone import BackboneChain
 from leukoscope.training.networks.network import CellNetwork
 from leukoscope.training.settings import StageSettings
 
@@ -34,7 +34,7 @@ def list_layers(backbone: BackboneChain) -> list[tuple[str, nn.Module]]:
     backbone.eval()
     with torch.no_grad():
         device = next(backbone.parameters()).device
-        backbone(torch.zeros(1, 3, PROBE_PX, PROBE_PX, device=device))
+        backbone(torch.zeros(1, 3, backbone.probe_px, backbone.probe_px, device=device))
     for handle in handles:
         handle.remove()
     for module, mode in modes:

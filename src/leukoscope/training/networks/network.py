@@ -16,9 +16,10 @@ from torch.nn import functional
 from leukoscope.core.classes import ClassSchema
 from leukoscope.core.errors import ConfigError
 from leukoscope.imaging.descriptors import NINE_SCALARS
-from leukoscope.training.networks.backbone import BackboneChain
+from leukoscope.training.networks.backbone import MISFITS, BackboneChain, describe_misfit
 from leukoscope.training.networks.descriptor_graph import describe_pixels, mask_foreground
 from leukoscope.training.networks.pooling import AveragePooling, MomentPooling, Pooled
+from leukoscope.training.pixel_statistics import why_not_of_timm
 from leukoscope.training.settings import NetworkSettings
 
 PAPER_HIDDEN = 128
@@ -97,6 +98,22 @@ def outputs_of(classes: ClassSchema) -> int:
     return 1 if classes.size == 2 else classes.size
 
 
+def check_architecture(settings: NetworkSettings, outputs: int = 1) -> None:
+    """Run one black cell through a network, so that what does not fit is said before the work.
+
+    Raises
+    ------
+    ConfigError
+        timm does not know the architecture, it has no feature maps, or it cannot take cells of ``input_px``.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        network = CellNetwork(settings, outputs).eval()
+        try:
+            network(torch.zeros(1, settings.input_px, settings.input_px, 3, dtype=torch.uint8))
+        except MISFITS as error:
+            raise ConfigError(describe_misfit(settings.arch, settings.input_px, error)) from None
+
+
 class CellNetwork(nn.Module):
     """Backbone, pooling of one or several stages, head.
 
@@ -131,7 +148,7 @@ class CellNetwork(nn.Module):
         super().__init__()
         self.settings = settings
         self.outputs = outputs
-        self.backbone = BackboneChain(settings.arch, settings.drop_path_rate)
+        self.backbone = BackboneChain(settings.arch, settings.drop_path_rate, settings.input_px)
         self.pooled_stages = tuple(self._stage_index(stage) for stage in settings.pooled_stages)
         channels = tuple(self.backbone.stages[stage].channels for stage in self.pooled_stages)
         deepest = max(self.pooled_stages)
@@ -151,6 +168,13 @@ class CellNetwork(nn.Module):
             self.descriptor_head = nn.Linear(width, outputs, bias=False)
             nn.init.zeros_(self.descriptor_head.weight)
         configuration: Any = self.backbone.model.pretrained_cfg
+        if not settings.pixel_mean and (
+            reason := why_not_of_timm(configuration["mean"], configuration["std"])
+        ):
+            raise ConfigError(
+                f"network.arch = {settings.arch!r}: timm gives mean {configuration['mean']} and std "
+                f"{configuration['std']}: {reason} (pixel_mean and pixel_std replace them)"
+            )
         mean = settings.pixel_mean or tuple(255.0 * value for value in configuration["mean"])
         std = settings.pixel_std or tuple(255.0 * value for value in configuration["std"])
         scale = 1.0 / torch.tensor(std).view(1, 3, 1, 1)
