@@ -16,6 +16,7 @@ from leukoscope.core.terms import Status
 
 if TYPE_CHECKING:
     from leukoscope.inference.results import CellResult, SubjectResult
+    from leukoscope.inference.sources import Ignored
 
 CSV_COLUMNS = (
     "source", "decision", "probability", "subject", "logit", "threshold", "prediction_set", "novelty",
@@ -166,3 +167,18 @@ def printable(text: str) -> str:
 def say(text: str) -> None:
     """Print a remark on stderr, so that it never mixes with results."""
     print(text, file=sys.stderr)  # noqa: T201
+
+
+def say_skipped(ignored: "Ignored", *, quiet: bool = False) -> None:
+    """Say what folders and archives held that was not read; empty folders even if ``quiet``."""
+    if ignored.empty:
+        more = ", ..." if len(ignored.empty) > 3 else ""
+        say(f"warning: folders without an image: {', '.join(ignored.empty[:3])}{more}")
+    if quiet:
+        return
+    if ignored.system:
+        names = ", ".join(ignored.system_examples) + (", ..." if ignored.system > 3 else "")
+        say(f"{ignored.system} files and folders of an operating system skipped ({names})")
+    if ignored.count:
+        names = ", ".join(ignored.examples) + (", ..." if ignored.count > len(ignored.examples) else "")
+        say(f"{ignored.count} other files skipped, which are no images by their name ({names})")

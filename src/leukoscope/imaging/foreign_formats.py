@@ -1,5 +1,7 @@
 """Formats that are not read, told by their content: each with its name and what to do about it."""
 
+import io
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,6 +11,7 @@ _FROM_SLIDE = "export fields of it as PNG or TIFF, for example with QuPath, Fiji
 _FROM_PHONE = "save it as PNG or JPEG (phones: camera format 'most compatible')"
 _DEVELOP = "develop it with the camera's software and save it as PNG or TIFF with 8-bit RGB"
 _UNPACK = "unpack it and give the images in it"
+_DOCUMENT = "save the images in it as PNG files"
 _FRAME = "save one frame of it as PNG"
 _TABLE = "it holds no pixels: give the image files; tables of labels and subjects have options of their own"
 
@@ -53,6 +56,11 @@ def name_foreign_format(content: bytes) -> ForeignFormat | None:
     return _of_text(head)
 
 
+def is_zip_archive(content: bytes) -> bool:
+    """Tell whether a file is a ZIP archive, and not an office document packed as one."""
+    return content.startswith(_ZIP_SIGNATURES) and _of_zip(content) is _ZIP
+
+
 def name_tiff_kind(tags: dict[int, int], description: bytes, content: bytes) -> ForeignFormat | None:
     """Return the kind of a TIFF that holds something else than one picture: camera raw data or a whole slide.
 
@@ -94,15 +102,17 @@ def _of_riff(content: bytes) -> ForeignFormat | None:
 
 def _of_zip(content: bytes) -> ForeignFormat:
     """Tell office documents from archives by the names of their parts."""
-    for part, name in (
-        (b"xl/workbook", "an Excel workbook (XLSX)"),
-        (b"word/document", "a Word document (DOCX)"),
-        (b"ppt/presentation", "a PowerPoint presentation (PPTX)"),
-        (b"application/vnd.oasis.opendocument", "an OpenDocument file"),
-    ):
-        if part in content:
-            return ForeignFormat(name, _TABLE if "XLSX" in name else "save the images in it as PNG files")
-    return ForeignFormat("a ZIP archive", "unpack it, or give it a name that ends in .zip")
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = set(archive.namelist()[:200])
+    except Exception:
+        return _ZIP
+    if "mimetype" in names and "content.xml" in names:
+        return ForeignFormat("an OpenDocument file", _DOCUMENT)
+    for part, name in _OFFICE.items():
+        if any(entry.startswith(part) for entry in names) and "[Content_Types].xml" in names:
+            return ForeignFormat(name, _TABLE if part == "xl/" else _DOCUMENT)
+    return _ZIP
 
 
 def _of_text(head: bytes) -> ForeignFormat | None:
@@ -148,6 +158,13 @@ def _of_bmp_like(content: bytes) -> ForeignFormat | None:
 
 
 _Found = ForeignFormat | Callable[[bytes], ForeignFormat | None]
+_OFFICE = {
+    "xl/": "an Excel workbook (XLSX)",
+    "word/": "a Word document (DOCX)",
+    "ppt/": "a PowerPoint presentation (PPTX)",
+}
+_ZIP = ForeignFormat("a ZIP archive", "unpack it, or give it a name that ends in .zip")
+_ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _JPEG_2000 = ForeignFormat("a JPEG 2000 image", _EXPORT)
 _JPEG_XL = ForeignFormat("a JPEG XL image", _EXPORT)
 _PACKED = {
@@ -180,7 +197,7 @@ _SIGNATURES: tuple[tuple[int, bytes | tuple[bytes, ...], _Found], ...] = (
     (0, b"ZISRAWFILE", ForeignFormat("a Zeiss CZI file", _FROM_SLIDE)),
     (0, b"\xda\xce\xbe\x0a", ForeignFormat("a Nikon ND2 file", _FROM_SLIDE)),
     (0, b"\x70\0\0\0", _of_lif),
-    (0, (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"), _of_zip),
+    (0, _ZIP_SIGNATURES, _of_zip),
     *((0, signature, ForeignFormat(name, _UNPACK)) for signature, name in _PACKED.items()),
     (257, b"ustar", ForeignFormat("a tar archive", _UNPACK)),
     (0, b"%PDF", ForeignFormat("a PDF document", "save the image in it as PNG")),

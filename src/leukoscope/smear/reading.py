@@ -15,7 +15,7 @@ from leukoscope.imaging.overlay import encode_png
 from leukoscope.inference.cells import Source
 from leukoscope.inference.inputs import iterate_images
 from leukoscope.smear.calibrate import SHARP_UM, Calibration, Survey, calibrate_field, survey_field
-from leukoscope.smear.files import FIELD_LIMITS, FieldFile, open_field
+from leukoscope.smear.files import FIELD_LIMITS, FIELD_SUFFIXES, FieldFile, open_field
 from leukoscope.smear.finder import ClassicalFinder, Finder, FoundCell
 from leukoscope.smear.finder_network import RED_CELL_UM, NetworkFinder, default_finder
 from leukoscope.smear.measure import measure_cell
@@ -121,7 +121,9 @@ def _sources(sources: Any, subject_of: Callable[[str], str | None]) -> Iterator[
     several = isinstance(sources, Iterable) and not isinstance(sources, str | bytes | np.ndarray)
     for source in sources if several else [sources]:
         if isinstance(source, str | Path):
-            yield from iterate_sources([str(source)], subject_of=subject_of, limits=FIELD_LIMITS)
+            yield from iterate_sources(
+                [str(source)], subject_of=subject_of, limits=FIELD_LIMITS, suffixes=FIELD_SUFFIXES
+            )
         else:
             yield from iterate_images(source)
 
