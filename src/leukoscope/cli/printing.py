@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CSV_COLUMNS = (
     "source", "decision", "probability", "subject", "logit", "threshold", "prediction_set", "novelty",
     "reasons", "width_px", "height_px", "area_px", "heat_map", "duration_ms", "model", "model_sha256", "notice",
-    "status", "label", "probabilities",
+    "status", "label", "probabilities", "warnings",
 )  # fmt: skip
 SUBJECT_COLUMNS = (
     "subject", "decision", "status", "label", "cells", "classified", "rejected", "uncertain", "blasts",
@@ -64,6 +64,7 @@ class CsvFile:
             result.model.sha256,
         )
         values["reasons"] = " ".join(reason.code.value for reason in result.reasons)
+        values["warnings"] = " ".join(warning.code.value for warning in result.warnings)
         values["prediction_set"] = " ".join(result.prediction_set)
         values["probabilities"] = " ".join(
             f"{name}={share!r}" for name, share in result.probabilities.items()
@@ -115,6 +116,8 @@ def print_row(result: "CellResult", classes: ClassSchema, *, first: bool) -> Non
     typer.echo(f"{word}{score:<{_score_width(head)}}{result.subject or '-':<9}{printable(result.source)}")
     for reason in result.reasons:
         typer.echo(f"{'':<{width}}{reason.message}")
+    for warning in result.warnings:
+        typer.echo(f"{'':<{width}}warning: {warning.message}")
 
 
 def _decision_width(classes: ClassSchema) -> int:

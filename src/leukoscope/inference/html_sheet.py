@@ -149,7 +149,8 @@ def _article(prediction: Prediction, classes: ClassSchema) -> str:
         score = f" · P({escape(name)}) {probability:.3f}"
         bar = f'<div class="bar"><i class="{kind}" style="width:{probability:.1%}"></i></div>'
     reasons = "".join(
-        f'<p class="faint"><small>{escape(reason.message)}</small></p>' for reason in result.reasons
+        f'<p class="faint"><small>{escape(reason.message)}</small></p>'
+        for reason in (*result.reasons, *result.warnings)
     )
     subject = f" · subject {escape(result.subject)}" if result.subject else ""
     sign = SYMBOL_SIGNS[classes.symbol(kind)]
