@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import ImageError, UsageError
+from leukoscope.core.terms import Reason
 from leukoscope.imaging.overlay import encode_png
 from leukoscope.inference.cells import Source
 from leukoscope.inference.inputs import iterate_images
@@ -228,6 +229,12 @@ class _Reader:
         finder = ClassicalFinder(stain) if self._finder == "classical" else self._finder
         found = find_cells(picture, light, finder, scale.value)
         found = [cell for cell in found if cell.score >= LEAST_SCORE]
+        if found and not stain.n_pixels and stain.nuclei is None:
+            raise ImageError(
+                Reason.NOT_A_SMEAR,
+                "nothing on the background has the colors of red cells or of nuclei; "
+                "give a photograph of a stained blood smear",
+            )
         whole = [cell for cell in found if cell.smudge < 0.5]
         smudges = len(found) - len(whole)
         calls = self._classifier.classify(picture, calibration, whole) if self._classifier else None
