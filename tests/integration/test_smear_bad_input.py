@@ -141,7 +141,12 @@ def tiled(image: Image.Image, factor: int) -> Rgb:
     return np.asarray(wide.resize((wide.width // factor, wide.height // factor), Image.Resampling.BOX))
 
 
-@pytest.mark.parametrize("name", NO_SMEAR)
+QUICK = ("noise", "blank", "black", "negative", "tissue", "low magnification")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NO_SMEAR]
+)
 def test_what_is_no_readable_smear_gets_one_right_reason(name: str) -> None:
     make, reasons = NO_SMEAR[name]
     record = read(np.ascontiguousarray(make()))
@@ -150,6 +155,7 @@ def test_what_is_no_readable_smear_gets_one_right_reason(name: str) -> None:
     assert record.message and ("; " in record.message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["cat", "face", "landscape", "coins", "flowers", "tissue", "gradient", "blank"]
 )
@@ -182,6 +188,7 @@ DEGRADED: dict[str, tuple[Callable[[], Rgb], float | None, int]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEGRADED)
 def test_a_bad_photograph_of_a_smear_has_its_own_cells_or_a_reason(name: str) -> None:
     make, scale, most = DEGRADED[name]

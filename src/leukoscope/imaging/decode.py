@@ -24,6 +24,7 @@ from PIL import Image
 from leukoscope.core.errors import ImageError
 from leukoscope.core.terms import Reason
 from leukoscope.imaging.formats import Container, read_container
+from leukoscope.imaging.tiff_strips import check_strips
 
 # Plugins are loaded one by one: Image.open would import five of them for the first file, and all for the first WebP.
 _PLUGINS = {
@@ -189,6 +190,7 @@ def load_pixels(container: Container) -> Image.Image:
     ImageError
         The headers disagree, or the image is gray or of another mode. Plugins raise errors of their own on damage.
     """
+    check_strips(container)
     module, name = _PLUGINS[container.format]
     plugin = getattr(import_module(module), name)
     image: Image.Image = plugin(io.BytesIO(container.content), "")

@@ -358,6 +358,12 @@ def _directory(block: bytes) -> tuple[str, list[Entry], int]:
     return order, entries, following
 
 
+def read_tiff_directory(content: bytes) -> tuple[str, list[Entry]]:
+    """Return byte order and entries of the first directory of a TIFF that ``read_container`` has accepted."""
+    order, entries, _ = _directory(content)
+    return order, entries
+
+
 def _pack_directory(order: str, entries: list[Entry]) -> bytes:
     packed = b"".join(struct.pack(order + "HHI4s", *entry) for entry in entries)
     return struct.pack(order + "H", len(entries)) + packed + bytes(4)

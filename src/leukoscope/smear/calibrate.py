@@ -172,7 +172,7 @@ def _check_light(thumbnail: NDArray[np.uint8]) -> None:
 def _contrast(thumbnail: NDArray[np.uint8]) -> float:
     """Return the largest difference within a channel, after averaging until the camera's noise is gone."""
     height, width = thumbnail.shape[:2]
-    factor = max(1.0, max(height, width) / _COARSE_PX)
+    factor = max(1.0, (height * width) ** 0.5 / _COARSE_PX)
     size = (max(1, round(width / factor)), max(1, round(height / factor)))
     coarse = Image.fromarray(np.ascontiguousarray(thumbnail)).resize(size, Image.Resampling.BOX)
     low, high = np.quantile(np.asarray(coarse).reshape(-1, 3), (0.002, 0.998), axis=0)
