@@ -21,6 +21,7 @@ include_patterns = [
 CONTENTS = {
     "Use": [
         "docs/start",
+        "docs/how-to/install",
         "docs/how-to/smear",
         "docs/how-to/decide",
         "docs/how-to/serve",
