@@ -19,7 +19,7 @@ SHARP_UM = 1.7
 
 _LEAST_BRIGHTNESS = 25.0
 _LEAST_CONTRAST = 2.5
-_COARSE_PX = 80  # side of the picture on which an image is empty or not
+_COARSE_PX = 60  # side of the picture on which an image is empty or not
 _LEAST_COLOR = 2.0
 _LEAST_GREEN = 0.82  # of the background, by the lower of red and blue; stained tissue is darker in green
 _MOST_BLUE = 1.5  # absorbed by red cells, by what they absorb in green
