@@ -406,28 +406,34 @@ def cut(
 ) -> None:
     """Cut the cells of own fields into a cohort that 'data import' reads.
 
-    Labels come from GeoJSON, COCO, VOC or YOLO; subjects from a table or from the folders of the fields.
+    Labels come from GeoJSON, COCO, VOC or YOLO; subjects from a table or from the folders of the fields. Ends with 1
+    when a field could not be read or searched, or no cell was cut.
     """
     import dataclasses
 
+    from leukoscope.cli.printing import say_skipped
     from leukoscope.core.io import check_output_folder
     from leukoscope.core.subjects import SubjectTable, read_subjects
-    from leukoscope.inference.sources import iterate_sources
+    from leukoscope.inference.sources import Ignored, iterate_sources
     from leukoscope.smear.annotations import Annotations
     from leukoscope.smear.cutting import CutSettings, cut_cohort
+    from leukoscope.smear.files import FIELD_LIMITS, FIELD_SUFFIXES
 
     check_output_folder(out)
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: holds files; name another folder")
     table = SubjectTable(read_subjects(subjects)) if subjects is not None else None
+    ignored = Ignored()
     report = cut_cohort(
-        (source.content for source in iterate_sources(fields) if isinstance(source.content, Path)),
+        iterate_sources(fields, ignored=ignored, limits=FIELD_LIMITS, suffixes=FIELD_SUFFIXES),
         out,
         Annotations(annotations, tuple(class_name or ())),
         settings=CutSettings(canonical, unlabeled, border),
         subject_of=table or (lambda name: Path(name).parent.name),
         microns_per_pixel=microns_per_pixel,
     )
+    report.system_files, report.skipped = ignored.system, ignored.count
+    say_skipped(ignored)
     if as_json:
         _print_json(dataclasses.asdict(report))
     else:
@@ -439,7 +445,7 @@ def cut(
         )
         for file, message in report.odd[:20]:
             typer.echo(f"{file}: {message}", err=True)
-    if not report.cells:
+    if report.rejected or not report.cells:
         raise typer.Exit(1)
 
 

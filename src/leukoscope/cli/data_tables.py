@@ -92,6 +92,15 @@ def show_verification(verification: "Verification") -> None:
         )
     if len(bad) > LISTED:
         console.print(f"and {len(bad) - LISTED:,} more; --json lists all of them")
+    if verification.system_files:
+        names = ", ".join(verification.system_files[:EXAMPLES])
+        more = ", ..." if len(verification.system_files) > EXAMPLES else ""
+        console.print(
+            f"{len(verification.system_files):,} files and folders of an operating system skipped "
+            f"({escape(names)}{more})",
+            soft_wrap=True,
+            highlight=False,
+        )
     if verification.trustworthy:
         console.print(f"All {len(verification.files):,} images are official ones.")
     else:

@@ -10,7 +10,15 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leukoscope.cli.printing import CsvFile, print_json, print_row, print_subjects, say, write_subjects
+from leukoscope.cli.printing import (
+    CsvFile,
+    print_json,
+    print_row,
+    print_subjects,
+    say,
+    say_skipped,
+    write_subjects,
+)
 from leukoscope.core.errors import UsageError
 from leukoscope.core.io import OutputFile, write_bytes
 from leukoscope.core.terms import RESEARCH_USE, Reason, Status
@@ -89,23 +97,10 @@ def run_predict(options: PredictOptions) -> int:
                 outputs.add(prediction)
                 progress.advance()
         outputs.finish()
-    _print_skipped(ignored, options)
+    say_skipped(ignored, quiet=options.quiet)
     if isinstance(subject, SubjectTable):
         _print_unmatched(subject, options)
     return outputs.exit_code
-
-
-def _print_skipped(ignored: "Ignored", options: PredictOptions) -> None:
-    if ignored.empty:
-        more = ", ..." if len(ignored.empty) > 3 else ""
-        say(f"warning: folders without an image: {', '.join(ignored.empty[:3])}{more}")
-    if ignored.system and not options.quiet:
-        names = ", ".join(ignored.system_examples) + (", ..." if ignored.system > 3 else "")
-        say(f"{ignored.system} files and folders of an operating system skipped ({names})")
-    if ignored.count and not options.quiet:
-        more = ", ..." if ignored.count > len(ignored.examples) else ""
-        names = ", ".join(ignored.examples) + more
-        say(f"{ignored.count} other files skipped, which are no images by their name ({names})")
 
 
 def _print_unmatched(table: "SubjectTable", options: PredictOptions) -> None:

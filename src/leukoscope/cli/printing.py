@@ -16,11 +16,12 @@ from leukoscope.core.terms import Status
 
 if TYPE_CHECKING:
     from leukoscope.inference.results import CellResult, SubjectResult
+    from leukoscope.inference.sources import Ignored
 
 CSV_COLUMNS = (
     "source", "decision", "probability", "subject", "logit", "threshold", "prediction_set", "novelty",
     "reasons", "width_px", "height_px", "area_px", "heat_map", "duration_ms", "model", "model_sha256", "notice",
-    "status", "label", "probabilities",
+    "status", "label", "probabilities", "warnings",
 )  # fmt: skip
 SUBJECT_COLUMNS = (
     "subject", "decision", "status", "label", "cells", "classified", "rejected", "uncertain", "blasts",
@@ -63,6 +64,7 @@ class CsvFile:
             result.model.sha256,
         )
         values["reasons"] = " ".join(reason.code.value for reason in result.reasons)
+        values["warnings"] = " ".join(warning.code.value for warning in result.warnings)
         values["prediction_set"] = " ".join(result.prediction_set)
         values["probabilities"] = " ".join(
             f"{name}={share!r}" for name, share in result.probabilities.items()
@@ -114,6 +116,8 @@ def print_row(result: "CellResult", classes: ClassSchema, *, first: bool) -> Non
     typer.echo(f"{word}{score:<{_score_width(head)}}{result.subject or '-':<9}{printable(result.source)}")
     for reason in result.reasons:
         typer.echo(f"{'':<{width}}{reason.message}")
+    for warning in result.warnings:
+        typer.echo(f"{'':<{width}}warning: {warning.message}")
 
 
 def _decision_width(classes: ClassSchema) -> int:
@@ -166,3 +170,18 @@ def printable(text: str) -> str:
 def say(text: str) -> None:
     """Print a remark on stderr, so that it never mixes with results."""
     print(text, file=sys.stderr)  # noqa: T201
+
+
+def say_skipped(ignored: "Ignored", *, quiet: bool = False) -> None:
+    """Say what folders and archives held that was not read; empty folders even if ``quiet``."""
+    if ignored.empty:
+        more = ", ..." if len(ignored.empty) > 3 else ""
+        say(f"warning: folders without an image: {', '.join(ignored.empty[:3])}{more}")
+    if quiet:
+        return
+    if ignored.system:
+        names = ", ".join(ignored.system_examples) + (", ..." if ignored.system > 3 else "")
+        say(f"{ignored.system} files and folders of an operating system skipped ({names})")
+    if ignored.count:
+        names = ", ".join(ignored.examples) + (", ..." if ignored.count > len(ignored.examples) else "")
+        say(f"{ignored.count} other files skipped, which are no images by their name ({names})")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leukoscope.cli.printing import printable, say
+from leukoscope.cli.printing import printable, say, say_skipped
 from leukoscope.core.errors import UsageError
 from leukoscope.core.outputs import Outputs, json_with
 from leukoscope.core.terms import RESEARCH_USE
@@ -47,7 +47,7 @@ def run_smear(options: SmearOptions) -> int:
     _check_outputs(options)
     from leukoscope.cli.predicting import subject_of
     from leukoscope.inference.sources import Ignored, iterate_sources
-    from leukoscope.smear.files import FIELD_LIMITS
+    from leukoscope.smear.files import FIELD_LIMITS, FIELD_SUFFIXES
     from leukoscope.smear.folder import SmearFolder
     from leukoscope.smear.reading import read_smear
 
@@ -58,6 +58,7 @@ def run_smear(options: SmearOptions) -> int:
         stdin=sys.stdin.buffer,
         ignored=ignored,
         limits=FIELD_LIMITS,
+        suffixes=FIELD_SUFFIXES,
     )
     counts = _Counts(options)
     finder: Any = options.finder
@@ -88,10 +89,7 @@ def run_smear(options: SmearOptions) -> int:
                 folder.add(reading)
                 counts.add(reading.record)
             folder.finish()
-    if ignored.count and not options.quiet:
-        say(
-            f"{ignored.count} other files skipped, which are no images by their name ({', '.join(ignored.examples)})"
-        )
+    say_skipped(ignored, quiet=options.quiet)
     counts.finish()
     return 1 if counts.rejected else 0
 

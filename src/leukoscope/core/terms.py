@@ -69,6 +69,17 @@ class Reason(StrEnum):
     CONTRADICTS_OPERATING_POINT = "contradicts_operating_point"
 
 
+class WarningCode(StrEnum):
+    """What a user should know of an image that was classified all the same. Codes are stable; texts may improve."""
+
+    NOISY_GROUND = "noisy_ground"
+
+
+WARNING_TEXTS: dict[WarningCode, str] = {
+    WarningCode.NOISY_GROUND: "The black around the cell held the noise of lossy compression (JPEG) and was set to "
+    "exact black; give the lossless original, since compression changes the cell, too.",
+}
+
 REASON_TEXTS: dict[Reason, str] = {
     Reason.NOT_FOUND: "There is no such file.",
     Reason.NOT_A_FILE: "This is not a regular file.",

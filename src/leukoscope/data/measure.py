@@ -15,6 +15,7 @@ from leukoscope.core.errors import ImageError
 from leukoscope.data.cnmc import official_bmp_sha256
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.descriptors import describe_cell
+from leukoscope.imaging.foreign_formats import name_foreign_format
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
@@ -64,7 +65,7 @@ def identify_file(path: Path) -> Measurement:
     except OSError as error:
         return Measurement("", trouble=f"cannot be read: {error.strerror or error}")
     sha256 = hashlib.sha256(content).hexdigest()
-    if content[:2] == b"BM":
+    if content[:2] == b"BM" and name_foreign_format(content) is None:
         return Measurement(sha256)
     try:
         rgb = decode_image(content)

@@ -53,6 +53,8 @@ class Verification:
     """Official paths that no file at hand stands for."""
     counts: dict[str, dict[str, int]]
     """By part (``fold_0`` ... ``final_test``, and ``no part`` for unknown files): files of each status, and missing."""
+    system_files: tuple[str, ...] = ()
+    """Files and folders of an operating system, which were skipped."""
 
     @property
     def trustworthy(self) -> bool:
@@ -92,7 +94,14 @@ def verify_files(
         name = path.relative_to(source).as_posix() if path.is_relative_to(source) else str(path)
         gaps.append(VerifiedFile(escape_surrogates(name), FileStatus.UNREADABLE, "", why))
 
-    files = [file for file in walk_files(source, unreadable) if file.suffix.lower() in IMAGE_SUFFIXES]
+    system: list[str] = []
+
+    def skipped(path: Path) -> None:
+        system.append(escape_surrogates(path.relative_to(source).as_posix()))
+
+    files = [
+        file for file in walk_files(source, unreadable, skipped) if file.suffix.lower() in IMAGE_SUFFIXES
+    ]
     if not files and not gaps:
         raise UsageError(
             f"{source}: no image found; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}"
@@ -102,7 +111,7 @@ def verify_files(
     scored, found = _predict(source, files, measured, claims)
     scored += gaps
     missing = tuple(official.path for official in official_files() if official.path not in found)
-    return Verification(str(source), tuple(scored), missing, _count(scored, missing))
+    return Verification(str(source), tuple(scored), missing, _count(scored, missing), tuple(system))
 
 
 def _claim(file: Path) -> OfficialFile | None:

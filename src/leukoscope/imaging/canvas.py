@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from leukoscope.imaging.foreground import clean_ground
+
 CANVAS_PX = 450
 """Side of the canonical canvas: the frame of C-NMC's training images, at their physical scale."""
 
@@ -48,7 +50,7 @@ def crop_to_canvas(rgb: NDArray[np.uint8], canvas_px: int = CANVAS_PX) -> NDArra
 
 
 def prepare_cell(rgb: NDArray[np.uint8], input_px: int, canvas_px: int = CANVAS_PX) -> NDArray[np.uint8]:
-    """Prepare one image for the network: canvas, then the canvas resized as a whole.
+    """Prepare one image for the network: canvas, ground cleaned, then the canvas resized as a whole.
 
     The filter is Pillow's bilinear one, whose triangle is widened by the scale when shrinking (antialiased)
     and whose arithmetic is fixed-point, hence equal on every machine.
@@ -67,7 +69,7 @@ def prepare_cell(rgb: NDArray[np.uint8], input_px: int, canvas_px: int = CANVAS_
     cell
         uint8 (input_px, input_px, 3), C-contiguous.
     """
-    canvas = place_on_canvas(rgb, canvas_px)
+    canvas = clean_ground(place_on_canvas(rgb, canvas_px))
     if input_px == canvas_px:
         return canvas
     return _resize(canvas, input_px)

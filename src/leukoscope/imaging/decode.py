@@ -24,6 +24,7 @@ from PIL import Image
 from leukoscope.core.errors import ImageError
 from leukoscope.core.terms import Reason
 from leukoscope.imaging.formats import Container, read_container
+from leukoscope.imaging.tiff_strips import check_strips
 
 # Plugins are loaded one by one: Image.open would import five of them for the first file, and all for the first WebP.
 _PLUGINS = {
@@ -189,6 +190,7 @@ def load_pixels(container: Container) -> Image.Image:
     ImageError
         The headers disagree, or the image is gray or of another mode. Plugins raise errors of their own on damage.
     """
+    check_strips(container)
     module, name = _PLUGINS[container.format]
     plugin = getattr(import_module(module), name)
     image: Image.Image = plugin(io.BytesIO(container.content), "")
@@ -209,12 +211,25 @@ def load_pixels(container: Container) -> Image.Image:
 
 
 def resolve_transparency(image: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
-    """Resolve palette and transparency to RGB; what is transparent becomes ``ground``."""
+    """Resolve palette and transparency to RGB; what is transparent becomes ``ground``.
+
+    Raises
+    ------
+    ImageError
+        Every pixel is transparent: what lies below was never meant to be seen, or the channel holds something else.
+    """
     if image.mode in ("RGBX", "YCbCr") or (image.mode in ("P", "RGB") and "transparency" not in image.info):
         return image if image.mode == "RGB" else image.convert("RGB")
     color = image.convert("RGBA")
+    alpha = color.getchannel("A")
+    if alpha.getbbox() is None:
+        raise ImageError(
+            Reason.UNSUPPORTED_MODE,
+            "every pixel is transparent (alpha 0), so there is nothing to see; save the image as 8-bit RGB without "
+            "an alpha channel",
+        )
     canvas = Image.new("RGB", color.size, ground)
-    canvas.paste(color, mask=color.getchannel("A"))
+    canvas.paste(color, mask=alpha)
     return canvas
 
 

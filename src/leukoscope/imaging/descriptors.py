@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.imaging.canvas import CANVAS_PX, crop_to_canvas, place_on_canvas
-from leukoscope.imaging.foreground import cell_mask, count_components, foreground_box
+from leukoscope.imaging.foreground import cell_mask, clean_ground, count_components, foreground_box
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def describe_cell(rgb: NDArray[np.uint8], canvas_px: int = CANVAS_PX) -> Descrip
     descriptors
         All 0 for an image without foreground; never not-a-number.
     """
-    canvas = place_on_canvas(rgb, canvas_px)
+    canvas = clean_ground(place_on_canvas(rgb, canvas_px))
     found = foreground_box(canvas)
     if found is None:
         return _BLANK
@@ -124,7 +124,7 @@ def _border_contact(mask: NDArray[np.bool_], box: tuple[int, int, int, int], can
 
 def _frame_contact(rgb: NDArray[np.uint8], canvas_px: int) -> int:
     """Count the foreground pixels on each side of the image that lies inside the canvas; return the largest count."""
-    shown = crop_to_canvas(rgb, canvas_px)
+    shown = clean_ground(crop_to_canvas(rgb, canvas_px))
     height, width = shown.shape[:2]
     contact = 0
     if height < canvas_px:

@@ -14,6 +14,65 @@ COMPONENT_SHARE = 0.02
 """Components smaller than this share of the foreground are debris and are not counted."""
 
 
+NOISE_SHARE = 0.025
+"""Pixels of 1 to ``FOREGROUND_ABOVE`` by foreground pixels, above which the black ground is noisy.
+
+At most 0.015 in 1,000 C-NMC cells, which are lossless; at least 0.034 in the 60 sample cells saved as JPEG, whatever
+the quality.
+"""
+
+NOISE_BELOW = 24
+"""The cell's edge in a noisy ground: pixels with all channels at or below it are ground.
+
+Of 8, 24, 40, 56 and 72 the one whose masks of the sample cells saved as JPEG (quality 75, 85, 95) are nearest to those
+of the lossless ones: intersection by union 0.994 to 0.995 in the mean.
+"""
+
+
+def clean_ground(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Set a black ground that holds the noise of lossy compression to exact black.
+
+    Parameters
+    ----------
+    rgb
+        uint8 (H, W, 3).
+
+    Returns
+    -------
+    cleaned
+        uint8 (H, W, 3): 0 outside the parts that are brighter than ``NOISE_BELOW`` and hold at least
+        ``COMPONENT_SHARE`` of the foreground, dark holes kept. The array itself, not a copy, where the ground has no
+        noise (see ``NOISE_SHARE``).
+    """
+    brightest = np.maximum(np.maximum(rgb[..., 0], rgb[..., 1]), rgb[..., 2])
+    faint = np.count_nonzero(brightest) - (area := np.count_nonzero(brightest > FOREGROUND_ABOVE))
+    if faint <= NOISE_SHARE * area or not area:
+        return rgb
+    kept = _without_small(brightest > NOISE_BELOW, COMPONENT_SHARE)
+    ground = _reached_from_outside(~kept)
+    return np.where(ground[..., None], np.uint8(0), rgb)
+
+
+def _without_small(mask: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:
+    """Return a mask without the connected parts that hold less than ``share`` of it."""
+    starts, ends, root = component_roots(mask)
+    areas = np.bincount(root, weights=ends - starts)
+    kept = np.zeros_like(mask)
+    if starts.size:
+        kept[mask] = np.repeat(areas[root] >= share * areas.sum(), ends - starts)
+    return kept
+
+
+def _reached_from_outside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the parts of a mask that reach the edge of the array."""
+    wide = np.pad(mask, 1, constant_values=True)
+    starts, ends, root = component_roots(wide, diagonal=False)
+    reached = np.zeros_like(wide)
+    reached[wide] = np.repeat(root == root[0], ends - starts)
+    outside: NDArray[np.bool_] = reached[1:-1, 1:-1]
+    return outside
+
+
 def cell_mask(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return the foreground: pixels with any channel above ``FOREGROUND_ABOVE``.
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from leukoscope.core.errors import ImageError
 from leukoscope.core.terms import Reason
+from leukoscope.imaging.foreign_formats import ForeignFormat, name_foreign_format, name_tiff_kind
 
 _MAX_PARTS = 65_536  # chunks or segments of one file; bounds the time of the walks
 _MAX_JPEG_SCANS = 50  # each scan of a progressive JPEG is a pass over all pixels, however few bytes it has
@@ -24,6 +25,10 @@ _EXPORT_AGAIN = "export or copy the file again"
 
 _ORIENTATION_TAG = 0x0112
 _TIFF_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_TIFF_UNREAD = {
+    2: "CCITT", 3: "CCITT", 4: "CCITT", 6: "old-style JPEG", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA",
+    33003: "JPEG 2000", 33004: "JPEG 2000", 33005: "JPEG 2000", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL",
+}  # fmt: skip
 _TIFF_COMPRESSIONS = {1: "none", 5: "LZW", 7: "JPEG", 8: "deflate", 32773: "PackBits", 32946: "deflate"}
 # Everything a baseline decoder needs; all other tags are metadata. 274 (orientation) is applied by our own code.
 _TIFF_PIXEL_TAGS = frozenset(
@@ -77,10 +82,20 @@ def read_container(content: bytes, *, field: bool = False) -> Container:
                 return reader(content, field)
             except (struct.error, IndexError):
                 raise _damaged("the header is cut short") from None
+    foreign = name_foreign_format(content)
+    if foreign is not None:
+        raise _foreign(foreign)
     raise ImageError(
         Reason.UNKNOWN_FORMAT,
         "this is not an image file of a known kind (the name's ending does not matter); "
         "give a BMP, PNG, JPEG, TIFF or WebP image",
+    )
+
+
+def _foreign(kind: ForeignFormat) -> ImageError:
+    return ImageError(
+        Reason.UNKNOWN_FORMAT,
+        f"this is {kind.name}; {kind.remedy} (BMP, PNG, JPEG, TIFF and WebP images are read)",
     )
 
 
@@ -107,7 +122,8 @@ def _read_bmp(content: bytes, field: bool) -> Container:
     elif header_size in (40, 52, 56, 64, 108, 124):
         width, height, _, bits, compression = struct.unpack_from("<iiHHI", content, 18)
     else:
-        raise _damaged(f"BMP header of {header_size} bytes")
+        text = name_foreign_format(content)  # a text may begin with BM
+        raise _damaged(f"BMP header of {header_size} bytes") if text is None else _foreign(text)
     height = abs(height)  # negative: rows stand top-down
     if width <= 0 or height == 0:
         raise _damaged(f"BMP of {width} x {height} px")
@@ -291,13 +307,17 @@ def _read_tiff(content: bytes, field: bool) -> Container:
                 raise _damaged(f"TIFF tag {tag} points behind the end of the file")
     except ValueError as error:
         raise _damaged(f"TIFF: {error}") from None
+    foreign = _tiff_kind(content, order, entries)
+    if foreign is not None and not (field and "slide" in foreign.name):
+        raise _foreign(foreign)
     if following and not field:
         raise _several("several")
     width, height, compression = values.get(256, 0), values.get(257, 0), values.get(259, 1)
     if width == 0 or height == 0:
         raise _damaged("TIFF without a size")
     if compression not in _TIFF_COMPRESSIONS:
-        raise _unsupported(f"TIFF compressed by method {compression}")
+        name = _TIFF_UNREAD.get(compression, "unknown")
+        raise _unsupported(f"TIFF compressed by method {compression} ({name})")
     if values.get(322, 0) > width + 4096 or values.get(323, 0) > height + 4096:
         raise _damaged(f"TIFF tiles of {values.get(322)} x {values.get(323)} px in {width} x {height} px")
     photometric, samples = values.get(262, -1), values.get(277, 1)
@@ -308,6 +328,16 @@ def _read_tiff(content: bytes, field: bool) -> Container:
     orientation = next((_inline(order, entry) for entry in entries if entry[0] == _ORIENTATION_TAG), 1)
     pixels = content[:4] + struct.pack(order + "I", len(content)) + content[8:] + _pack_directory(order, kept)
     return Container("TIFF", width, height, orientation if 1 <= orientation <= 8 else 1, pixels)
+
+
+def _tiff_kind(content: bytes, order: str, entries: list[Entry]) -> ForeignFormat | None:
+    """Tell camera raw data and whole slides from other TIFF files."""
+    description = b""
+    for tag, _, count, raw in entries:
+        if tag == 270 and count > 4:
+            start = int(struct.unpack(order + "I", raw)[0])
+            description = content[start : start + min(count, 64)]
+    return name_tiff_kind({entry[0]: _inline(order, entry) for entry in entries}, description, content)
 
 
 def _directory(block: bytes) -> tuple[str, list[Entry], int]:
@@ -326,6 +356,12 @@ def _directory(block: bytes) -> tuple[str, list[Entry], int]:
     entries = list(struct.iter_unpack(order + "HHI4s", block[start + 2 : end]))
     (following,) = struct.unpack_from(order + "I", block, end)
     return order, entries, following
+
+
+def read_tiff_directory(content: bytes) -> tuple[str, list[Entry]]:
+    """Return byte order and entries of the first directory of a TIFF that ``read_container`` has accepted."""
+    order, entries, _ = _directory(content)
+    return order, entries
 
 
 def _pack_directory(order: str, entries: list[Entry]) -> bytes:

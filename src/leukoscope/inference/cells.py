@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import ImageError, UsageError
-from leukoscope.core.terms import RESEARCH_USE
+from leukoscope.core.terms import RESEARCH_USE, WarningCode
 from leukoscope.core.text import escape_surrogates
 from leukoscope.decision.input_checks import Finding
 from leukoscope.decision.policy import Verdict
@@ -200,6 +200,7 @@ class Predictions(list[Prediction]):
         for item in self.to_dicts():
             model = item.pop("model")
             item["reasons"] = ";".join(reason["code"] for reason in item["reasons"])
+            item["warnings"] = ";".join(warning["code"] for warning in item["warnings"])
             item["prediction_set"] = ";".join(item["prediction_set"])
             rows.append({**item, "model": f"{model['name']} {model['version']}"})
         return pd.DataFrame(rows, columns=None if rows else list(CellResult.model_fields))
@@ -234,6 +235,8 @@ class PreparedCell:
         What the input checks found; with any, no forward pass is needed.
     duration_s
         Time that reading, measuring and preparing took.
+    warnings
+        What was corrected in the image.
     """
 
     source: Source
@@ -244,6 +247,7 @@ class PreparedCell:
     height_px: int
     refusals: tuple[Finding, ...]
     duration_s: float
+    warnings: tuple[WarningCode, ...] = ()
 
 
 def with_heat_map(prediction: Prediction, path: str) -> Prediction:

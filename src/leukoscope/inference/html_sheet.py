@@ -148,9 +148,8 @@ def _article(prediction: Prediction, classes: ClassSchema) -> str:
     if probability is not None:
         score = f" · P({escape(name)}) {probability:.3f}"
         bar = f'<div class="bar"><i class="{kind}" style="width:{probability:.1%}"></i></div>'
-    reasons = "".join(
-        f'<p class="faint"><small>{escape(reason.message)}</small></p>' for reason in result.reasons
-    )
+    said = [reason.message for reason in result.reasons] + [warning.message for warning in result.warnings]
+    reasons = "".join(f'<p class="faint"><small>{escape(message)}</small></p>' for message in said)
     subject = f" · subject {escape(result.subject)}" if result.subject else ""
     sign = SYMBOL_SIGNS[classes.symbol(kind)]
     return (

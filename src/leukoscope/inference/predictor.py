@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from leukoscope.core.classes import ClassSchema
 from leukoscope.core.errors import EngineError, ImageError, UsageError
-from leukoscope.core.terms import Status
+from leukoscope.core.terms import WARNING_TEXTS, Status, WarningCode
 from leukoscope.decision.calibration import group_log_odds
 from leukoscope.decision.input_checks import check_descriptors
 from leukoscope.decision.parameters import OperatingPoint
@@ -22,10 +22,11 @@ from leukoscope.decision.policy import Verdict, decide
 from leukoscope.imaging.canvas import place_on_canvas, prepare_cell
 from leukoscope.imaging.decode import DecodeLimits, decode_image
 from leukoscope.imaging.descriptors import describe_cell
+from leukoscope.imaging.foreground import clean_ground
 from leukoscope.imaging.uncut import place_uncut
 from leukoscope.inference.cells import Prediction, Predictions, PreparedCell, Rgb, Source
 from leukoscope.inference.inputs import ImageLike, as_source, is_one_image, iterate_images
-from leukoscope.inference.results import CellResult, ModelReference, ReasonDetail
+from leukoscope.inference.results import CellResult, ModelReference, ReasonDetail, WarningDetail
 from leukoscope.inference.tta import TURNS, join_turned, turn_cell
 from leukoscope.models.bundle import Bundle
 from leukoscope.models.profile import LaboratoryProfile, read_profile
@@ -313,15 +314,17 @@ class Predictor:
         except ImageError as error:
             return self._unreadable(source, error, time.perf_counter() - began)
         manifest = self.bundle.manifest
-        canvas = self._place(rgb)
-        # Of the image itself: contact with its own border cannot be seen any more on the canvas.
         uncut = manifest.domain.form == "uncut"
+        placed = self._place(rgb)
+        canvas = placed if uncut else clean_ground(placed)
+        warnings = () if canvas is placed else (WarningCode.NOISY_GROUND,)
+        # Of the image itself: contact with its own border cannot be seen any more on the canvas.
         descriptors = describe_cell(canvas if uncut else rgb, manifest.canvas_px)
         refusals = tuple(check_descriptors(descriptors, self.bundle.decision.input_limits))
         cell = prepare_cell(canvas, manifest.input_px, manifest.canvas_px)
         height, width = rgb.shape[:2]
         return PreparedCell(
-            source, cell, canvas, descriptors, width, height, refusals, time.perf_counter() - began
+            source, cell, canvas, descriptors, width, height, refusals, time.perf_counter() - began, warnings
         )
 
     def _place(self, rgb: Rgb) -> Rgb:
@@ -426,6 +429,9 @@ class Predictor:
             probability=verdict.probability,
             probabilities=dict(zip(names, verdict.probabilities, strict=False)),
             reasons=self._reasons(prepared, verdict),
+            warnings=tuple(
+                WarningDetail(code=code, message=WARNING_TEXTS[code]) for code in prepared.warnings
+            ),
             subject=prepared.source.subject,
             model=self.model,
             logit=float(group_log_odds(shown, positive)) if shown is not None and positive else None,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
-from leukoscope.core.terms import RESEARCH_USE, Reason, Status
+from leukoscope.core.terms import RESEARCH_USE, Reason, Status, WarningCode
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -27,6 +27,15 @@ class ReasonDetail(BaseModel):
 
     code: Reason = Field(description="Stable code for programs.")
     message: str = Field(description="One sentence for people: the value, the limit and the remedy.")
+
+
+class WarningDetail(BaseModel):
+    """What a user should know of an image that was looked at all the same."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    code: WarningCode = Field(description="Stable code for programs.")
+    message: str = Field(description="One sentence for people: what was done and the remedy.")
 
 
 class CellResult(BaseModel):
@@ -55,6 +64,9 @@ class CellResult(BaseModel):
     reasons: tuple[ReasonDetail, ...] = Field(
         default=(),
         description="Empty for a called class; at least one entry for 'uncertain' and 'rejected'.",
+    )
+    warnings: tuple[WarningDetail, ...] = Field(
+        default=(), description="What was corrected in the image before it was looked at; mostly empty."
     )
     subject: str | None = Field(
         default=None, description="Subject the cell belongs to, where the caller or the name tells."

@@ -78,6 +78,7 @@ def iterate_sources(
     ignored: Ignored | None = None,
     limits: DecodeLimits | None = None,
     archive_limits: ArchiveLimits | None = None,
+    suffixes: frozenset[str] = SUFFIXES,
 ) -> Iterator[Source]:
     """Yield the images that the arguments name, in their order; folders, globs and lists sorted by name.
 
@@ -94,6 +95,8 @@ def iterate_sources(
         Counts what was skipped in folders and archives, and names folders without an image.
     limits, archive_limits
         What is refused.
+    suffixes
+        Names that are taken from folders and archives.
 
     Yields
     ------
@@ -126,18 +129,18 @@ def iterate_sources(
             # One byte more than the limit, so that the decoder sees that it is too large.
             yield source(STDIN_NAME, stdin.read(limits.max_bytes + 1))
             continue
-        for path in _expand(argument, ignored):
+        for path in _expand(argument, ignored, suffixes):
             if isinstance(path, _Unreadable):
                 yield source(str(path.path), path.error)
             elif _is_archive(path):
-                for name, content in _iterate_archive(path, limits, archive_limits, ignored):
+                for name, content in _iterate_archive(path, limits, archive_limits, ignored, suffixes):
                     yield source(name, content)
             else:
                 yield source(str(path), path)
     if not found:
         where = ", ".join(ignored.empty[:3]) or "the list"
         raise UsageError(
-            f"{where}: no image ({', '.join(sorted(SUFFIXES))}); name cell images or folders of them"
+            f"{where}: no image ({', '.join(sorted(suffixes))}); name cell images or folders of them"
         )
 
 
@@ -150,7 +153,7 @@ def count_sources(arguments: Iterable[str]) -> int:
     ignored = Ignored()
     for argument in arguments:
         try:
-            for path in (Path(argument),) if argument == STDIN else _expand(argument, ignored):
+            for path in (Path(argument),) if argument == STDIN else _expand(argument, ignored, SUFFIXES):
                 is_archive = isinstance(path, Path) and _is_archive(path)
                 total += _count_archive(path, ignored) if is_archive else 1  # type: ignore[arg-type]
         except UsageError:
@@ -197,7 +200,7 @@ def _file_name(name: str) -> str:
     return name.replace("\\", "/").rpartition("/")[2]
 
 
-def _expand(argument: str, ignored: Ignored) -> Iterator["Path | _Unreadable"]:
+def _expand(argument: str, ignored: Ignored, suffixes: frozenset[str]) -> Iterator["Path | _Unreadable"]:
     if not argument:
         raise UsageError("'': an empty path; give the path of an image or folder")
     path = Path(argument)
@@ -205,7 +208,7 @@ def _expand(argument: str, ignored: Ignored) -> Iterator["Path | _Unreadable"]:
         mode = path.stat().st_mode
     except (OSError, ValueError):
         if glob.has_magic(argument):
-            yield from _glob(argument, ignored)
+            yield from _glob(argument, ignored, suffixes)
         else:
             yield path  # the decoder says what is wrong with it
         return
@@ -213,14 +216,14 @@ def _expand(argument: str, ignored: Ignored) -> Iterator["Path | _Unreadable"]:
         yield path
         return
     found = False
-    for file in _walk(path, ignored):
+    for file in _walk(path, ignored, suffixes):
         found = True
         yield file
     if not found:
         ignored.empty.append(argument)
 
 
-def _glob(pattern: str, ignored: Ignored) -> Iterator["Path | _Unreadable"]:
+def _glob(pattern: str, ignored: Ignored, suffixes: frozenset[str]) -> Iterator["Path | _Unreadable"]:
     found = False
     for name in sorted(glob.iglob(pattern, recursive=True)):  # noqa: PTH207 - patterns may be absolute
         path = Path(name)
@@ -228,16 +231,16 @@ def _glob(pattern: str, ignored: Ignored) -> Iterator["Path | _Unreadable"]:
             continue
         if has_system_part(name):
             ignored.add_system(name)
-        elif _is_image_name(name) or _is_archive(path):
+        elif _is_image_name(name, suffixes) or _is_archive(path):
             found = True
             yield path
         else:
             ignored.add(name)
     if not found:
-        raise UsageError(f"{pattern}: the pattern matches no image ({', '.join(sorted(SUFFIXES))})")
+        raise UsageError(f"{pattern}: the pattern matches no image ({', '.join(sorted(suffixes))})")
 
 
-def _walk(directory: Path, ignored: Ignored) -> Iterator["Path | _Unreadable"]:
+def _walk(directory: Path, ignored: Ignored, suffixes: frozenset[str]) -> Iterator["Path | _Unreadable"]:
     """Yield the images below a folder, sorted within each folder; links to folders are not followed."""
     try:
         with os.scandir(directory) as entries:
@@ -252,8 +255,8 @@ def _walk(directory: Path, ignored: Ignored) -> Iterator["Path | _Unreadable"]:
         elif results and entry.name == _RESULT_PICTURES:
             ignored.add(entry.path)  # heat maps of an earlier call, no cells
         elif entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path), ignored)
-        elif _is_image_name(entry.name) and not entry.is_dir():
+            yield from _walk(Path(entry.path), ignored, suffixes)
+        elif _is_image_name(entry.name, suffixes) and not entry.is_dir():
             yield Path(entry.path)
         elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110 - a plain string
             yield Path(entry.path)  # the decoder says that it leads nowhere
@@ -274,9 +277,9 @@ class _Unreadable:
         return ImageError(Reason.UNREADABLE, text)
 
 
-def _is_image_name(name: str) -> bool:
+def _is_image_name(name: str, suffixes: frozenset[str]) -> bool:
     file = _file_name(name)
-    return not file.startswith(".") and os.path.splitext(file)[1].lower() in SUFFIXES  # noqa: PTH122 - a plain string
+    return not file.startswith(".") and os.path.splitext(file)[1].lower() in suffixes  # noqa: PTH122 - a plain string
 
 
 def _is_archive(path: Path) -> bool:
@@ -284,11 +287,15 @@ def _is_archive(path: Path) -> bool:
 
 
 def _iterate_archive(
-    path: Path, limits: DecodeLimits, archive_limits: ArchiveLimits, ignored: Ignored
+    path: Path,
+    limits: DecodeLimits,
+    archive_limits: ArchiveLimits,
+    ignored: Ignored,
+    suffixes: frozenset[str],
 ) -> Iterator[tuple[str, bytes | ImageError]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            members = _members(path, archive, archive_limits, ignored)
+            members = _members(path, archive, archive_limits, ignored, suffixes)
             if isinstance(members, ImageError):
                 yield str(path), members
                 return
@@ -306,14 +313,18 @@ def _iterate_archive(
 def _count_archive(path: Path, ignored: Ignored) -> int:
     try:
         with zipfile.ZipFile(path) as archive:
-            members = _members(path, archive, ArchiveLimits(), ignored)
+            members = _members(path, archive, ArchiveLimits(), ignored, SUFFIXES)
             return 1 if isinstance(members, ImageError) else len(members)
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
         return 1
 
 
 def _members(
-    path: Path, archive: zipfile.ZipFile, limits: ArchiveLimits, ignored: Ignored
+    path: Path,
+    archive: zipfile.ZipFile,
+    limits: ArchiveLimits,
+    ignored: Ignored,
+    suffixes: frozenset[str],
 ) -> list[zipfile.ZipInfo] | ImageError:
     entries = archive.infolist()
     if len(entries) > limits.max_members:
@@ -325,7 +336,7 @@ def _members(
             continue
         if has_system_part(entry.filename):
             ignored.add_system(f"{path}/{_printable(entry.filename)}")
-        elif _is_image_name(entry.filename):
+        elif _is_image_name(entry.filename, suffixes):
             members.append(entry)
         else:
             ignored.add(f"{path}/{_printable(entry.filename)}")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from leukoscope.core.errors import ImageError
 from leukoscope.core.terms import Reason
@@ -18,14 +19,20 @@ SHARP_UM = 1.7
 
 _LEAST_BRIGHTNESS = 25.0
 _LEAST_CONTRAST = 2.5
+_COARSE_PX = 60  # side of the picture on which an image is empty or not
 _LEAST_COLOR = 2.0
+_LEAST_GREEN = 0.82  # of the background, by the lower of red and blue; stained tissue is darker in green
+_MOST_BLUE = 1.5  # absorbed by red cells, by what they absorb in green
+_BRIGHTER = 0.1  # optical density by which nothing in a smear is brighter than the background
+_WIDEST_EDGE_PX = 40.0  # where no scale is known
 _MOST_NOISE = (
     0.0215  # of the background in optical density; at the cap of the estimate there is no even background
 )
 _WRONG_SCALE = 2.0
 _UNKNOWN = (
     "the scale is unknown: no red cells could be measured and the file does not tell it; "
-    "give it with --microns-per-pixel (0.1 is usual for a 100x objective, 0.25 for 40x)"
+    "if this is a blood smear, give it with --microns-per-pixel (0.1 is usual for a 100x objective, 0.25 for 40x); "
+    "other photographs cannot be read"
 )
 
 
@@ -142,16 +149,17 @@ def edge_width(density: Floats, um: float) -> float:
 
 def _check_light(thumbnail: NDArray[np.uint8]) -> None:
     values = thumbnail.astype(np.float32)
-    bright, dark = float(np.quantile(values, 0.98)), float(np.quantile(values, 0.02))
+    bright = float(np.quantile(values, 0.98))
     if bright < _LEAST_BRIGHTNESS:
         raise ImageError(
             Reason.BLANK,
             f"the image is black (brightest {bright:.0f} of 255); check lamp, shutter and exposure",
         )
-    if bright - dark < _LEAST_CONTRAST * 2 and float(values.std(axis=(0, 1)).max()) < _LEAST_CONTRAST:
+    contrast = _contrast(thumbnail)
+    if contrast < _LEAST_CONTRAST * 2:
         raise ImageError(
             Reason.BLANK,
-            f"the image is empty ({bright - dark:.0f} of 255 between dark and bright); give one with cells",
+            f"the image is empty ({contrast:.0f} of 255 between dark and bright); give one with cells",
         )
     color = (values.max(axis=-1) - values.min(axis=-1)).mean()
     if color < _LEAST_COLOR:
@@ -159,6 +167,16 @@ def _check_light(thumbnail: NDArray[np.uint8]) -> None:
             Reason.UNSUPPORTED_MODE,
             "the image is gray: the stain's color is missing; give a color photograph",
         )
+
+
+def _contrast(thumbnail: NDArray[np.uint8]) -> float:
+    """Return the largest difference within a channel, after averaging until the camera's noise is gone."""
+    height, width = thumbnail.shape[:2]
+    factor = max(1.0, (height * width) ** 0.5 / _COARSE_PX)
+    size = (max(1, round(width / factor)), max(1, round(height / factor)))
+    coarse = Image.fromarray(np.ascontiguousarray(thumbnail)).resize(size, Image.Resampling.BOX)
+    low, high = np.quantile(np.asarray(coarse).reshape(-1, 3), (0.002, 0.998), axis=0)
+    return float((high - low).max())
 
 
 def _without_scale(picture: Picture, survey: Survey) -> ImageError:
@@ -171,6 +189,18 @@ def _without_scale(picture: Picture, survey: Survey) -> ImageError:
             Reason.WRONG_SCALE,
             f"red cells have about {small:.0f} px, the least is {7.2 / COARSEST_UM:.0f}; "
             "photograph at 40x or more, and give the image at full size",
+        )
+    stain = measure_stain(picture, survey.light, survey.red_cells)
+    try:
+        _check_colors(stain)
+    except ImageError as error:
+        return error
+    edge_px = measure_focus(picture, survey.light, 1.0)
+    if edge_px > _WIDEST_EDGE_PX:
+        return ImageError(
+            Reason.BLURRED,
+            f"the sharpest edges are {edge_px:.0f} px wide, the limit without a known scale is {_WIDEST_EDGE_PX:.0f}; "
+            "focus and photograph again",
         )
     return ImageError(Reason.NO_SCALE, _UNKNOWN)
 
@@ -194,13 +224,29 @@ def _check_scale(scale: Scale) -> None:
 
 def _check_colors(stain: Stain) -> None:
     """Refuse what has no red cells' color: they absorb green and blue, hardly more red."""
-    red, green, blue = stain.red_cells
-    if stain.n_pixels and (green < 0.5 * red or max(green, blue) < 0.015 or red > 0.35):
+    red, green, blue = stain.background_rgb
+    if green < _LEAST_GREEN * min(red, blue):
         raise ImageError(
             Reason.NOT_A_SMEAR,
-            f"what is seen on the background absorbs red {red:.2f}, green {green:.2f}, blue {blue:.2f}: "
-            "not the colors of red cells; give a photograph of a stained blood smear",
+            f"the background is pink (red {red:.0f}, green {green:.0f}, blue {blue:.0f} of 255), as in a section of "
+            "tissue or a thick smear; give a thin smear where cells lie apart on a bright background",
         )
+    red, green, blue = stain.red_cells
+    is_blue = blue > 0.1 and blue > _MOST_BLUE * green
+    is_bright = min(red, green, blue) < -_BRIGHTER
+    if stain.n_pixels and (is_blue or is_bright):
+        raise _other_colors(stain)
+    if stain.n_pixels and (green < 0.5 * red or max(green, blue) < 0.015 or red > 0.35):
+        raise _other_colors(stain)
+
+
+def _other_colors(stain: Stain) -> ImageError:
+    red, green, blue = stain.red_cells
+    return ImageError(
+        Reason.NOT_A_SMEAR,
+        f"what is seen on the background absorbs red {red:.2f}, green {green:.2f}, blue {blue:.2f}: "
+        "not the colors of red cells; give a photograph of a stained blood smear",
+    )
 
 
 def _warnings(scale: Scale, stain: Stain, survey: Survey, edge: float) -> list[str]:

@@ -12,7 +12,9 @@ from PIL import Image
 
 from leukoscope.core.errors import CohortError, ImageError
 from leukoscope.core.io import OutputFile
+from leukoscope.core.terms import Reason
 from leukoscope.imaging.canvas import CANVAS_PX
+from leukoscope.inference.cells import Source
 from leukoscope.smear.annotations import Annotation, Annotations
 from leukoscope.smear.calibrate import Calibration, calibrate_field, survey_field
 from leukoscope.smear.exports import file_stem, write_picture
@@ -62,16 +64,23 @@ class CutReport:
         Cells by label.
     odd
         File and sentence, for everything that was left out.
+    rejected
+        Files that could not be read or searched.
+    system_files, skipped
+        Files and folders of an operating system, and others that are no images by their name; left out.
     """
 
     fields: int = 0
+    rejected: int = 0
+    system_files: int = 0
+    skipped: int = 0
     cells: int = 0
     labels: dict[str, int] = field(default_factory=dict)
     odd: list[tuple[str, str]] = field(default_factory=list)
 
 
 def cut_cohort(
-    images: Iterable[Path],
+    images: Iterable[Source],
     out: Path,
     annotations: Annotations,
     *,
@@ -85,7 +94,8 @@ def cut_cohort(
     Parameters
     ----------
     images
-        Fields.
+        Fields: files, or what kept them from being read. Members of archives are rejected, since annotations stand
+        beside files.
     out
         Folder: one PNG a cell below ``LABEL/``, and ``cells.csv``.
     annotations
@@ -102,8 +112,9 @@ def cut_cohort(
         rows.writerow(
             ("file", "label", "subject", "field", "y0_px", "x0_px", "y1_px", "x1_px", "microns_per_pixel")
         )
-        for number, path in enumerate(images, 1):
+        for number, source in enumerate(images, 1):
             try:
+                path = _path_of(source)
                 file = open_field(path)
                 survey = survey_field(file.picture)
                 calibration = calibrate_field(
@@ -111,7 +122,8 @@ def cut_cohort(
                 )
                 marked = annotations.of(path, file.picture.width_px, file.picture.height_px)
             except (ImageError, CohortError) as error:
-                report.odd.append((str(path), str(error)))
+                report.odd.append((source.name, str(error)))
+                report.rejected += 1
                 continue
             report.fields += 1
             found = find_cells(
@@ -138,6 +150,17 @@ def cut_cohort(
                 report.cells += 1
                 report.labels[label] = report.labels.get(label, 0) + 1
     return report
+
+
+def _path_of(source: Source) -> Path:
+    if isinstance(source.content, ImageError):
+        raise source.content
+    if not isinstance(source.content, Path):
+        raise ImageError(
+            Reason.NOT_A_FILE,
+            "this is no file of its own; unpack the archive, annotations are looked for beside the image",
+        )
+    return source.content
 
 
 def _pair(  # noqa: PLR0917

@@ -13,6 +13,7 @@ from leukoscope.core.errors import ImageError
 from leukoscope.core.terms import Reason
 from leukoscope.imaging.decode import DecodeLimits, load_pixels, orient, read_file, resolve_transparency
 from leukoscope.imaging.formats import Container, read_container
+from leukoscope.inference.sources import SUFFIXES
 from leukoscope.smear.metadata import read_directory, scale_in_metadata
 from leukoscope.smear.picture import ArrayPicture, Picture, PillowPicture
 
@@ -20,6 +21,8 @@ FIELD_LIMITS = DecodeLimits(
     max_bytes=640 * 1024 * 1024, max_pixels=120_000_000, max_side_px=100_000, min_side_px=64
 )
 """Limits of one field; more belongs to a whole slide."""
+FIELD_SUFFIXES = SUFFIXES | {".dcm", ".dicom"}
+"""Names that are taken from folders and archives of fields."""
 
 _AS_ARRAY_PIXELS = 25_000_000  # larger images stay with Pillow: 4 bytes a pixel instead of 7
 

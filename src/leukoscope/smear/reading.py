@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import ImageError, UsageError
+from leukoscope.core.terms import Reason
 from leukoscope.imaging.overlay import encode_png
 from leukoscope.inference.cells import Source
 from leukoscope.inference.inputs import iterate_images
 from leukoscope.models.registry import KINDS_MODEL
 from leukoscope.smear.calibrate import SHARP_UM, Calibration, Survey, calibrate_field, survey_field
-from leukoscope.smear.files import FIELD_LIMITS, FieldFile, open_field
+from leukoscope.smear.files import FIELD_LIMITS, FIELD_SUFFIXES, FieldFile, open_field
 from leukoscope.smear.finder import ClassicalFinder, Finder, FoundCell
 from leukoscope.smear.finder_network import RED_CELL_UM, NetworkFinder, default_finder
 from leukoscope.smear.measure import measure_cell
@@ -135,7 +136,9 @@ def _sources(sources: Any, subject_of: Callable[[str], str | None]) -> Iterator[
     several = isinstance(sources, Iterable) and not isinstance(sources, str | bytes | np.ndarray)
     for source in sources if several else [sources]:
         if isinstance(source, str | Path):
-            yield from iterate_sources([str(source)], subject_of=subject_of, limits=FIELD_LIMITS)
+            yield from iterate_sources(
+                [str(source)], subject_of=subject_of, limits=FIELD_LIMITS, suffixes=FIELD_SUFFIXES
+            )
         else:
             yield from iterate_images(source)
 
@@ -251,6 +254,12 @@ class _Reader:
         finder = ClassicalFinder(stain) if self._finder == "classical" else self._finder
         found = find_cells(picture, light, finder, scale.value)
         found = [cell for cell in found if cell.score >= LEAST_SCORE]
+        if found and not stain.n_pixels and stain.nuclei is None:
+            raise ImageError(
+                Reason.NOT_A_SMEAR,
+                "nothing on the background has the colors of red cells or of nuclei; "
+                "give a photograph of a stained blood smear",
+            )
         whole = [cell for cell in found if cell.smudge < 0.5]
         smudges = len(found) - len(whole)
         calls = self._classifier.classify(picture, calibration, whole) if self._classifier else None

@@ -50,6 +50,7 @@ COLUMNS = (
     "model_sha256",
     "notice",
     "probabilities",
+    "warnings",
 )
 
 
@@ -147,6 +148,7 @@ def _row(record: CaseRecord) -> tuple[Any, ...]:
         result.model.sha256,
         RESEARCH_USE,
         " ".join(f"{name}={share!r}" for name, share in result.probabilities.items()),
+        " ".join(warning.code.value for warning in result.warnings),
     )
 
 

@@ -13,10 +13,11 @@ from typing import IO
 from flask import Request as FlaskRequest
 from werkzeug.datastructures import FileStorage
 
+from leukoscope.core.system_files import has_system_part
+from leukoscope.imaging.foreign_formats import is_zip_archive
 from leukoscope.web.problems import Problem, invalid, too_large
 from leukoscope.web.settings import MEBIBYTE, Limits
 
-_ZIP_SIGNS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _LONGEST_NAME = 255
 _UNPACKED_AT_ONCE = 16 * MEBIBYTE
@@ -70,7 +71,7 @@ def chunks(uploads: Sequence[Upload], most: int) -> Iterator[list[Upload]]:
 
 
 def receive(files: list[FileStorage], limits: Limits, most: int) -> tuple[Upload, ...]:
-    """Take the files of a request; a ZIP archive (told by its content) becomes its members.
+    """Take the files of a request; a ZIP archive (told by its content; no office document) becomes its members.
 
     Raises
     ------
@@ -81,7 +82,7 @@ def receive(files: list[FileStorage], limits: Limits, most: int) -> tuple[Upload
     for file in files:
         content = file.stream.read()
         file.close()  # the request would hold a second copy until its end
-        if content.startswith(_ZIP_SIGNS):
+        if is_zip_archive(content):
             uploads += _members(content, limits)
         else:
             uploads.append(Upload(clean_name(file.filename), _constant(content)))
@@ -161,8 +162,8 @@ def _members(content: bytes, limits: Limits) -> list[Upload]:
 def _is_candidate(entry: zipfile.ZipInfo) -> bool:
     if entry.is_dir() or stat.S_ISLNK(entry.external_attr >> 16):
         return False
-    parts = entry.filename.replace("\\", "/").split("/")
-    return parts[0] != "__MACOSX" and not parts[-1].startswith(".")
+    hidden = entry.filename.replace("\\", "/").rpartition("/")[2].startswith(".")
+    return not hidden and not has_system_part(entry.filename)
 
 
 def check_multipart(request: FlaskRequest) -> None:

@@ -15,6 +15,7 @@ from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.foreground import (
     FOREGROUND_ABOVE,
     cell_mask,
+    clean_ground,
     component_areas,
     count_components,
     foreground_box,
@@ -105,3 +106,46 @@ def test_box_is_that_of_the_mask(rgb: np.ndarray) -> None:
     rows, columns = np.nonzero(cell_mask(rgb))
     expected = (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1) if rows.size else None
     assert foreground_box(rgb) == expected
+
+
+def as_jpeg(rgb: np.ndarray, quality: int) -> np.ndarray:
+    stream = io.BytesIO()
+    Image.fromarray(rgb).save(stream, "JPEG", quality=quality, subsampling="4:2:0")
+    return decode_image(stream.getvalue())
+
+
+@pytest.mark.parametrize("quality", [60, 75, 85, 95, 100])
+def test_noise_of_jpeg_in_the_ground_is_removed_and_the_cell_kept(quality: int) -> None:
+    for path in CELLS[::6]:
+        exact = decode_image(path)
+        noisy = as_jpeg(exact, quality)
+        cleaned = clean_ground(noisy)
+        assert cleaned is not noisy
+        kept, cell = cleaned.any(axis=2), exact.any(axis=2)
+        assert (kept & cell).sum() / (kept | cell).sum() > 0.97
+        assert np.array_equal(cleaned[kept], noisy[kept])
+        assert clean_ground(cleaned) is cleaned
+
+
+def test_a_lossless_cell_is_the_same_array() -> None:
+    for path in CELLS:
+        rgb = decode_image(path)
+        assert clean_ground(rgb) is rgb
+
+
+def test_several_cells_and_dark_holes_are_kept_in_a_noisy_ground() -> None:
+    rgb = np.random.default_rng(0).integers(0, 7, (120, 120, 3), np.uint8)
+    rgb[10:50, 10:50] = 150
+    rgb[20:25, 20:25] = 3
+    rgb[70:110, 70:110] = 120
+    rgb[60:62, 20:22] = 90
+    cleaned = clean_ground(rgb)
+    assert np.array_equal(cleaned[10:50, 10:50], rgb[10:50, 10:50])
+    assert np.array_equal(cleaned[70:110, 70:110], rgb[70:110, 70:110])
+    assert np.count_nonzero(cleaned.any(axis=2)) <= 2 * 40 * 40
+
+
+@pytest.mark.parametrize("value", [0, 5, 255])
+def test_flat_images_are_left_alone(value: int) -> None:
+    rgb = np.full((40, 40, 3), value, np.uint8)
+    assert clean_ground(rgb) is rgb
