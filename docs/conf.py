@@ -22,6 +22,7 @@ CONTENTS = {
     "Use": [
         "docs/start",
         "docs/how-to/install",
+        "docs/how-to/kinds",
         "docs/how-to/smear",
         "docs/how-to/decide",
         "docs/how-to/serve",

@@ -40,6 +40,7 @@ NOVELTY = "--cells cohort/cells.csv --splits cohort/splits.json --split only --b
 RIGHT_CALLS = {
     "predict": "predict a.webp -q --bundle bundle",
     "smear": "smear field.jpg -q",
+    "adapt": "adapt field.jpg --out out/lab.json",
     "demo": "demo --out out/demo",
     "serve": "serve --bundle bundle --data data",
     "records delete": "records delete LK-7F3K9-2QD4M --yes --data records",
@@ -72,6 +73,7 @@ HEAVY = {
     "demo": "leukoscope.inference.predictor.Predictor.stream",
     "explain-check": "leukoscope.inference.explain.check_explanations",
     "smear": "leukoscope.smear.reading.read_smear",
+    "adapt": "leukoscope.learning.adapt.adapt",
     "data cut": "leukoscope.smear.cutting.cut_cohort",
     "data explore": "leukoscope.evaluation.explore.draw_cohort",
     "serve": "leukoscope.web.server.serve",

@@ -109,7 +109,7 @@ run = start_run(
     "hold-out-fold_1",
     settings,
     out=work / "runs",
-    config_name="small",
+    run_name="small",
 )
 sorted(path.name for path in run.iterdir())
 

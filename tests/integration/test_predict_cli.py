@@ -193,7 +193,7 @@ def test_an_interrupted_batch_goes_on_where_it_stopped(run, tmp_path: Path) -> N
         (("x.png", "--sheet", "s.gif"), ".png"),
         (("x.png", "--engine", "tpu"), "openvino"),
         (("x.png", "--tta", "5"), "1, 4, 8"),
-        (("x.png", "--threads", "0"), "0"),
+        (("x.png", "--threads", "0"), "--threads"),
         (("x.png", "--operating-point", "best"), "balanced, sensitive"),
         (("x.png", "--subjects", "{missing}"), "{missing}"),
         (("-", "--stdin-list"), "--stdin-list"),

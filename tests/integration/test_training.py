@@ -384,11 +384,11 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from leukoscope.core.config import apply_overrides, build
-from leukoscope.training.fit.callbacks import Listener
+from leukoscope.training.fit.callbacks import TrainingCallback
 from leukoscope.training.run import start_run
 from leukoscope.training.settings import TrainSettings
 
-class Killing(Listener):
+class Killing(TrainingCallback):
     epochs = steps = 0
 
     def epoch(self, record):
