@@ -1,6 +1,7 @@
 """``manifest.json``: what a bundle says of its model, and ``sample/expected.json``: what the model must answer."""
 
-from typing import Annotated, Any, Literal, Self, TypeVar
+import json
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -17,6 +18,8 @@ Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Version = Annotated[str, Field(pattern=r"^[0-9][0-9A-Za-z.+-]{0,31}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Task = Literal["cell", "kinds", "finder"]
+TASKS: tuple[Task, ...] = get_args(Task)
 Content = TypeVar("Content", bound=BaseModel)
 
 
@@ -69,38 +72,55 @@ class Domain(_Record):
     stain: str | None = Field(default=None, min_length=1, description="Stain of the training images.")
 
 
-class Manifest(_Record):
-    """All of ``manifest.json``; version 1, of one logit, is read as the binary schema of C-NMC."""
+class ModelManifest(_Record):
+    """What the manifests of all tasks say."""
 
     schema_version: Literal[1, 2] = 2
     name: Identifier
     version: Version
-    task: Literal["cell", "kinds", "finder", "ensemble"] = Field(
+    task: Task = Field(
         default="cell",
-        description="cell: one cut-out cell, blast or normal; kinds: names cells; finder: finds cells in a field; "
-        "ensemble: several bundles together.",
+        description="cell: says blast or normal of one cell; kinds: names the kind of a cell; "
+        "finder: finds the white cells of a field.",
     )
-    domain: Domain = Field(default_factory=Domain)
     title: str = Field(min_length=1)
     created: str = Field(description="UTC, ISO 8601.")
     notice: str = RESEARCH_USE
     intended_use: str = Field(min_length=1)
     limitations: tuple[str, ...] = Field(min_length=1, description="What a reader must know before using it.")
     architecture: str
+    parameters: Count
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    libraries: dict[str, str] = Field(default_factory=dict, description="Versions the model was made with.")
+    licences: tuple[LicenceRecord, ...] = Field(min_length=1)
+
+    def to_json(self) -> str:
+        """Return the text of ``manifest.json``: indented, with a newline at the end."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read ``manifest.json``; anything unknown or impossible is a ``BundleError``."""
+        return parse_record(cls, "manifest.json", text)
+
+
+class Manifest(ModelManifest):
+    """``manifest.json`` of the tasks ``cell`` and ``kinds``; version 1, of one logit, has the binary schema of C-NMC."""
+
+    task: Literal["cell", "kinds"] = Field(
+        default="cell", description="cell: says blast or normal of one cell; kinds: names the kind of a cell."
+    )
+    domain: Domain = Field(default_factory=Domain)
     head: str
     attribution: str = Field(description="The method of the activation map.")
-    parameters: Count
     flops: float = Field(
         gt=0, description="Floating-point operations of one cell; a multiply-add counts as two."
     )
     canvas_px: int = Field(ge=32, le=4096)
     input_px: int = Field(ge=32, le=1024)
     classes: ClassSchema = Field(default=BINARY, description="In the order of the logits.")
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
     training: TrainingRecord
-    libraries: dict[str, str] = Field(default_factory=dict, description="Versions the model was made with.")
-    licences: tuple[LicenceRecord, ...] = Field(min_length=1)
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -141,15 +161,6 @@ class Manifest(_Record):
     def embedding_width(self) -> int:
         """D of the output ``embedding``."""
         return int(self.outputs[1].shape[1])
-
-    def to_json(self) -> str:
-        """Return the text of ``manifest.json``: indented, with a newline at the end."""
-        return self.model_dump_json(indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Read ``manifest.json``; anything unknown or impossible is a ``BundleError``."""
-        return _parse(cls, "manifest.json", text)
 
 
 class ExpectedCell(_Record):
@@ -192,10 +203,20 @@ class ExpectedOutputs(_Record):
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         """Read ``expected.json``; anything unknown or impossible is a ``BundleError``."""
-        return _parse(cls, "sample/expected.json", text)
+        return parse_record(cls, "sample/expected.json", text)
 
 
-def _parse(schema: type[Content], name: str, text: str | bytes) -> Content:
+def task_of(text: str | bytes) -> str:
+    """Return the ``task`` that a ``manifest.json`` states; ``cell`` where it states none or cannot be read."""
+    try:
+        task = json.loads(text).get("task", "cell")
+    except (ValueError, AttributeError, RecursionError):
+        return "cell"
+    return task if isinstance(task, str) else "cell"
+
+
+def parse_record(schema: type[Content], name: str, text: str | bytes) -> Content:
+    """Read JSON of a bundle's file; what is unknown or impossible is a ``BundleError`` that names the first such thing."""
     try:
         return schema.model_validate_json(text)
     except ValidationError as error:
