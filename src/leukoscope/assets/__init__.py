@@ -25,9 +25,9 @@ def default_bundle_path() -> Path:
     return _HERE / "bundle"
 
 
-def finder_path() -> Path:
-    """Return the graph of the shipped finder of white cells."""
-    return _HERE / "finder" / "finder.onnx"
+def finder_bundle_path() -> Path:
+    """Return the folder of the shipped finder of white cells, a bundle of the task ``finder``."""
+    return _HERE / "finder"
 
 
 def licence_text() -> str:

@@ -21,9 +21,10 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("predict")(predict)
     app.command("explain-check")(explain_check)
-    bundle = typer.Typer(help="Verify or show a bundle (an exported model).", no_args_is_help=True)
+    bundle = typer.Typer(help="Verify, show or list bundles (exported models).", no_args_is_help=True)
     bundle.command("verify")(bundle_verify)
     bundle.command("show")(bundle_show)
+    bundle.command("list")(bundle_list)
     app.add_typer(bundle, name="bundle")
 
 
@@ -131,7 +132,7 @@ def predict(
 
 def bundle_verify(
     directory: Annotated[
-        Path | None, typer.Argument(help="Folder of the bundle; the shipped one by default.")
+        Path | None, typer.Argument(help="Folder or name of the bundle; the shipped classifier by default.")
     ] = None,
     expect: Annotated[
         str | None, typer.Option(metavar="SHA256", help="The bundle's own SHA-256, as bundle show prints it.")
@@ -155,7 +156,7 @@ def bundle_verify(
 
 def bundle_show(
     directory: Annotated[
-        Path | None, typer.Argument(help="Folder of the bundle; the shipped one by default.")
+        Path | None, typer.Argument(help="Folder or name of the bundle; the shipped classifier by default.")
     ] = None,
     card: Annotated[bool, typer.Option("--card", help="Print the model card.")] = False,
     as_json: Json = False,
@@ -167,6 +168,16 @@ def bundle_show(
     from leukoscope.cli.bundles import show
 
     show(directory, card=card, as_json=as_json)
+
+
+def bundle_list(as_json: Json = False) -> None:
+    """List the bundles at hand: those shipped, and those of the folder that LEUKOSCOPE_MODELS names.
+
+    Example: leukoscope bundle list
+    """
+    from leukoscope.cli.bundles import list_bundles
+
+    list_bundles(as_json=as_json)
 
 
 def explain_check(

@@ -38,8 +38,12 @@ def smear(
         bool, typer.Option("--resume", help="With --out: go on where an earlier call stopped.")
     ] = False,
     finder: Annotated[
-        str, typer.Option(help="network (the shipped one), or classical (thresholds and watershed).")
-    ] = "network",
+        str,
+        typer.Option(
+            metavar="DIR|NAME|classical",
+            help="Bundle of the task finder, by folder or name; classical: thresholds and watershed.",
+        ),
+    ] = "finder",
     keep_spelling: KeepSpelling = False,
     overwrite: Overwrite = False,
     subjects: Annotated[

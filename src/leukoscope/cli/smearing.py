@@ -30,7 +30,7 @@ class SmearOptions:
     resume: bool = False
     overwrite: bool = False
     subjects: Path | None = None
-    finder: str = "network"
+    finder: str = "finder"
     keep_spelling: bool = False
     microns_per_pixel: float | None = None
 
@@ -42,8 +42,9 @@ def run_smear(options: SmearOptions) -> int:
     from leukoscope.cli.predicting import subject_of
     from leukoscope.inference.sources import Ignored, iterate_sources
     from leukoscope.smear.files import FIELD_LIMITS
+    from leukoscope.smear.finder_network import load_finder
     from leukoscope.smear.folder import SmearFolder
-    from leukoscope.smear.reading import read_smear
+    from leukoscope.smear.reading import CLASSICAL, read_smear
 
     ignored = Ignored()
     found = iterate_sources(
@@ -54,14 +55,15 @@ def run_smear(options: SmearOptions) -> int:
         limits=FIELD_LIMITS,
     )
     counts = _Counts(options)
-    finder: Any = options.finder
+    finder: Any = options.finder if options.finder == CLASSICAL else load_finder(options.finder)
     if options.out is None:
         for reading in read_smear(found, microns_per_pixel=options.microns_per_pixel, finder=finder):
             counts.add(reading.record)
     else:
         settings = {
             "microns_per_pixel": options.microns_per_pixel,
-            "finder": options.finder,
+            "finder": getattr(finder, "name", options.finder),
+            "finder_sha256": getattr(finder, "sha256", None),
             "subjects": None,
         }
         if options.subjects is not None:
@@ -93,8 +95,6 @@ def _check(options: SmearOptions) -> None:
         raise UsageError(
             f"--microns-per-pixel {options.microns_per_pixel}: expected a positive number, such as 0.1"
         )
-    if options.finder not in ("network", "classical"):
-        raise UsageError(f"--finder {options.finder}: expected network or classical")
     if options.bundle is not None:
         raise UsageError(
             f"--bundle {options.bundle}: no bundle of this version finds or names the cells of fields; leave it out"

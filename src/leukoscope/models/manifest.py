@@ -23,12 +23,14 @@ TASKS: tuple[Task, ...] = get_args(Task)
 Content = TypeVar("Content", bound=BaseModel)
 
 
-class _Record(BaseModel):
+class BundleRecord(BaseModel):
+    """Frozen and closed: an unknown field is an error."""
+
     # Built when first used: a prediction reads the manifest, never the expected outputs.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
-class TensorSpec(_Record):
+class TensorSpec(BundleRecord):
     """One input or output of the graph."""
 
     name: str
@@ -38,7 +40,7 @@ class TensorSpec(_Record):
     value_range: str = Field(min_length=1)
 
 
-class TrainingRecord(_Record):
+class TrainingRecord(BundleRecord):
     """What the model was trained on, as counts and hashes, so that a test set can be shown to be disjoint."""
 
     protocol: str
@@ -52,7 +54,7 @@ class TrainingRecord(_Record):
     git_commit: str | None = None
 
 
-class LicenceRecord(_Record):
+class LicenceRecord(BundleRecord):
     """Under what terms a part may be used."""
 
     part: str = Field(description="What it covers, for instance 'weights' or 'sample cells'.")
@@ -60,7 +62,7 @@ class LicenceRecord(_Record):
     attribution: str = ""
 
 
-class Domain(_Record):
+class Domain(BundleRecord):
     """Which images a model answers for."""
 
     form: Literal["cut_out", "uncut"] = Field(
@@ -72,7 +74,7 @@ class Domain(_Record):
     stain: str | None = Field(default=None, min_length=1, description="Stain of the training images.")
 
 
-class ModelManifest(_Record):
+class ModelManifest(BundleRecord):
     """What the manifests of all tasks say."""
 
     schema_version: Literal[1, 2] = 2
@@ -106,7 +108,7 @@ class ModelManifest(_Record):
 
 
 class Manifest(ModelManifest):
-    """``manifest.json`` of the tasks ``cell`` and ``kinds``; version 1, of one logit, has the binary schema of C-NMC."""
+    """``manifest.json`` of the tasks ``cell`` and ``kinds``; version 1, of one logit, is of the classes of C-NMC."""
 
     task: Literal["cell", "kinds"] = Field(
         default="cell", description="cell: says blast or normal of one cell; kinds: names the kind of a cell."
@@ -163,7 +165,7 @@ class Manifest(ModelManifest):
         return int(self.outputs[1].shape[1])
 
 
-class ExpectedCell(_Record):
+class ExpectedCell(BundleRecord):
     """What the model answered for one sample cell when the bundle was made."""
 
     file: FileName
@@ -185,7 +187,7 @@ class ExpectedCell(_Record):
     )
 
 
-class ExpectedOutputs(_Record):
+class ExpectedOutputs(BundleRecord):
     """All of ``sample/expected.json``."""
 
     schema_version: Literal[1] = 1
@@ -216,7 +218,7 @@ def task_of(text: str | bytes) -> str:
 
 
 def parse_record(schema: type[Content], name: str, text: str | bytes) -> Content:
-    """Read JSON of a bundle's file; what is unknown or impossible is a ``BundleError`` that names the first such thing."""
+    """Read one JSON file of a bundle; a ``BundleError`` names the first thing that is unknown or impossible."""
     try:
         return schema.model_validate_json(text)
     except ValidationError as error:

@@ -18,7 +18,7 @@ from leukoscope.smear.calibrate import Calibration, calibrate_field, survey_fiel
 from leukoscope.smear.exports import file_stem, write_picture
 from leukoscope.smear.files import FieldFile, open_field
 from leukoscope.smear.finder import Finder, Instance
-from leukoscope.smear.finder_network import default_finder
+from leukoscope.smear.finder_network import load_finder
 from leukoscope.smear.tiling import find_cells
 
 CANVAS_UM = 0.087
@@ -117,7 +117,7 @@ def cut_cohort(
             found = find_cells(
                 file.picture,
                 calibration.light,
-                finder or default_finder(),
+                finder or load_finder(),
                 calibration.scale.value,
             )
             stem, subject = file_stem(number, path.name), subject_of(str(path)) or ""

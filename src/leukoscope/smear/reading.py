@@ -1,11 +1,12 @@
 """Reading smears: fields in, their white cells out, one field at a time."""
 
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,11 @@ from leukoscope.core.errors import ImageError, UsageError
 from leukoscope.imaging.overlay import encode_png
 from leukoscope.inference.cells import Source
 from leukoscope.inference.inputs import iterate_images
+from leukoscope.models.registry import FINDER_MODEL
 from leukoscope.smear.calibrate import SHARP_UM, Calibration, Survey, calibrate_field, survey_field
 from leukoscope.smear.files import FIELD_LIMITS, FieldFile, open_field
 from leukoscope.smear.finder import ClassicalFinder, Finder, FoundCell
-from leukoscope.smear.finder_network import RED_CELL_UM, NetworkFinder, default_finder
+from leukoscope.smear.finder_network import RED_CELL_UM, NetworkFinder, load_finder
 from leukoscope.smear.measure import measure_cell
 from leukoscope.smear.picture import Picture, shrunk_shape
 from leukoscope.smear.raster import trace_outlines
@@ -25,6 +27,8 @@ from leukoscope.smear.records import CellRecord, FieldRecord, ScaleRecord, Stain
 from leukoscope.smear.scale import RedCellSize, Scale, ScaleSource, pool_red_cells, scale_of
 from leukoscope.smear.tiling import find_cells
 
+CLASSICAL = "classical"
+"""Names the finder by thresholds and watershed, which needs no bundle."""
 LEAST_SCORE = 0.5
 OVERVIEW_PX = 1400
 CROP_MARGIN_UM = 3.0
@@ -77,7 +81,7 @@ def read_smear(
     sources: Any,
     *,
     microns_per_pixel: float | None = None,
-    finder: "Finder | Literal['network', 'classical']" = "network",
+    finder: "Finder | str | os.PathLike[str]" = FINDER_MODEL,
     classifier: CellClassifier | None = None,
     subject_of: Callable[[str], str | None] = lambda _: None,
 ) -> Iterator[FieldReading]:
@@ -90,7 +94,8 @@ def read_smear(
     microns_per_pixel
         Scale of all of them; None takes each file's metadata, else measures red cells.
     finder
-        Finds the cells: the shipped network, the classical finder, or one of your own.
+        Finds the cells: the name or folder of a bundle of the task ``finder``, ``classical`` for thresholds and
+        watershed, or one of your own.
     classifier
         Names them; None leaves ``white cell``.
     subject_of
@@ -104,7 +109,9 @@ def read_smear(
     Raises
     ------
     UsageError
-        ``microns_per_pixel`` is not positive, or no image is named.
+        ``microns_per_pixel`` is not positive, there is no such finder, or no image is named.
+    BundleError
+        The finder's bundle is of another task, damaged or altered.
     """
     if microns_per_pixel is not None and not 0 < microns_per_pixel < 1000:
         raise UsageError(f"microns_per_pixel is {microns_per_pixel}; expected a positive number, such as 0.1")
@@ -130,12 +137,14 @@ class _Reader:
     """Reads one field after the other and remembers the red cells of the current smear."""
 
     def __init__(
-        self, microns_per_pixel: float | None, finder: "Finder | str", classifier: CellClassifier | None
+        self,
+        microns_per_pixel: float | None,
+        finder: "Finder | str | os.PathLike[str]",
+        classifier: CellClassifier | None,
     ) -> None:
         self._given = microns_per_pixel
-        if isinstance(finder, str) and finder not in ("network", "classical"):
-            raise UsageError(f"finder {finder!r}: expected 'network' or 'classical'")
-        self._finder: Any = default_finder() if finder == "network" else finder
+        named = isinstance(finder, str | os.PathLike) and finder != CLASSICAL
+        self._finder: Any = load_finder(finder) if named else finder  # type: ignore[arg-type]
         self._classifier = classifier
         self._smear: tuple[str, int, int] | None = None
         self._sizes: dict[str, RedCellSize] = {}
@@ -170,7 +179,7 @@ class _Reader:
 
     @property
     def _name(self) -> str:
-        return "classical" if self._finder == "classical" else str(getattr(self._finder, "name", "finder"))
+        return CLASSICAL if self._finder == CLASSICAL else str(getattr(self._finder, "name", "finder"))
 
     def _scale_by_network(self, picture: Picture) -> Scale | None:
         """Ask the finder's network for red cells where the circles of the field are too few."""
@@ -223,7 +232,7 @@ class _Reader:
 
     def _search(self, base: FieldRecord, picture: Picture, calibration: Calibration) -> FieldReading:
         scale, stain, light = calibration.scale, calibration.stain, calibration.light
-        finder = ClassicalFinder(stain) if self._finder == "classical" else self._finder
+        finder = ClassicalFinder(stain) if self._finder == CLASSICAL else self._finder
         found = find_cells(picture, light, finder, scale.value)
         found = [cell for cell in found if cell.score >= LEAST_SCORE]
         whole = [cell for cell in found if cell.smudge < 0.5]
