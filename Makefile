@@ -1,5 +1,5 @@
 # The one list of commands; continuous integration calls these too.
-#   make demo   light install without torch, judges the sample cells, writes a contact sheet
+#   make demo   light install without torch, classifies the sample cells, writes a contact sheet
 #   make test   full development install, runs every test
 PYTHON ?= python3
 # TORCH may name a local wheel or an index's version, for example: make test TORCH=./torch-2.13.0+cpu.whl
@@ -28,8 +28,8 @@ $(VENV)/.installed: pyproject.toml
 	$(VENV)/bin/python -m pip install $(PIP_FLAGS) --progress-bar on -e .
 	@touch $@
 
-demo: $(VENV)/.installed  ## Judge the sample cells and write demo/contact_sheet.html
-	@echo "==> judging the sample cells"
+demo: $(VENV)/.installed  ## Classify the sample cells and write demo/contact_sheet.html
+	@echo "==> classifying the sample cells"
 	$(VENV)/bin/leukoscope demo --out demo
 	@echo "==> the command is $(VENV)/bin/leukoscope"
 

@@ -27,7 +27,7 @@ CONTENTS = {
         "docs/how-to/export-and-embed",
         "docs/faq",
     ],
-    "Train and judge": [
+    "Train and classify": [
         "docs/how-to/verify-data",
         "docs/how-to/split",
         "docs/how-to/train",

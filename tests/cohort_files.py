@@ -19,9 +19,9 @@ def draw_cell(rng: np.random.Generator, blast: bool) -> np.ndarray:
     y, x = np.mgrid[:SIDE, :SIDE]
     radius = rng.uniform(26, 34) if blast else rng.uniform(18, 26)
     inside = (y - SIDE / 2) ** 2 + (x - SIDE / 2) ** 2 < radius**2
-    colour = np.array([150, 70, 150] if blast else [110, 80, 170]) + rng.normal(0, 8, 3)
+    color = np.array([150, 70, 150] if blast else [110, 80, 170]) + rng.normal(0, 8, 3)
     grain = rng.normal(0, 6 if blast else 18, (SIDE, SIDE, 1))
-    return (np.clip(colour + grain, 1, 255) * inside[:, :, None]).astype(np.uint8)
+    return (np.clip(color + grain, 1, 255) * inside[:, :, None]).astype(np.uint8)
 
 
 def write_cohort(

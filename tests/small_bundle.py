@@ -25,7 +25,7 @@ from leukoscope.imaging.canvas import prepare_cell
 from leukoscope.imaging.decode import decode_image
 from leukoscope.inference.sample import SampleCell, build_bundle
 from leukoscope.models.bundle import Bundle
-from leukoscope.models.manifest import LicenceRecord, Manifest, TensorSpec, TrainingRecord
+from leukoscope.models.manifest import LicenseRecord, Manifest, TensorSpec, TrainingRecord
 
 if TYPE_CHECKING:
     import onnx
@@ -184,7 +184,7 @@ def make_manifest(classes: ClassSchema = BINARY, outputs: int = 1) -> Manifest:
             cells_sha256=None,
             initial_weights="random",
         ),
-        licences=(LicenceRecord(part="everything", licence="Apache-2.0"),),
+        licenses=(LicenseRecord(part="everything", license="Apache-2.0"),),
     )
 
 
@@ -246,7 +246,7 @@ def make_small_bundle(
         # A random network has dead features; a little noise keeps their variance off zero.
         novelty=NoveltyModel.fit(embedding + np.random.default_rng(1).normal(0, 0.01, embedding.shape)),
         report=None,
-        licence="Apache-2.0\n",
-        data_licence="CC-BY-3.0\n",
+        license_text="Apache-2.0\n",
+        data_license="CC-BY-3.0\n",
         sample=[SampleCell(path) for path in chosen],
     )

@@ -59,7 +59,7 @@ def main() -> int:
         "--requests",
         type=int,
         default=80,
-        help="requests that are judged at once; beyond it the answer is 503",
+        help="requests that are classified at once; beyond it the answer is 503",
     )
     options = parser.parse_args()
     bodies = [_multipart(path) for path in _sample_cells()]

@@ -38,7 +38,7 @@ CELLS = (
     "fold_0/hem/UID_H24_2_10_hem.webp",
     "fold_0/hem/UID_H7_1_2_hem.webp",
 )
-STRANGERS = ("bccd/BloodImage_00221.jpg", "pbc/LY_57780.jpg")
+OOD_IMAGES = ("bccd/BloodImage_00221.jpg", "pbc/LY_57780.jpg")
 
 
 def main() -> int:
@@ -53,7 +53,7 @@ def main() -> int:
         sys.exit("no Chromium: install Debian's package chromium, or name the program in CHROMIUM")
     expect.set_options(timeout=PATIENCE_MS)
     files = [sample_cells_directory() / name for name in CELLS]
-    files += [other_images_directory() / name for name in STRANGERS]
+    files += [other_images_directory() / name for name in OOD_IMAGES]
     with (
         tempfile.TemporaryDirectory() as folder,
         _served(Path(folder), options.bundle) as address,

@@ -72,8 +72,8 @@ def draw(predictions: list[Prediction], check: ExplainCheck) -> Figure:
     return figure
 
 
-def judge(predictor: Predictor, count: int = CELLS) -> tuple[list[Prediction], ExplainCheck]:
-    """Judge shipped cells of both classes and measure their maps."""
+def predict(predictor: Predictor, count: int = CELLS) -> tuple[list[Prediction], ExplainCheck]:
+    """Classify shipped cells of both classes and measure their maps."""
     paths = sorted(sample_cells_directory().rglob("UID_*"))[:: max(1, 60 // count)][:count]
     prepared = [predictor.prepare(Source(path.stem, path)) for path in paths]
     cells = [one for one in prepared if isinstance(one, PreparedCell) and not one.refusals]
@@ -84,5 +84,5 @@ if __name__ == "__main__":
     count = int(sys.argv[2]) if len(sys.argv) > 2 else CELLS
     predictor = Predictor.open()
     with style.styled():
-        picture = style.render(draw(*judge(predictor, count)), "png", predictor.bundle.sha256)
+        picture = style.render(draw(*predict(predictor, count)), "png", predictor.bundle.sha256)
     Path(sys.argv[1]).write_bytes(picture)

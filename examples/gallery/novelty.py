@@ -1,4 +1,4 @@
-"""Novelty: what the shipped model refuses to judge, and by which gate.
+"""Novelty: what the shipped model refuses to classify, and by which gate.
 
 Every image passes two gates: checks of what can be measured (one whole, sharp cell on black, of the right size), and
 novelty, the distance of its embedding from those of the training cells. One dot an image, at its novelty divided by
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from leukoscope.assets import other_images_directory, sample_cells_directory
 from leukoscope.decision.input_checks import check_descriptors
 from leukoscope.evaluation import figure_style as style
-from leukoscope.evaluation.ood_images import cut_out_cell, make_strangers
+from leukoscope.evaluation.ood_images import cut_out_cell, make_ood_images
 from leukoscope.evaluation.ood_report import measure_images
 from leukoscope.imaging.decode import decode_image
 from leukoscope.inference.predictor import Predictor
@@ -39,7 +39,7 @@ def collect(made: int = MADE) -> dict[str, list[np.ndarray]]:
             decode_image(path) for path in sorted((other_images_directory() / "bccd").glob("*.jpg"))
         ],
     }
-    for name, kind in make_strangers(made).items():
+    for name, kind in make_ood_images(made).items():
         if name != "blank":
             images[name.capitalize()] = kind
     return images

@@ -26,7 +26,7 @@ from leukoscope.imaging.overlay import contact_sheet
 from leukoscope.inference.cells import Source
 from leukoscope.inference.explain import check_explanations
 from leukoscope.inference.html_sheet import sheet_item
-from leukoscope.inference.neighbours import NeighbourIndex
+from leukoscope.inference.neighbors import NeighborIndex
 from leukoscope.inference.predictor import Predictor
 from leukoscope.models.report import format_measurement
 
@@ -83,16 +83,16 @@ for caveat in report.caveats:
 paths = sorted(assets.sample_cells_directory().rglob("UID_*"))
 sources = [Source(path.stem, path, parse_name(path.name).subject) for path in paths]
 labels = {path.stem: "blast" if path.parent.name == "all" else "normal" for path in paths}
-judged = [one for one in predictor.stream(sources) if one.embedding is not None]
-index = NeighbourIndex.of(judged)
-counts = pd.Series([one.result.decision for one in judged]).value_counts()
+scored = [one for one in predictor.stream(sources) if one.embedding is not None]
+index = NeighborIndex.of(scored)
+counts = pd.Series([one.result.decision for one in scored]).value_counts()
 print(f"{len(paths)} cells:", counts.to_dict())
 
 # %% [markdown]
 # `explain` puts everything about one cell on one page.
 #
 # - **Decision, probability, heat map**, as the command line and the web page show them.
-# - **Neighbours**: the nearest cells of *other* people in the space of the network's embedding, with their label. If
+# - **Neighbors**: the nearest cells of *other* people in the space of the network's embedding, with their label. If
 #   they look nothing like the cell, the network sees something else than you do.
 # - **Faithfulness**: how far the logit falls when the pixels that the map marks most are removed first, against
 #   marked least first and random. A map that orders pixels as the model weighs them has the largest first number; below
@@ -103,16 +103,16 @@ print(f"{len(paths)} cells:", counts.to_dict())
 # %%
 def explain(name: str) -> None:
     """Show what is behind the answer for one of the cells."""
-    prediction = next(one for one in judged if one.result.source == name)
-    display(Markdown(f"### {name}: labelled {labels[name]}, subject {prediction.result.subject}"))
+    prediction = next(one for one in scored if one.result.source == name)
+    display(Markdown(f"### {name}: labeled {labels[name]}, subject {prediction.result.subject}"))
     (nearest,) = index.nearest(prediction.embedding, 1, without_subjects={prediction.result.subject})
-    answers = [sheet_item(prediction), sheet_item(judged[nearest.row])]
+    answers = [sheet_item(prediction), sheet_item(scored[nearest.row])]
     show(contact_sheet(answers, title="The cell, and the nearest cell of another subject"), 760)
-    show(draw_neighbours(prediction))
+    show(draw_neighbors(prediction))
     display(measure_map(name))
 
 
-def draw_neighbours(prediction) -> Figure:
+def draw_neighbors(prediction) -> Figure:
     """Draw the cell and the nearest cells of other people, each with its label and distance."""
     near = index.nearest(prediction.embedding, 6, without_subjects={prediction.result.subject})
     with style.styled():
@@ -120,7 +120,7 @@ def draw_neighbours(prediction) -> Figure:
         panes = figure.subplots(1, 1 + len(near))
         pictures = [(prediction.canvas, "the cell")]
         for one in near:
-            other = judged[one.row]
+            other = scored[one.row]
             label = labels[other.result.source]
             pictures.append((other.canvas, f"{label}, {one.distance:.4f}\nsubject {other.result.subject}"))
         for pane, (rgb, title) in zip(panes, pictures, strict=True):
@@ -151,7 +151,7 @@ def measure_map(name: str) -> pd.DataFrame:
 # has no probability.
 
 # %%
-called = [one for one in judged if one.result.probability is not None]
+called = [one for one in scored if one.result.probability is not None]
 surest = max(called, key=lambda one: one.result.probability)
 explain(surest.result.source)
 
@@ -170,7 +170,7 @@ try:
 except ModuleNotFoundError:
     print("pip install ipywidgets, or call explain(name) with one of:", *sorted(labels)[:4], "...")
 else:
-    interact_manual(explain, name=sorted(one.result.source for one in judged))
+    interact_manual(explain, name=sorted(one.result.source for one in scored))
 
 # %% [markdown]
 # ## Can the heat maps be believed?

@@ -56,7 +56,7 @@ pd.Series([file.status.value for file in verification.files]).value_counts().ren
 # %% [markdown]
 # ## One row a cell
 #
-# The import reads digest, label, subject, fold and measures of size, colour and focus. Subjects that share a
+# The import reads digest, label, subject, fold and measures of size, color and focus. Subjects that share a
 # byte-identical image become one *group*.
 
 # %%
@@ -137,7 +137,7 @@ pd.DataFrame(rows).set_index(["protocol", "split"])
 #
 # ## What does size alone give away?
 #
-# Before any network is trained: how well do the area of the cell, and nine scalars of size and colour, tell the
+# Before any network is trained: how well do the area of the cell, and nine scalars of size and color, tell the
 # classes apart on people they were not fitted on?
 
 # %%

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from leukoscope.data.splits import Protocol
     from leukoscope.models.bundle import Bundle
     from leukoscope.models.report import Report
-    from leukoscope.training.fit.callbacks import Listener
+    from leukoscope.training.fit.callbacks import TrainingCallback
     from leukoscope.training.settings import TrainSettings
 
 __all__ = [
@@ -247,7 +247,7 @@ def train(
     *,
     out: PathLike = "runs",
     overrides: Sequence[str] = (),
-    callback: "Listener | None" = None,
+    callback: "TrainingCallback | None" = None,
 ) -> Path:
     """Train a network on one split.
 
@@ -297,7 +297,7 @@ def train(
         settings,
         out=Path(out).expanduser(),
         config_name=name,
-        listener=callback,
+        callback=callback,
         engine=OpenVinoGraphs(),
     )
 

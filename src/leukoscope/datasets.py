@@ -196,7 +196,7 @@ def folder(
     from leukoscope.data.importing import import_cohort
     from leukoscope.data.table import read_cells, resolve_paths
 
-    words = _class_words(classes)
+    words = _class_text(classes)
     place = Path(source).expanduser()
     with TemporaryDirectory() as scratch:
         target = Path(scratch) / "cells.csv" if table is None else Path(table).expanduser()
@@ -211,7 +211,7 @@ def folder(
     return Cohort(cells, place.name, frame)
 
 
-def _class_words(classes: Mapping[str, Iterable[str]] | None) -> dict[str, list[str]]:
+def _class_text(classes: Mapping[str, Iterable[str]] | None) -> dict[str, list[str]]:
     words: dict[str, list[str]] = {"blast": [], "normal": []}
     for name, given in (classes or {}).items():
         if name not in words:

@@ -16,11 +16,11 @@ from playwright.sync_api import Page, expect
 
 from leukoscope.assets import other_images_directory
 from leukoscope.core.classes import BINARY
-from leukoscope.core.terms import REASON_WORDS, RESEARCH_USE, STATUS_WORDS, Reason, Status
+from leukoscope.core.terms import REASON_TEXTS, RESEARCH_USE, STATUS_TEXTS, Reason, Status
 from leukoscope.web.application import close_app, create_app
 from leukoscope.web.context import services
-from leukoscope.web.model import KnownModel
-from leukoscope.web.prediction import judge_with
+from leukoscope.web.model import ServedModel
+from leukoscope.web.prediction import make_predict_fn
 from leukoscope.web.settings import WebSettings
 from small_bundle import sample_paths
 from web_fixtures import TOKEN, Running, run_server
@@ -115,8 +115,8 @@ def test_a_zip_with_things_that_are_no_cells(served, open_page, tmp_path):
     expect(page.locator(".row")).to_have_count(3)
     expect(page.locator("[data-bar]")).to_be_hidden()
     page.locator(".row", has_text="field.jpg").click()
-    expect(page.locator(".panel__decision")).to_have_text(STATUS_WORDS[Status.REJECTED])
-    expect(page.locator(".reasons")).to_contain_text(REASON_WORDS[Reason.NOT_SEGMENTED].rstrip("."))
+    expect(page.locator(".panel__decision")).to_have_text(STATUS_TEXTS[Status.REJECTED])
+    expect(page.locator(".reasons")).to_contain_text(REASON_TEXTS[Reason.NOT_SEGMENTED].rstrip("."))
     expect(page.locator(".figure")).to_have_count(0)  # no number to be misread
     page.locator(".row", has_text="notes.txt").click()
     expect(page.locator(".reasons")).to_be_visible()
@@ -307,11 +307,11 @@ def test_an_ended_session_is_told_with_the_way_back(open_page, make_app):
 def test_a_batch_is_cancelled_from_its_page(open_page, tmp_path, web_predictor, scripts):
     gate = threading.Event()
 
-    def judge(images):
+    def predict(images):
         assert gate.wait(250)
-        return judge_with(web_predictor)(images)
+        return make_predict_fn(web_predictor)(images)
 
-    app = create_app(WebSettings(data=tmp_path), KnownModel.from_bundle(web_predictor.bundle), judge)
+    app = create_app(WebSettings(data=tmp_path), ServedModel.from_bundle(web_predictor.bundle), predict)
     with run_server(app) as running:
         page = open_page(java_script_enabled=scripts)
         page.goto(running.address)
@@ -334,7 +334,7 @@ def test_dark_and_light(served, open_page):
     dark = page.evaluate(background)
     page.locator("#theme").click()
     light = page.evaluate(background)
-    brightness = lambda colour: sum(map(int, re.findall(r"\d+", colour)[:3]))  # noqa: E731
+    brightness = lambda color: sum(map(int, re.findall(r"\d+", color)[:3]))  # noqa: E731
     assert brightness(dark) < 150 < 600 < brightness(light)
     page.reload()
     assert page.evaluate(background) == light
@@ -378,7 +378,7 @@ def addresses(served) -> list[str]:
 def test_axe_finds_nothing_serious(served, open_page, addresses, scheme):
     page = open_page(color_scheme=scheme, bypass_csp=True)  # axe itself is injected into the page
     options: dict[str, object] = {"resultTypes": ["violations"]}
-    if scheme == "dark":  # only colours differ
+    if scheme == "dark":  # only colors differ
         options["runOnly"] = ["color-contrast", "link-in-text-block"]
     findings = []
     for address in addresses:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from leukoscope_tools.documents.publish import find_drift, has_blocks
+from leukoscope_tools.documents.publish import find_stale, has_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
@@ -17,10 +17,10 @@ DOCUMENTS = sorted(
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_documents_show_what_their_reports_say(path: Path) -> None:
-    assert find_drift(path) == []
+    assert find_stale(path) == []
 
 
-def test_a_drifted_number_would_be_found(evaluated, tmp_path: Path) -> None:
+def test_a_gone_stale_number_would_be_found(evaluated, tmp_path: Path) -> None:
     from leukoscope.models.report import write_report
     from leukoscope_tools.documents.publish import publish
 
@@ -34,4 +34,4 @@ def test_a_drifted_number_would_be_found(evaluated, tmp_path: Path) -> None:
         update={"cell": cell.model_copy(update={"measures": {**cell.measures, "roc_auc": worse}})}
     )
     write_report(evaluated.report.model_copy(update={"pooled": changed}), tmp_path / "report.json")
-    assert len(find_drift(page)) == 1
+    assert len(find_stale(page)) == 1

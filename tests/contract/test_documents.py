@@ -160,7 +160,7 @@ def test_the_reference_is_what_the_code_says(name: str) -> None:
     assert written == render_reference()[name], f"docs/reference/{name} has drifted; run: make docs"
 
 
-def test_a_page_that_has_drifted_is_found(tmp_path: Path) -> None:
+def test_a_page_that_has_gone_stale_is_found(tmp_path: Path) -> None:
     runner = CliRunner()
     assert runner.invoke(tools, ["docs", "--out", str(tmp_path)]).exit_code == 0
     assert runner.invoke(tools, ["docs", "--out", str(tmp_path), "--check"]).exit_code == 0

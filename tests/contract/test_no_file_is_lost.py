@@ -81,7 +81,7 @@ OUTPUTS = [
     ("compare run --replicates 200 --no-literature", "--out out", "out/comparison.md"),
     ("compare run --replicates 200 --no-literature", "--out out", "out/comparison.json"),
     (NOVELTY, "--out {}", "novelty.json"),
-    ("weights grow --cells cohort/cells.csv", "--out {}", "b3.safetensors"),
+    ("weights expand --cells cohort/cells.csv", "--out {}", "b3.safetensors"),
     ("smear field.jpg -q", "--out out", "out/cells.csv"),
     ("smear field.jpg -q", "--out out", "out/report.html"),
     ("smear field.jpg -q", "--out out", "out/crops/mine.png"),
@@ -176,7 +176,7 @@ INPUTS = [
     (f"{NOVELTY} --out cohort/splits.json", "cohort/splits.json"),
     ("evaluate run --out out --attach out/report.json", "out/report.json"),
     ("compare out/comparison.json --out out", "out/comparison.json"),
-    ("weights grow --cells cohort/cells.csv --config config.toml --out config.toml", "config.toml"),
+    ("weights expand --cells cohort/cells.csv --config config.toml --out config.toml", "config.toml"),
     ("smear field.jpg -q --subjects out/cells.csv --out out", "out/cells.csv"),
 ]
 

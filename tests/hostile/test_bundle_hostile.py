@@ -160,7 +160,7 @@ THIRD = BINARY.classes[1].model_dump() | {"name": "monocyte"}
     [
         ("manifest.json", lambda m: m.update(schema_version=3), "schema_version"),
         ("manifest.json", lambda m: m.update(startup_script="x.py"), "startup_script"),
-        ("manifest.json", lambda m: m.pop("licences"), "licences"),
+        ("manifest.json", lambda m: m.pop("licenses"), "licenses"),
         ("manifest.json", lambda m: m.update(input_px=128), "input_px"),
         ("manifest.json", lambda m: m.update(classes=["blast", "normal"]), "classes"),
         ("manifest.json", lambda m: m["classes"]["classes"].append(dict(THIRD)), "K = 3"),

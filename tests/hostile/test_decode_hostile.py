@@ -81,8 +81,8 @@ def chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-def png(width: int, height: int, data: bytes, depth: int = 8, colour: int = 2, *more: bytes) -> bytes:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+def png(width: int, height: int, data: bytes, depth: int = 8, color: int = 2, *more: bytes) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
     body = b"".join(more) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + header + body
 
@@ -233,7 +233,7 @@ def test_refused_pixel_formats_say_what_and_what_to_do(content: bytes, value: st
     assert re.search(r"\b8\b.*RGB", str(error))
 
 
-def test_sixteen_bit_colour_tiff() -> None:
+def test_sixteen_bit_color_tiff() -> None:
     content = bytearray(encode(picture(), "TIFF"))
     (start,) = struct.unpack_from("<I", content, 4)
     (count,) = struct.unpack_from("<H", content, start)
@@ -265,7 +265,7 @@ def test_transparency_lies_on_black(kind: str) -> None:
     assert np.abs(decode_image(content) - expected).max() <= 1
 
 
-def test_transparent_palette_entry_and_colour_key_are_black() -> None:
+def test_transparent_palette_entry_and_color_key_are_black() -> None:
     palette = Image.fromarray(picture()).quantize(8)
     entry = int(np.array(palette)[0, 0])
     rgb = decode_image(encode(palette, "PNG", transparency=entry))

@@ -14,8 +14,8 @@ from werkzeug.test import encode_multipart
 
 from leukoscope.web.application import close_app, create_app
 from leukoscope.web.context import services
-from leukoscope.web.model import KnownModel
-from leukoscope.web.prediction import judge_with
+from leukoscope.web.model import ServedModel
+from leukoscope.web.prediction import make_predict_fn
 from leukoscope.web.problems import Problem
 from leukoscope.web.settings import MEBIBYTE, Limits, WebSettings
 from leukoscope.web.uploads import receive
@@ -82,12 +82,12 @@ def make_slow_app(tmp_path, web_predictor, gate):
     opened = []
 
     def make(**changes):
-        def judge(images):
+        def predict(images):
             assert gate.wait(250)
-            return judge_with(web_predictor)(images)
+            return make_predict_fn(web_predictor)(images)
 
         settings = WebSettings(data=tmp_path / "slow", limits=Limits(pending_mb=4), **changes)
-        opened.append(create_app(settings, KnownModel.from_bundle(web_predictor.bundle), judge))
+        opened.append(create_app(settings, ServedModel.from_bundle(web_predictor.bundle), predict))
         return opened[-1]
 
     yield make
@@ -230,7 +230,7 @@ def test_an_archive_within_an_archive_is_not_opened(client):
 
 
 @pytest.mark.parametrize("cut", [4, 10, 30, -30, -4])
-def test_damaged_archives_are_refused_or_judged_empty(client, cut):
+def test_damaged_archives_are_refused_or_classified_empty(client, cut):
     whole = packed(cells(2))
     answer = send(client, whole[:cut])
     assert answer.status_code in (200, 422)

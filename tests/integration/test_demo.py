@@ -30,9 +30,9 @@ def test_every_shipped_image_has_a_result(folder: Path) -> None:
     others = [row for row in rows if "/other/" in row["source"]]
     assert (len(cells), len(others)) == (60, 14)
     assert all(row["decision"] == "rejected" and row["reasons"] for row in others)
-    judged = [row for row in cells if row["decision"] != "rejected"]
-    assert len(judged) >= 58
-    assert all(0 <= row["probability"] <= 1 for row in judged)
+    scored = [row for row in cells if row["decision"] != "rejected"]
+    assert len(scored) >= 58
+    assert all(0 <= row["probability"] <= 1 for row in scored)
 
 
 def test_most_training_cells_are_told_apart(folder: Path) -> None:

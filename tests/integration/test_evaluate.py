@@ -152,7 +152,7 @@ def tools(*words: object) -> int:
     return end.value.code
 
 
-def test_publish_writes_and_check_ends_with_one_on_drift(written: Path, tmp_path: Path, capsys) -> None:
+def test_publish_writes_and_check_ends_with_one_on_staleness(written: Path, tmp_path: Path, capsys) -> None:
     page = tmp_path / "page.md"
     report = written / "out" / "report.json"
     page.write_text(f"<!-- leukoscope: results report={report} -->\n<!-- /leukoscope -->\n")

@@ -40,7 +40,7 @@ def measure(folder: Path) -> None:
 
 
 def test_images_with_background_and_made_ones_are_refused(measured: Supplement) -> None:
-    for kind in ("other", "noise", "text", "shapes", "flat colour", "blank"):
+    for kind in ("other", "noise", "text", "shapes", "flat color", "blank"):
         assert measured.measures[f"refused: {kind}"].value == 1.0, kind
     assert measured.measures["novelty_auroc"].value >= 0.95
 

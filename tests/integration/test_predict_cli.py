@@ -262,7 +262,7 @@ def test_a_folder_in_place_of_an_image_is_read_as_a_folder(run, tmp_path: Path) 
     ]
 
 
-def test_an_altered_bundle_judges_nothing(run, small_bundle_path: Path, tmp_path: Path) -> None:
+def test_an_altered_bundle_classifies_nothing(run, small_bundle_path: Path, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(small_bundle_path, tmp_path / "bundle"))
     with (bundle / "decision.json").open("a") as file:
         file.write(" ")
@@ -474,7 +474,7 @@ def test_a_folder_takes_one_process_at_a_time_and_a_kill_frees_it(run, small_bun
     assert rows == [str(path) for path in PATHS[:4]]
 
 
-def test_the_shipped_bundle_judges_the_shipped_cells(shipped_bundle_path: Path) -> None:
+def test_the_shipped_bundle_classifies_the_shipped_cells(shipped_bundle_path: Path) -> None:
     predictor = Predictor.open(shipped_bundle_path)
     predictions = predictor.predict(PATHS[:4])
     assert all(entry.activation_map is not None for entry in predictions)

@@ -170,7 +170,7 @@ def test_the_pages_show_three_classes_in_their_colors(client) -> None:
 
     panel = read(f"/cases/{called['case']}")
     assert all(KINDS.title(name) in panel for name in NAMES)
-    assert f"influence towards {called['explained_class']}" in panel
+    assert f"influence toward {called['explained_class']}" in panel
     for address in (
         "/",
         "/history",

@@ -14,14 +14,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cohort_files import write_cohort
-from leukoscope.cli.train import make_listener
+from leukoscope.cli.train import make_callback
 from leukoscope.core.config import apply_overrides, build
 from leukoscope.core.errors import ConfigError, DivergedError, SplitError, TrainingError, UsageError
 from leukoscope.data.splits import Split, make_plan, write_splits
 from leukoscope.data.table import read_cells
 from leukoscope.evaluation.scores import read_run
 from leukoscope.models.session import OpenVinoGraphs
-from leukoscope.training.fit.callbacks import EpochRecord, Listener
+from leukoscope.training.fit.callbacks import EpochRecord, TrainingCallback
 from leukoscope.training.fit.checkpoint import load_trained, read_record
 from leukoscope.training.run import resume_run, start_run
 from leukoscope.training.settings import TrainSettings
@@ -53,9 +53,9 @@ def cohort(tmp_path_factory) -> tuple[Path, Path]:
     return write_cohort(tmp_path_factory.mktemp("cohort"))
 
 
-def run(cohort, out: Path, *overrides: str, name: str = "small", engine=None, listener=None) -> Path:
+def run(cohort, out: Path, *overrides: str, name: str = "small", engine=None, callback=None) -> Path:
     return start_run(
-        *cohort, None, settings(*overrides), out=out, config_name=name, engine=engine, listener=listener
+        *cohort, None, settings(*overrides), out=out, config_name=name, engine=engine, callback=callback
     )
 
 
@@ -152,7 +152,7 @@ def deviations(one: Path, two: Path) -> dict[str, float]:
     }
 
 
-class Interrupting(Listener):
+class Interrupting(TrainingCallback):
     """Interrupt the training when so many epochs are over, as Ctrl-C does."""
 
     def __init__(self, epochs: int) -> None:
@@ -168,7 +168,7 @@ def test_an_engine_does_not_spoil_determinism_nor_resuming(cohort, tmp_path):
     recipe = ("network.arch=test_resnet", "augment.views=0", "engine.frozen_forward=openvino")
     whole = run(cohort, tmp_path / "whole", *recipe, engine=OpenVinoGraphs())
     with pytest.raises(KeyboardInterrupt):  # in the middle of the second stage
-        run(cohort, tmp_path / "cut", *recipe, engine=OpenVinoGraphs(), listener=Interrupting(3))
+        run(cohort, tmp_path / "cut", *recipe, engine=OpenVinoGraphs(), callback=Interrupting(3))
     (folder,) = (tmp_path / "cut").glob("*-small-*")
     resume_run(folder, engine=OpenVinoGraphs())
     one, two = final_tensors(whole), final_tensors(folder)
@@ -216,7 +216,7 @@ def test_inner_models_predict_every_training_cell_out_of_fold(tmp_path):
 
 def test_a_loss_that_is_no_number_ends_the_run_with_its_place(cohort, tmp_path):
     with pytest.raises(DivergedError, match=r"\b(nan|inf)\b.*\b1\b.*\b1\b.*\d"):
-        run(cohort, tmp_path, "optimiser.name=sgd", "optimiser.clip_norm=0", "stage1.learning_rate=1e37")
+        run(cohort, tmp_path, "optimizer.name=sgd", "optimizer.clip_norm=0", "stage1.learning_rate=1e37")
 
 
 def test_splits_that_cannot_be_trained_on_are_refused_before_the_first_step(cohort, tmp_path):
@@ -251,7 +251,7 @@ def test_a_run_is_not_started_twice_and_a_finished_one_is_left_alone(cohort, tmp
 
 def test_the_best_weights_are_kept_with_or_without_an_early_end(cohort, tmp_path):
     """The rate grows so far within the stage that its first epochs are its best."""
-    recipe = ("stage2.epochs=0", "stage1.epochs=6", "stage1.learning_rate=3", "optimiser.warmup_epochs=6")
+    recipe = ("stage2.epochs=0", "stage1.epochs=6", "stage1.learning_rate=3", "optimizer.warmup_epochs=6")
     recipe = (*recipe, "engine.cache_dtype=float32", "stage1.patience=0")
     folder = run(cohort, tmp_path, *recipe)
     losses = history(folder)["validation_loss"]
@@ -263,11 +263,11 @@ def test_the_best_weights_are_kept_with_or_without_an_early_end(cohort, tmp_path
 
 
 def test_a_stage_keeps_its_name_where_the_first_one_is_left_out(cohort, tmp_path, capsys):
-    listener = make_listener(quiet=False)
+    callback = make_callback(quiet=False)
     table, splits = cohort
     chosen = settings("stage1.epochs=0", "stage2.epochs=1")
-    folder = start_run(table, splits, None, chosen, out=tmp_path, config_name="second", listener=listener)
-    listener.close()
+    folder = start_run(table, splits, None, chosen, out=tmp_path, config_name="second", callback=callback)
+    callback.close()
     assert list(history(folder)["stage"]) == [2]
     shown = capsys.readouterr().err
     assert "stage 2" in shown
@@ -310,7 +310,7 @@ class Slow(Interrupting):
 
 def test_the_seconds_of_an_interrupted_training_count(cohort, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run(cohort, tmp_path, listener=Slow(2))
+        run(cohort, tmp_path, callback=Slow(2))
     (folder,) = tmp_path.glob("*-small-*")
     before = read_record(folder / "checkpoints" / "last.safetensors")["seconds"]
     assert before > 0.6
@@ -378,7 +378,7 @@ start_run(Path(table), Path(splits), None, settings, out=Path(out), config_name=
 def test_killed_runs_go_on_to_the_same_weights(cohort, tmp_path):
     # Killed within the second epoch of the second stage, with every kind of state there is.
     recipe = (
-        "optimiser.ema_decay=0.9",
+        "optimizer.ema_decay=0.9",
         "loss.group_robust_rate=0.1",
         "stage1.epochs=3",
         "stage2.epochs=3",
@@ -408,7 +408,7 @@ def test_two_processes_follow_one(cohort, tmp_path):
     recipe = (
         "network.drop_rate=0",
         "batch_norm.unfrozen=frozen",
-        "optimiser.name=sgd",
+        "optimizer.name=sgd",
         "augment.views=0",
         "stage1.learning_rate=0.1",
         "stage2.learning_rate=0.03",

@@ -32,7 +32,7 @@ SMALL = [
 ]
 SPACE = {
     "stage1.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
-    "optimiser.name": {"choices": ["adam", "sgd"]},
+    "optimizer.name": {"choices": ["adam", "sgd"]},
 }
 
 
@@ -65,7 +65,7 @@ SPOILT = ["stage1.epochs=2", "stage1.learning_rate=0.01", "stage2.epochs=1", "st
 @pytest.mark.parametrize("recipe", [EXACT, SPOILT])
 def test_a_trial_is_worth_what_training_keeps(tmp_path, recipe):
     table, splits = write_cohort(tmp_path, subjects=10, cells_each=4, validation=False)
-    recipe = [*SMALL, *recipe, "optimiser.name=sgd", "engine.cache_dtype=float32"]
+    recipe = [*SMALL, *recipe, "optimizer.name=sgd", "engine.cache_dtype=float32"]
     settings = build(TrainSettings, apply_overrides({}, recipe))
     space = {"loss.label_smoothing": {"choices": [0.1]}}
     found = search(table, splits, None, settings, space, trials=1, study_path=tmp_path / "study.db", folds=2)
@@ -141,7 +141,7 @@ def test_a_search_space_is_checked(tmp_path):
 
 def test_a_trial_whose_loss_is_no_number_does_not_end_the_search(tmp_path):
     table, splits = write_cohort(tmp_path, subjects=8, cells_each=3)
-    recipe = [*SMALL, "optimiser.name=sgd", "optimiser.clip_norm=0"]
+    recipe = [*SMALL, "optimizer.name=sgd", "optimizer.clip_norm=0"]
     settings = build(TrainSettings, apply_overrides({}, recipe))
     space = {"stage1.learning_rate": {"choices": [3e38]}}
     study = tmp_path / "study.db"

@@ -56,7 +56,7 @@ def test_the_bundle_verifies_and_carries_the_report(way: Path) -> None:
     assert 0 < bundle.manifest.training.cells < 60
     assert bundle.report is not None
     assert bundle.report.runs[0].split == "hold-out-fold_1"
-    assert [record.licence for record in bundle.manifest.licences] == [
+    assert [record.license for record in bundle.manifest.licenses] == [
         "Apache-2.0",
         "NOASSERTION",  # WebP copies: their digests are not the official ones
         "CC-BY-3.0",
@@ -83,11 +83,11 @@ def test_prediction_repeats_the_scores_of_training(way: Path) -> None:
     files = [way / "cells" / cell for cell in cells]
     result = CliRunner().invoke(app, ["predict", "--bundle", str(way / "bundle"), "--json", *map(str, files)])
     rows = [json.loads(line) for line in result.stdout.splitlines()]
-    judged = [
+    scored = [
         (row["logit"], scores[cell])
         for row, cell in zip(rows, cells, strict=True)
         if row["logit"] is not None
     ]
-    assert judged
-    for found, expected in judged:
+    assert scored
+    for found, expected in scored:
         assert found == pytest.approx(expected, abs=0.02)  # 16-bit weights, another engine

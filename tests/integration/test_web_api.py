@@ -127,7 +127,7 @@ def test_a_subject_is_pooled_by_the_rule_of_the_library(client, web_predictor):
     pooled = SubjectResult.model_validate(client.get("/api/v1/subjects/S-7").get_json())
     verdicts = [web_predictor.predict(content).verdict for _, content in given]
     expected = pool_subject(verdicts, web_predictor.bundle.decision)
-    for field in ("decision", "cells", "judged", "rejected", "uncertain", "blasts"):
+    for field in ("decision", "cells", "classified", "rejected", "uncertain", "blasts"):
         assert getattr(pooled, field) == getattr(expected, field)
     assert pooled.probability == pytest.approx(expected.probability, abs=1e-5)
     assert (pooled.blast_share_low, pooled.blast_share_high) == pytest.approx(
@@ -271,7 +271,7 @@ def test_everything_leaves_an_intact_audit_log(client, parts):
     with parts.database.read() as session:
         check = verify(session)
     assert check.intact
-    assert check.entries == 5  # started, judged, reviewed, exported, deleted
+    assert check.entries == 5  # started, classified, reviewed, exported, deleted
 
 
 def test_the_openapi_document_is_complete(client, app):

@@ -59,7 +59,7 @@ def test_verify_ends_with_one_where_the_log_was_changed(filled, call, tmp_path):
 
 def test_show_prints_the_end_of_the_log(filled, call):
     lines = [json.loads(line) for line in call("audit", "show", "--last", "2", "--json").splitlines()]
-    assert [line["event"] for line in lines] == ["judged", "judged"]
+    assert [line["event"] for line in lines] == ["classified", "classified"]
     assert [line["sequence"] for line in lines] == [2, 3]
     assert "started" in call("audit", "show")
 
@@ -120,11 +120,11 @@ def test_retention_is_applied_by_the_service(make_app):
     client = app.test_client(use_cookies=False)
     client.post("/api/v1/predict", data=form(cells(2), heat_map="true"))
     assert purge(app) == 0
-    assert services(app).service.artefacts.size > 0
+    assert services(app).service.artifacts.size > 0
     with services(app).database.write() as session:
         session.execute(update(Case).values(created_at=datetime.now(UTC) - timedelta(days=8)))
     assert purge(app) == 2
-    assert services(app).service.artefacts.size == 0
+    assert services(app).service.artifacts.size == 0
     assert purge(make_app()) == 0
 
 

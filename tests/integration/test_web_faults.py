@@ -15,8 +15,8 @@ import pytest
 import requests
 
 from leukoscope.web.application import close_app, create_app
-from leukoscope.web.model import KnownModel
-from leukoscope.web.prediction import judge_with
+from leukoscope.web.model import ServedModel
+from leukoscope.web.prediction import make_predict_fn
 from leukoscope.web.settings import MEBIBYTE, Limits, WebSettings
 from leukoscope.web.storage.audit import verify
 from leukoscope.web.storage.database import Database
@@ -52,7 +52,7 @@ def test_kill_during_writes_loses_no_acknowledged_review(small_bundle_path, tmp_
     data = tmp_path / "data"
     acknowledged: set[str] = set()
     changed = threading.Condition()
-    judged: set[str] = set()
+    scored: set[str] = set()
     for _ in range(3):
         process, address = start(small_bundle_path, data)
         files = [("files", (name, content)) for name, content in cells(4)]
@@ -60,7 +60,7 @@ def test_kill_during_writes_loses_no_acknowledged_review(small_bundle_path, tmp_
             item["case"]
             for item in requests.post(f"{address}/api/v1/predict", files=files, timeout=30).json()
         ]
-        judged.update(cases)
+        scored.update(cases)
         stop = threading.Event()
 
         def write(worker: int, case: str, address: str, stop: threading.Event) -> None:
@@ -100,7 +100,7 @@ def test_kill_during_writes_loses_no_acknowledged_review(small_bundle_path, tmp_
     connection.close()
     database = Database(f"sqlite:///{data / 'records.sqlite3'}")
     history = History(database)
-    stored = {review.note for case in judged for review in history.get(case).reviews}
+    stored = {review.note for case in scored for review in history.get(case).reviews}
     assert acknowledged <= stored
     with database.read() as session:
         assert verify(session).intact
@@ -268,12 +268,12 @@ def test_a_full_queue_answers_503(web_predictor, tmp_path: Path, limits: Limits)
     """While the engine is held up, what does not fit is refused; what was taken is answered once it goes on."""
     gate, refused = threading.Event(), threading.Event()
 
-    def judge(images):
+    def predict(images):
         assert gate.wait(250)
-        return judge_with(web_predictor)(images)
+        return make_predict_fn(web_predictor)(images)
 
     settings = WebSettings(data=tmp_path / "slow", limits=limits, batch=1)
-    app = create_app(settings, KnownModel.from_bundle(web_predictor.bundle), judge)
+    app = create_app(settings, ServedModel.from_bundle(web_predictor.bundle), predict)
     answers: list[tuple[int, str | None]] = []
 
     def ask() -> None:

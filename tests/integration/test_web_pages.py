@@ -1,4 +1,4 @@
-"""What the pages say of the model, of people and of cases that an earlier model judged."""
+"""What the pages say of the model, of people and of cases that an earlier model classified."""
 
 import io
 import re
@@ -10,21 +10,21 @@ from leukoscope.assets import default_bundle_path
 from leukoscope.core.classes import BINARY
 from leukoscope.models.bundle import Bundle
 from leukoscope.web.application import close_app, create_app
-from leukoscope.web.model import KnownModel
-from leukoscope.web.prediction import judge_with
+from leukoscope.web.model import ServedModel
+from leukoscope.web.prediction import make_predict_fn
 from leukoscope.web.settings import MEBIBYTE, Limits, WebSettings
 from web_fixtures import cells, form
 
 
 @pytest.fixture
 def make_client(tmp_path, web_predictor):
-    """A client of an application that speaks of another model than the one that judges."""
+    """A client of an application that speaks of another model than the one that classifies."""
     opened = []
 
     def make(**changes):
-        model = replace(KnownModel.from_bundle(web_predictor.bundle), **changes)
+        model = replace(ServedModel.from_bundle(web_predictor.bundle), **changes)
         settings = WebSettings(data=tmp_path / "data", keep_images=True)
-        opened.append(create_app(settings, model, judge_with(web_predictor)))
+        opened.append(create_app(settings, model, make_predict_fn(web_predictor)))
         return opened[-1].test_client(use_cookies=False)
 
     yield make
@@ -40,7 +40,7 @@ def read(client, address: str) -> str:
 
 def shipped_removals() -> str:
     """What the shipped model's report lets one say of its heat maps; other models have another text or none."""
-    model = KnownModel.from_bundle(Bundle.open(default_bundle_path()))
+    model = ServedModel.from_bundle(Bundle.open(default_bundle_path()))
     assert model.faithfulness is not None and model.faithfulness.removals
     return model.faithfulness.removals.strip(" ;")
 
@@ -70,7 +70,7 @@ def test_what_is_too_large_is_told_with_the_limit(make_app):
     assert re.search(r"\b3 MB\b.*\b1 MB\b", answer.get_json()["detail"])
 
 
-def test_a_report_names_the_models_that_judged(make_client, web_predictor):
+def test_a_report_names_the_models_that_classified(make_client, web_predictor):
     old = web_predictor.model
     client = make_client()
     case = client.post("/api/v1/predict", data=form(cells(2), subject="S-1", heat_map="true")).get_json()[0][

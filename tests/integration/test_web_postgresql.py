@@ -95,7 +95,7 @@ def test_migrations_and_tables_agree(database):
 @pytest.mark.parametrize("action", ["UPDATE audit SET actor = 'x'", "DELETE FROM audit", "TRUNCATE audit"])
 def test_the_audit_log_cannot_be_changed(database, action):
     with database.write() as session:
-        append(session, "judged", "api", {})
+        append(session, "classified", "api", {})
     with database.engine.connect() as connection, pytest.raises(sa.exc.DBAPIError, match="append-only"):
         connection.execute(sa.text(action))
 
@@ -103,7 +103,7 @@ def test_the_audit_log_cannot_be_changed(database, action):
 def test_the_chain_does_not_fork_under_concurrency(database):
     def write(number: int) -> None:
         with database.write() as session:
-            append(session, "judged", "api", {"number": number})
+            append(session, "classified", "api", {"number": number})
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, range(80)))

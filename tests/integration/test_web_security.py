@@ -230,7 +230,7 @@ def test_pictures_of_a_case_that_another_process_deleted_are_gone(make_app, tmp_
     other.close()
     for address in addresses:
         assert client.get(address).status_code == 404
-    assert services(app).service.artefacts.size == 0
+    assert services(app).service.artifacts.size == 0
 
 
 def test_failures_tell_nothing_of_the_inside(app, monkeypatch, caplog):

@@ -33,8 +33,8 @@ def test_a_subject_with_many_cells_weighs_as_one_with_few() -> None:
     often = SubjectLogisticRegression().fit(features[repeated], labels[repeated], subjects=subjects[repeated])
     ratio = often.decision_function(features) - once.decision_function(features)
     unweighted = SubjectLogisticRegression().fit(features[repeated], labels[repeated])
-    drift = unweighted.decision_function(features) - once.decision_function(features)
-    assert np.abs(ratio).max() < 0.3 * np.abs(drift).max()
+    stale = unweighted.decision_function(features) - once.decision_function(features)
+    assert np.abs(ratio).max() < 0.3 * np.abs(stale).max()
 
 
 def test_embedding_and_classifier_form_a_pipeline(small_bundle_path) -> None:

@@ -47,7 +47,7 @@ class LogitOnly(torch.nn.Module):
         self.network = network
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.network.classify(self.network.standardise(self.network.embed(images)))
+        return self.network.classify(self.network.standardize(self.network.embed(images)))
 
 
 @pytest.mark.parametrize("head", ["linear", "paper"])
@@ -66,8 +66,8 @@ def test_maps_of_the_runtime_equal_those_of_the_grad_cam_package(head: str, tmp_
             parameter.copy_(torch.randn(parameter.shape) * 0.3)
     network.eval()
     export_onnx(network, tmp_path / "model.onnx", "float32")
-    network.double()  # the oracle must be better than what it judges
-    images = network.normalise(torch.from_numpy(cells).permute(0, 3, 1, 2).double())
+    network.double()  # the oracle must be better than what it classifies
+    images = network.normalize(torch.from_numpy(cells).permute(0, 3, 1, 2).double())
     target = network.backbone.units[-1]
     with GradCAM(LogitOnly(network), [target]) as cam:
         cam.compute_input_gradient = False

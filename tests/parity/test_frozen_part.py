@@ -23,7 +23,7 @@ def make_network(arch: str) -> CellNetwork:
     torch.manual_seed(0)
     stages = (-2, -1) if arch == "resnet10t" else (-1,)
     network = CellNetwork(NetworkSettings(arch=arch, input_px=PX, weights="none", pooled_stages=stages))
-    for module in network.modules():  # statistics that normalise something
+    for module in network.modules():  # statistics that normalize something
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
             torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
@@ -66,7 +66,7 @@ def test_bfloat16_stays_within_its_digits(fabric):
     assert 1e-5 < error < 0.05
 
 
-def test_an_image_does_not_depend_on_its_neighbours_and_a_wrong_shape_is_an_error(fabric):
+def test_an_image_does_not_depend_on_its_neighbors_and_a_wrong_shape_is_an_error(fabric):
     network = make_network("resnet10t")
     part = FrozenPart(network, 0, len(network.backbone), fabric=fabric, engine=(OpenVinoGraphs(), "f32"))
     images = make_pixels(7)

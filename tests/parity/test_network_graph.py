@@ -105,9 +105,9 @@ def test_activation_map_agrees_with_the_public_grad_cam_package(name):
             self.network = network
 
         def forward(self, images):
-            return self.network.classify(self.network.standardise(self.network.embed(images)))
+            return self.network.classify(self.network.standardize(self.network.embed(images)))
 
-    images = network.normalise(cells.permute(0, 3, 1, 2).float())
+    images = network.normalize(cells.permute(0, 3, 1, 2).float())
     with GradCAM(model=Logits(), target_layers=[network.backbone.units[-1]]) as cam:
         # The package's own step before it rescales each map to 0..1 for drawing.
         logits = cam.activations_and_grads(images)
@@ -179,7 +179,7 @@ def test_map_of_moments_agrees_with_the_public_grad_cam_package():
 def test_moments_are_those_of_the_cell_alone():
     network = make_network(**MOMENTS)
     cells = make_cells(3, seed=7)
-    images = network.normalise(cells.permute(0, 3, 1, 2).float())
+    images = network.normalize(cells.permute(0, 3, 1, 2).float())
     shape = network.backbone.stage_maps(images, network.pooled_stages)[0].shape
     with torch.no_grad():
         embedding = network(cells).embedding

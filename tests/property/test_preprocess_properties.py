@@ -21,7 +21,7 @@ def noise(height: int, width: int, seed: int = 3) -> np.ndarray:
 
 @settings(max_examples=60, deadline=None)
 @given(SIDES, SIDES)
-def test_canvas_is_centred_and_black_around(height: int, width: int) -> None:
+def test_canvas_is_centered_and_black_around(height: int, width: int) -> None:
     rgb = np.full((height, width, 3), 255, np.uint8)
     canvas = place_on_canvas(rgb)
     assert canvas.shape == (CANVAS_PX, CANVAS_PX, 3)
@@ -35,7 +35,7 @@ def test_canvas_is_centred_and_black_around(height: int, width: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(SIDES, SIDES)
-def test_centre_of_the_image_stays_in_the_centre(height: int, width: int) -> None:
+def test_center_of_the_image_stays_in_the_center(height: int, width: int) -> None:
     rgb = np.zeros((height, width, 3), np.uint8)
     rgb[height // 2, width // 2] = 200
     row, column = np.argwhere(place_on_canvas(rgb)[..., 0])[0]
@@ -50,7 +50,7 @@ def test_placing_twice_changes_nothing(height: int, width: int) -> None:
     assert np.array_equal(place_on_canvas(once), once)
 
 
-def test_frames_of_600_are_cropped_around_the_centre() -> None:
+def test_frames_of_600_are_cropped_around_the_center() -> None:
     rgb = noise(600, 600)
     assert np.array_equal(place_on_canvas(rgb), rgb[75:525, 75:525])
 
@@ -100,7 +100,7 @@ def test_full_size_is_not_resampled() -> None:
     assert np.array_equal(prepare_cell(rgb, 450), rgb)
 
 
-def test_uniform_colour_stays_uniform_and_detail_is_averaged() -> None:
+def test_uniform_color_stays_uniform_and_detail_is_averaged() -> None:
     assert np.unique(prepare_cell(np.full((450, 450, 3), 91, np.uint8), 300)).tolist() == [91]
     stripes = np.zeros((450, 450, 3), np.uint8)
     stripes[::2] = 200

@@ -58,16 +58,16 @@ def test_intervals_of_ece_hold_the_figure_and_more_often_the_truth(
 ) -> None:
     rng = np.random.default_rng(3)
 
-    def judge(scores: np.ndarray) -> np.ndarray:
+    def predict(scores: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-slope * (scores - SEPARATION / 2)) * (normals / blasts) ** 0.7)
 
     labels, scores, _ = draw_cohort(rng, blasts * 200, normals * 200)
-    truth = reliability.ece(labels, judge(scores))
+    truth = reliability.ece(labels, predict(scores))
     shifted = plain = 0
     for seed in range(60):
         labels, scores, subjects = draw_cohort(rng, blasts, normals)
         sample = SubjectSample.of(labels, subjects)
-        statistic = clusters.of_ece(sample, judge(scores))
+        statistic = clusters.of_ece(sample, predict(scores))
         settings = BootstrapSettings(replicates=300, seed=seed)
         got = bootstrap(sample, statistic, settings)
         assert got.low <= got.value <= got.high

@@ -9,7 +9,7 @@ from leukoscope.core.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Optimiser:
+class Optimizer:
     kind: Literal["adam", "sgd"] = "adam"
     learning_rate: float = 1e-3
 
@@ -25,26 +25,26 @@ class Settings:
     weights: Path | None = None
     stages: tuple[int, ...] = (4, 5)
     zoom: tuple[float, float] = (0.8, 1.2)
-    optimiser: Optimiser = field(default_factory=Optimiser)
-    second: Optimiser = field(default_factory=lambda: Optimiser(kind="sgd", learning_rate=0.5))
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    second: Optimizer = field(default_factory=lambda: Optimizer(kind="sgd", learning_rate=0.5))
 
 
 def test_toml_fills_nested_dataclasses(tmp_path: Path) -> None:
     file = tmp_path / "recipe.toml"
     file.write_text(
-        'seed = 3\nstages = [7]\nweights = "a.safetensors"\n[optimiser]\nkind = "sgd"\nlearning_rate = 1\n'
+        'seed = 3\nstages = [7]\nweights = "a.safetensors"\n[optimizer]\nkind = "sgd"\nlearning_rate = 1\n'
     )
     settings = build(Settings, read_toml(file))
     assert settings == Settings(
-        seed=3, stages=(7,), weights=Path("a.safetensors"), optimiser=Optimiser(kind="sgd", learning_rate=1.0)
+        seed=3, stages=(7,), weights=Path("a.safetensors"), optimizer=Optimizer(kind="sgd", learning_rate=1.0)
     )
-    assert isinstance(settings.optimiser.learning_rate, float)
+    assert isinstance(settings.optimizer.learning_rate, float)
 
 
 def test_a_section_says_only_what_differs_from_its_own_default() -> None:
     settings = build(Settings, {"second": {"learning_rate": 0.25}})
-    assert settings.second == Optimiser(kind="sgd", learning_rate=0.25)
-    assert settings.optimiser == Optimiser()
+    assert settings.second == Optimizer(kind="sgd", learning_rate=0.25)
+    assert settings.optimizer == Optimizer()
 
 
 def test_round_trip_through_plain_mappings() -> None:
@@ -56,14 +56,14 @@ def test_round_trip_through_plain_mappings() -> None:
     ("settings", "message"),
     [
         ({"sede": 1}, "'sede'.*'seed'"),
-        ({"optimiser": {"lerning_rate": 1.0}}, "optimiser.lerning_rate"),
+        ({"optimizer": {"lerning_rate": 1.0}}, "optimizer.lerning_rate"),
         ({"seed": "three"}, "seed = 'three'.*int.*str"),
         ({"seed": True}, "seed = True.*int.*bool"),
         ({"nesterov": 1}, "nesterov = 1.*bool.*int"),
         ({"zoom": [1.0]}, "zoom"),
-        ({"optimiser": 3}, "optimiser = 3"),
-        ({"optimiser": {"kind": "lion"}}, "'lion'.*'adam', 'sgd'"),
-        ({"optimiser": {"learning_rate": -1}}, "learning_rate = -1"),
+        ({"optimizer": 3}, "optimizer = 3"),
+        ({"optimizer": {"kind": "lion"}}, "'lion'.*'adam', 'sgd'"),
+        ({"optimizer": {"learning_rate": -1}}, "learning_rate = -1"),
     ],
 )
 def test_wrong_settings_name_the_key_and_the_remedy(settings: dict[str, object], message: str) -> None:
@@ -73,20 +73,20 @@ def test_wrong_settings_name_the_key_and_the_remedy(settings: dict[str, object],
 
 def test_overrides_read_values_as_toml_and_fall_back_to_text() -> None:
     result = apply_overrides(
-        {"optimiser": {"kind": "adam"}},
-        ["optimiser.learning_rate=2e-4", "stages=[1, 2]", "optimiser.kind=sgd", "a.b.c=true"],
+        {"optimizer": {"kind": "adam"}},
+        ["optimizer.learning_rate=2e-4", "stages=[1, 2]", "optimizer.kind=sgd", "a.b.c=true"],
     )
     assert result == {
-        "optimiser": {"kind": "sgd", "learning_rate": 2e-4},
+        "optimizer": {"kind": "sgd", "learning_rate": 2e-4},
         "stages": [1, 2],
         "a": {"b": {"c": True}},
     }
 
 
 def test_overrides_leave_the_given_mapping_alone() -> None:
-    given = {"optimiser": {"kind": "adam"}}
-    apply_overrides(given, ["optimiser.kind=sgd"])
-    assert given == {"optimiser": {"kind": "adam"}}
+    given = {"optimizer": {"kind": "adam"}}
+    apply_overrides(given, ["optimizer.kind=sgd"])
+    assert given == {"optimizer": {"kind": "adam"}}
 
 
 @pytest.mark.parametrize("override", ["seed", "=3", "a..b=1", "seed.x=1"])

@@ -2,9 +2,9 @@ from leukoscope.core import errors, terms
 
 
 def test_every_code_has_words_for_people() -> None:
-    assert set(terms.REASON_WORDS) == set(terms.Reason)
-    assert set(terms.STATUS_WORDS) == set(terms.STATUS_TITLES) == set(terms.Status)
-    assert all(text.endswith(".") for text in terms.REASON_WORDS.values())
+    assert set(terms.REASON_TEXTS) == set(terms.Reason)
+    assert set(terms.STATUS_TEXTS) == set(terms.STATUS_TITLES) == set(terms.Status)
+    assert all(text.endswith(".") for text in terms.REASON_TEXTS.values())
 
 
 def test_the_two_labels_keep_the_data_sets_coding() -> None:

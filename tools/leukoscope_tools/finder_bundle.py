@@ -47,7 +47,7 @@ def finder_bundle(
     """Write the finder's bundle: network, manifest, report, card, licenses and hashes."""
     import tempfile
 
-    from leukoscope.assets import licence_text
+    from leukoscope.assets import license_text
     from leukoscope.models.finder_bundle import write_finder_bundle
     from leukoscope.models.finder_manifest import FinderReport
 
@@ -62,8 +62,8 @@ def finder_bundle(
             model_path=Path(copy.name),
             manifest=_manifest(content, version),
             report=FinderReport.from_json(report.read_bytes()) if report is not None else None,
-            licence=licence_text(),
-            data_licence=data_text,
+            license_text=license_text(),
+            data_license=data_text,
         )
     typer.echo(f"{out}: {bundle.manifest.name} {version}, SHA-256 {bundle.sha256}")
 
@@ -74,7 +74,7 @@ def _manifest(content: bytes, version: str) -> "FinderManifest":
     from leukoscope.imaging.field import DIVISOR_PX
     from leukoscope.imaging.instances import CANONICAL_UM_PER_PX, MAPS
     from leukoscope.models.finder_manifest import FinderManifest, FinderTraining
-    from leukoscope.models.manifest import LicenceRecord, TensorSpec
+    from leukoscope.models.manifest import LicenseRecord, TensorSpec
     from leukoscope.models.onnx_graph import read_onnx_graph
 
     weights = read_onnx_graph(content).weights
@@ -104,10 +104,10 @@ def _manifest(content: bytes, version: str) -> "FinderManifest":
         parameters=sum(prod(weight.shape) for weight in weights if weight.dtype.startswith("float")),
         inputs=(rgb,),
         outputs=(maps,),
-        licences=(
-            LicenceRecord(part="weights", licence="Apache-2.0", attribution=CREDIT),
-            LicenceRecord(
-                part="training data", licence="MIT AND CC-BY-3.0 AND CC-BY-4.0", attribution="; ".join(DATA)
+        licenses=(
+            LicenseRecord(part="weights", license="Apache-2.0", attribution=CREDIT),
+            LicenseRecord(
+                part="training data", license="MIT AND CC-BY-3.0 AND CC-BY-4.0", attribution="; ".join(DATA)
             ),
         ),
         microns_per_pixel=CANONICAL_UM_PER_PX,

@@ -30,6 +30,6 @@ def finder_bundle_path() -> Path:
     return _HERE / "finder"
 
 
-def licence_text() -> str:
-    """Return the licence of the code and of the weights trained with it (Apache-2.0)."""
+def license_text() -> str:
+    """Return the license of the code and of the weights trained with it (Apache-2.0)."""
     return (_HERE / "LICENSE").read_text(encoding="utf-8")

@@ -186,14 +186,16 @@ def audit(
     *,
     protocol: Annotated[
         ProtocolChoice | None,
-        typer.Option(help="Split to judge; 'official' where there are folds, else 'grouped'."),
+        typer.Option(help="Split to classify; 'official' where there are folds, else 'grouped'."),
     ] = None,
-    splits: Annotated[Path | None, typer.Option(help="Judge the splits of this splits.json instead.")] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="Classify the splits of this splits.json instead.")
+    ] = None,
     k: Folds = 5,
     seed: Seed = 0,
     per_class: PerClass = 2100,
     cells_as_subjects: CellsAsSubjects = False,
-    baselines: Annotated[bool, typer.Option(help="Measure what size and colour alone give away.")] = True,
+    baselines: Annotated[bool, typer.Option(help="Measure what size and color alone give away.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Report identical images, merged subjects, balance, leaks of a split, and the shortcut baselines under it.
@@ -412,8 +414,8 @@ def _score_baselines(cells: "pd.DataFrame", plan: "SplitPlan") -> list[dict[str,
     with _progress("Baselines") as progress:
         for part in plan.splits:
             row: dict[str, Any] = {"split": part.name, "test_cells": len(part.test)}
-            for name, judge in BASELINES.items():
-                scores = judge(cells, (*part.train, *part.validation), part.test)
+            for name, predict in BASELINES.items():
+                scores = predict(cells, (*part.train, *part.validation), part.test)
                 row[name] = {"auc": scores.auc, "weighted_f1": scores.weighted_f1}
             rows.append(row)
             progress(len(rows), len(plan.splits))

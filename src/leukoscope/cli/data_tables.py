@@ -31,7 +31,7 @@ def show_import(report: "ImportReport") -> None:
 
     console = Console()
     labels = present_labels(label for of_fold in report.counts.values() for label in of_fold)
-    table = _table("Fold", *(name.capitalize() for name in labels), "Unlabelled")
+    table = _table("Fold", *(name.capitalize() for name in labels), "Unlabeled")
     for fold, of_fold in report.counts.items():
         table.add_row(fold or "none", *(f"{of_fold.get(label, 0):,}" for label in (*labels, "")))
     console.print(table)
@@ -102,7 +102,7 @@ def show_audit(audit: "CohortAudit") -> None:
     """Print folds, subjects, duplicates and merged groups."""
     console = Console()
     labels = tuple(audit.subjects[0].labels) if audit.subjects else ("blast", "normal")
-    columns = ("cells", *labels, "unlabelled", "subjects", "groups", "duplicates")
+    columns = ("cells", *labels, "unlabeled", "subjects", "groups", "duplicates")
     table = _table("Fold", *(name.capitalize() for name in columns), title="Cohort")
     for fold, counts in audit.folds.items():
         table.add_row(fold or "none", *(f"{counts[name]:,}" for name in columns))
@@ -143,7 +143,7 @@ def show_audit(audit: "CohortAudit") -> None:
             f"({escape(', '.join(overlap.groups[:EXAMPLES]))}) and {overlap.identical_files} identical files.[/yellow]"
         )
     if audit.unknown_subjects:
-        console.print(f"[yellow]{audit.unknown_subjects:,} labelled cells have no subject.[/yellow]")
+        console.print(f"[yellow]{audit.unknown_subjects:,} labeled cells have no subject.[/yellow]")
 
 
 def show_leaks(plan: "SplitPlan", leaks: Sequence["SplitLeak"]) -> None:
@@ -161,11 +161,11 @@ def show_leaks(plan: "SplitPlan", leaks: Sequence["SplitLeak"]) -> None:
 
 
 def show_baselines(rows: Sequence[dict[str, Any]]) -> None:
-    """Print what size and colour alone reach."""
+    """Print what size and color alone reach."""
     if not rows:
         return
     console = Console()
-    title = "What size and colour alone give away"
+    title = "What size and color alone give away"
     table = _table("Split", "Test cells", "Area: AUC", "Nine scalars: AUC", "weighted F1", title=title)
     for row in rows:
         nine = row["nine_scalars"]

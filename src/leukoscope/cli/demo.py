@@ -1,4 +1,4 @@
-"""``leukoscope demo``: the shipped cells judged by the shipped bundle."""
+"""``leukoscope demo``: the shipped cells classified by the shipped bundle."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def demo(
     *,
     overwrite: Overwrite = False,
 ) -> None:
-    """Judge the shipped sample: 60 C-NMC cells of 42 subjects, and some images that must be refused.
+    """Classify the shipped sample: 60 C-NMC cells of 42 subjects, and some images that must be refused.
 
     The cells belong to the cohort that the shipped model was trained on: this shows how the tool works, not how good
     the model is. What it is worth on unseen subjects stands in its card: leukoscope bundle show --card.

@@ -37,9 +37,9 @@ def run_explain_check(
     outputs.file(out, "--out", own=json_with("name", "title", "measures"))
     outputs.check()
     predictor = Predictor.open(bundle, engine=engine, threads=threads)
-    prepared, passed_over = _prepare(predictor, sources or (str(sample_cells_directory()),), limit)
+    prepared, skipped = _prepare(predictor, sources or (str(sample_cells_directory()),), limit)
     with _Bar(len(prepared)) as bar:
-        check = check_explanations(predictor, prepared, passed_over=passed_over, progress=bar.show)
+        check = check_explanations(predictor, prepared, skipped=skipped, progress=bar.show)
     supplement = check.supplement()
     text = supplement.model_dump_json(indent=2) + "\n"
     if out is not None:
@@ -57,8 +57,8 @@ def run_explain_check(
         note = f"  [{measurement.not_estimable}]" if measurement.not_estimable else ""
         typer.echo(f"  {name.replace('_', ' '):<22}{format_measurement(measurement)}{note}")
     typer.echo(f"\n{supplement.text}")
-    if check.passed_over:
-        typer.echo(f"{check.passed_over} images gave no map and were left out.")
+    if check.skipped:
+        typer.echo(f"{check.skipped} images gave no map and were left out.")
     typer.echo(RESEARCH_USE)
 
 
@@ -73,15 +73,15 @@ def _prepare(
     total = count_sources(sources)
     step = max(1.0, total / limit)
     wanted = {int(number * step) for number in range(min(limit, total))}
-    prepared, passed_over = [], 0
+    prepared, skipped = [], 0
     for number, source in enumerate(iterate_sources(sources, subject_of=subject_of(None))):
         if number in wanted:
             entry = predictor.prepare(source)
             if isinstance(entry, PreparedCell):
                 prepared.append(entry)
             else:
-                passed_over += 1
-    return prepared, passed_over
+                skipped += 1
+    return prepared, skipped
 
 
 class _Bar:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from leukoscope.cli.export_words import TrainingData
+    from leukoscope.cli.bundle_texts import TrainingData
     from leukoscope.core.classes import ClassSchema
     from leukoscope.decision.fit import DecisionSettings, ScoredRows
     from leukoscope.inference.sample import SampleCell
@@ -50,8 +50,8 @@ def export(
     weights: Annotated[
         str, typer.Option(help="Stored weights: float16 or float32. Arithmetic is float32.")
     ] = "float16",
-    data_licence: Annotated[
-        Path | None, typer.Option(help="Licence text of the training data; of C-NMC's cells it is known.")
+    data_license: Annotated[
+        Path | None, typer.Option(help="License text of the training data; of C-NMC's cells it is known.")
     ] = None,
     attribution: Annotated[
         str | None, typer.Option(help="Whom to credit for the training data; of C-NMC's cells it is known.")
@@ -82,7 +82,7 @@ def export(
         out,
         Identity(name, version, title, tuple(limitation or ())),
         report=report,
-        data_licence=data_licence,
+        data_license=data_license,
         attribution=attribution or "",
         weights_dtype="float16" if weights == "float16" else "float32",
     )
@@ -103,7 +103,7 @@ def export_run(
     identity: Identity,
     *,
     report: Path | None = None,
-    data_licence: Path | None = None,
+    data_license: Path | None = None,
     attribution: str = "",
     weights_dtype: Literal["float16", "float32"] = "float16",
 ) -> "Bundle":
@@ -119,8 +119,8 @@ def export_run(
         How it is called.
     report
         ``report.json`` to travel along; None for a model that has not been evaluated.
-    data_licence, attribution
-        Licence text of the training data, and whom to credit; of C-NMC's cells both are known.
+    data_license, attribution
+        License text of the training data, and whom to credit; of C-NMC's cells both are known.
     weights_dtype
         Of the stored weights; arithmetic is float32.
 
@@ -134,7 +134,7 @@ def export_run(
     _check_identity(identity)  # before torch is loaded
     check_bundle_place(out)
 
-    from leukoscope.cli.export_words import read_training_data
+    from leukoscope.cli.bundle_texts import read_training_data
     from leukoscope.data.table import read_classes
     from leukoscope.evaluation.scores import check_finished
     from leukoscope.models.report import read_report
@@ -147,7 +147,7 @@ def export_run(
         network=load_trained(run),
         rows=read_rows(run),
         record=_training_record(run),
-        data=read_training_data(run, data_licence, attribution),
+        data=read_training_data(run, data_license, attribution),
         identity=identity,
         report=None if report is None else read_report(report),
         weights_dtype=weights_dtype,
@@ -181,7 +181,7 @@ def _check_views(run: Path) -> None:
     views = build(TrainSettings, read_toml(run / "config.toml")).score.tta
     if views > 1:
         raise UsageError(
-            f"{run}: score.tta = {views}: its scores are averages over {views} views, a bundle judges one; score it "
+            f"{run}: score.tta = {views}: its scores are averages over {views} views, a bundle uses one; score it "
             f"again with 'leukoscope train --resume {run} --set score.tta=1', then evaluate and export"
         )
 
@@ -203,7 +203,7 @@ def assemble(
     import tempfile
 
     from leukoscope import assets
-    from leukoscope.cli.export_words import licence_text
+    from leukoscope.cli.bundle_texts import data_license_text
     from leukoscope.core.classes import BINARY
     from leukoscope.decision.fit import DecisionSettings, fit_decision
     from leukoscope.inference.sample import build_bundle
@@ -222,8 +222,8 @@ def assemble(
             decision=fitted.parameters,
             novelty=fitted.novelty,
             report=report,
-            licence=assets.licence_text(),
-            data_licence=licence_text(data),
+            license_text=assets.license_text(),
+            data_license=data_license_text(data),
             sample=_sample_cells(classes),
         )
 
@@ -275,13 +275,13 @@ def _training_record(run: Path) -> "TrainingRecord":
         groups=len(groups),
         groups_sha256=hashlib.sha256("".join(f"{group}\n" for group in groups).encode()).hexdigest(),
         cells_sha256=table_sha256(cells),
-        initial_weights=_origin_words(provenance.get("initial_weights") or {}),
+        initial_weights=_origin_text(provenance.get("initial_weights") or {}),
         seed=config.get("seed"),
         git_commit=(provenance.get("git") or {}).get("commit"),
     )
 
 
-def _origin_words(origin: "dict[str, Any]") -> str:
+def _origin_text(origin: "dict[str, Any]") -> str:
     source = origin.get("source")
     if source is None:
         return "not recorded"
@@ -303,7 +303,7 @@ def _manifest(
     from datetime import UTC, datetime
     from importlib.metadata import version
 
-    from leukoscope.cli.export_words import explained_words, head_words, licence_records
+    from leukoscope.cli.bundle_texts import explained_texts, head_texts, license_records
     from leukoscope.imaging.canvas import CANVAS_PX
     from leukoscope.models.manifest import Manifest
     from leukoscope.training.networks.cost import count_flops
@@ -319,8 +319,8 @@ def _manifest(
         intended_use=words.intended_use,
         limitations=(*data.limitations, *identity.limitations, *notes),
         architecture=settings.arch,
-        head=head_words(network),
-        attribution=f"Grad-CAM of the logit on {explained_words(network)}, closed form (doi 10.1109/ICCV.2017.74)",
+        head=head_texts(network),
+        attribution=f"Grad-CAM of the logit on {explained_texts(network)}, closed form (doi 10.1109/ICCV.2017.74)",
         parameters=network.used_parameters(),
         flops=count_flops(network),
         canvas_px=CANVAS_PX,
@@ -329,17 +329,17 @@ def _manifest(
         outputs=_tensor_specs(graph["outputs"], network, classes),
         training=record,
         libraries={name: version(name) for name in ("leukoscope", "torch", "timm", "onnx")},
-        licences=licence_records(data, record.initial_weights),
+        licenses=license_records(data, record.initial_weights),
     )
 
 
 def _tensor_specs(
     entries: list[dict[str, Any]], network: "CellNetwork", classes: "ClassSchema"
 ) -> "tuple[TensorSpec, ...]":
-    from leukoscope.cli.export_words import tensor_words
+    from leukoscope.cli.bundle_texts import tensor_texts
     from leukoscope.models.manifest import TensorSpec
 
-    words, specs = tensor_words(network, classes), []
+    words, specs = tensor_texts(network, classes), []
     for entry in entries:
         meaning, value_range = words[entry["name"]]
         specs.append(TensorSpec(**entry, meaning=meaning, value_range=value_range))

@@ -37,7 +37,7 @@ def train_both(
         path = out / f"splits_{plan.protocol}.json"
         write_splits(plan, table, path)
         # The bars of `leukoscope train` itself.
-        listener = train_command.make_listener(quiet=False)
+        callback = train_command.make_callback(quiet=False)
         try:
             folders.append(
                 start_run(
@@ -47,10 +47,10 @@ def train_both(
                     settings,
                     out=out,
                     config_name=config.stem,
-                    listener=listener,
+                    callback=callback,
                     engine=OpenVinoGraphs(),
                 )
             )
         finally:
-            listener.close()
+            callback.close()
     return folders

@@ -36,9 +36,9 @@ class Command(NamedTuple):
 _USE, _DEVELOP = "Use a model", "Develop a model"
 
 COMMANDS: dict[str, Command] = {
-    "predict": Command("operate", "Judge cell images: probability, decision, heat map.", _USE),
+    "predict": Command("operate", "Classify cell images: probability, decision, heat map.", _USE),
     "smear": Command("smear", "Find, measure and count the white cells of whole fields.", _USE),
-    "demo": Command("demo", "Judge the shipped sample cells and write a contact sheet.", _USE),
+    "demo": Command("demo", "Classify the shipped sample cells and write a contact sheet.", _USE),
     "serve": Command("serve", "Start the web application.", _USE),
     "records": Command("serve", "Delete what the web application keeps.", _USE),
     "audit": Command("serve", "Verify or print the web application's audit log.", _USE),

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def novelty(
-    strangers: Annotated[
+    ood_images: Annotated[
         list[str] | None,
         typer.Argument(help="Images that are no C-NMC cells: files, folders; some kinds are made too."),
     ] = None,
@@ -50,13 +50,13 @@ def novelty(
     from leukoscope.inference.predictor import Predictor
 
     outputs = Outputs(overwrite=overwrite)
-    outputs.read(*(strangers or ()), cells, splits)
+    outputs.read(*(ood_images or ()), cells, splits)
     outputs.read_whole(bundle)
     outputs.file(out, "--out", own=json_with("name", "title", "measures"))
     outputs.check()
     predictor = Predictor.open(bundle)
     known, groups = _measure_cells(predictor, cells, splits, split, limit)
-    kinds = dict(_measure_strangers(predictor, tuple(strangers or ()), cut_out))
+    kinds = dict(_measure_ood(predictor, tuple(ood_images or ()), cut_out))
     report = novelty_report(predictor.bundle.decision, predictor.bundle.novelty, known, groups, kinds)
     supplement = _as_supplement(report, split)
     if out is not None:
@@ -83,11 +83,11 @@ def _measure_cells(
     return _measure(predictor, images), rows["group"].to_numpy(dtype=str)
 
 
-def _measure_strangers(
+def _measure_ood(
     predictor: "Predictor", sources: tuple[str, ...], cut_out: bool
 ) -> "Iterator[tuple[str, MeasuredImages]]":
     from leukoscope.core.errors import ImageError
-    from leukoscope.evaluation.ood_images import cut_out_cell, make_strangers
+    from leukoscope.evaluation.ood_images import cut_out_cell, make_ood_images
     from leukoscope.imaging.decode import decode_image
     from leukoscope.inference.sources import iterate_sources
 
@@ -106,7 +106,7 @@ def _measure_strangers(
                 f"{name}, cut out, {ZOOM} x",
                 _measure(predictor, (cut_out_cell(rgb, ZOOM) for rgb in images)),
             )
-    for kind, made in make_strangers(MADE_A_KIND).items():
+    for kind, made in make_ood_images(MADE_A_KIND).items():
         yield kind, _measure(predictor, made)
 
 
@@ -135,10 +135,10 @@ def _as_supplement(report: "NoveltyReport", split: str) -> "Supplement":
             value=price.value, low=price.low, high=price.high, n_cells=price.n_cells,
             n_subjects=price.n_subjects, split=split, unit="cell", method=price.method, not_estimable=price.reason,
         ),
-        "strangers_refused": over_images(report.refused, report.images),
+        "out_of_distribution_images_refused": over_images(report.refused, report.images),
         "novelty_auroc": over_images(report.auroc, report.images),
     }  # fmt: skip
-    for kind in report.strangers:
+    for kind in report.ood_images:
         ends = (kind.refused_low, kind.refused_high)
         measures[f"refused: {kind.kind}"] = over_images(kind.refused, kind.images, ends)
     return Supplement(
@@ -157,7 +157,7 @@ def _show(report: "NoveltyReport") -> None:
     from leukoscope.core.terms import RESEARCH_USE
 
     table = Table("Kind", "Images", "Refused", "95 %", "By checks", "By novelty", "AUROC of novelty")
-    for kind in report.strangers:
+    for kind in report.ood_images:
         interval = f"{kind.refused_low:.1%} to {kind.refused_high:.1%}"
         shares = (f"{kind.refused:.1%}", interval, f"{kind.by_checks:.1%}", f"{kind.by_novelty:.1%}")
         table.add_row(kind.kind, str(kind.images), *shares, f"{kind.auroc:.3f}")

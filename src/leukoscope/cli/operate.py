@@ -51,7 +51,7 @@ def predict(
         ),
     ] = None,
     heat_maps: Annotated[
-        bool, typer.Option(help="With --out: draw a heat map over each judged cell.")
+        bool, typer.Option(help="With --out: draw a heat map over each classified cell.")
     ] = True,
     sheet: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a contact sheet, .html or .png.")
@@ -86,10 +86,10 @@ def predict(
         bool, typer.Option("--schema", help="Print the JSON Schema of a result and exit.")
     ] = False,
 ) -> None:
-    """Judge cell images: probability, decision, reasons, heat map.
+    """Classify cell images: probability, decision, reasons, heat map.
 
-    Exit code 0: every image was judged, or refused as unlike the training cells. 1: an image could not be read or is no
-    cell image (the others have their results). 2: wrong usage.
+    Exit code 0: every image was classified, or refused as unlike the training cells. 1: an image could not be read or
+    is no cell image (the others have their results). 2: wrong usage.
 
     Examples: leukoscope predict cell.bmp --out results
 
@@ -161,7 +161,7 @@ def bundle_show(
     card: Annotated[bool, typer.Option("--card", help="Print the model card.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what a bundle is: model, training, operating points, licences, hash.
+    """Show what a bundle is: model, training, operating points, licenses, hash.
 
     Example: leukoscope bundle show --card
     """
@@ -188,7 +188,7 @@ def explain_check(
     *,
     bundle: Bundle = None,
     limit: Annotated[
-        int, typer.Option(min=1, help="Judge at most this many cells, spread over the input.")
+        int, typer.Option(min=1, help="Classify at most this many cells, spread over the input.")
     ] = 60,
     engine: Engine = "openvino",
     threads: Threads = None,
@@ -196,7 +196,7 @@ def explain_check(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Measure how faithful the heat maps are: energy inside the cell, deletion, randomised weights, rotation.
+    """Measure how faithful the heat maps are: energy inside the cell, deletion, randomized weights, rotation.
 
     Example: leukoscope explain-check --limit 60
     """

@@ -54,7 +54,7 @@ class PredictOptions:
 
 
 def run_predict(options: PredictOptions) -> int:
-    """Judge everything and return the exit code: 1 where an image could not be read or is no cell image."""
+    """Classify everything and return the exit code: 1 where an image could not be read or is no cell image."""
     _check(options)
     from leukoscope.core.subjects import SubjectTable
     from leukoscope.inference.predictor import Predictor
@@ -85,13 +85,13 @@ def run_predict(options: PredictOptions) -> int:
                 outputs.add(prediction)
                 progress.advance()
         outputs.finish()
-    _say_passed_over(ignored, options)
+    _print_skipped(ignored, options)
     if isinstance(subject, SubjectTable):
-        _say_unmatched(subject, options)
+        _print_unmatched(subject, options)
     return outputs.exit_code
 
 
-def _say_passed_over(ignored: "Ignored", options: PredictOptions) -> None:
+def _print_skipped(ignored: "Ignored", options: PredictOptions) -> None:
     if ignored.empty:
         more = ", ..." if len(ignored.empty) > 3 else ""
         say(f"warning: folders without an image: {', '.join(ignored.empty[:3])}{more}")
@@ -101,10 +101,10 @@ def _say_passed_over(ignored: "Ignored", options: PredictOptions) -> None:
     if ignored.count and not options.quiet:
         more = ", ..." if ignored.count > len(ignored.examples) else ""
         names = ", ".join(ignored.examples) + more
-        say(f"{ignored.count} other files passed over, which are no images by their name ({names})")
+        say(f"{ignored.count} other files skipped, which are no images by their name ({names})")
 
 
-def _say_unmatched(table: "SubjectTable", options: PredictOptions) -> None:
+def _print_unmatched(table: "SubjectTable", options: PredictOptions) -> None:
     """Warn of images without a row, and of rows without an image: a wrong name is easily overlooked."""
     if table.unmatched_images:
         say(
@@ -281,7 +281,7 @@ class _Outputs:
     def _count(self, result: "CellResult") -> None:
         self._counts[result.decision] += 1
         self._pool.add(result)
-        # Novelty is the model's judgement of an image it could read; all else says that this is no cell image.
+        # Novelty is the model's judgment of an image it could read; all else says that this is no cell image.
         if result.status is Status.REJECTED and result.reasons[0].code is not Reason.NOVEL:
             self._unreadable += 1
         if self._csv is not None:
@@ -337,7 +337,7 @@ class _Outputs:
             with OutputFile(path, binary=True) as file:
                 file.stream.write(encode_png(contact_sheet(items, title=title)))
         elif path is not None:
-            say(f"no image was judged by this call, so {path} was not drawn")
+            say(f"no image was classified by this call, so {path} was not drawn")
 
 
 class _Progress:
@@ -353,10 +353,10 @@ class _Progress:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (TextColumn("classifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         # Rich would lead a piped stdout to stderr; on a terminal it keeps rows and bar apart.
         self._bar = Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty())
-        self._task = self._bar.add_task("judging", total=total, completed=done)
+        self._task = self._bar.add_task("classifying", total=total, completed=done)
 
     def __enter__(self) -> "_Progress":
         if self._bar is not None:

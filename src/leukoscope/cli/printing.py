@@ -23,11 +23,11 @@ CSV_COLUMNS = (
     "status", "label", "probabilities",
 )  # fmt: skip
 SUBJECT_COLUMNS = (
-    "subject", "decision", "status", "label", "cells", "judged", "rejected", "uncertain", "blasts",
+    "subject", "decision", "status", "label", "cells", "classified", "rejected", "uncertain", "blasts",
     "blast_share", "blast_share_low", "blast_share_high", "probability", "notice",
 )  # fmt: skip
-_STATUS_COLOURS = {Status.UNCERTAIN: "yellow", Status.REJECTED: "bright_black"}
-_CLASS_COLOURS = (
+_STATUS_COLORS = {Status.UNCERTAIN: "yellow", Status.REJECTED: "bright_black"}
+_CLASS_COLORS = (
     "blue",
     "green",
     "cyan",
@@ -110,7 +110,7 @@ def print_row(result: "CellResult", classes: ClassSchema, *, first: bool) -> Non
     if first:
         print(f"{'decision':<{width}}{head:<{_score_width(head)}}{'subject':<9}image")  # noqa: T201
     score = "-" if probability is None else f"{probability:.3f}"
-    word = typer.style(f"{result.decision:<{width}}", fg=_colour(result.decision, classes))
+    word = typer.style(f"{result.decision:<{width}}", fg=_color(result.decision, classes))
     typer.echo(f"{word}{score:<{_score_width(head)}}{result.subject or '-':<9}{printable(result.source)}")
     for reason in result.reasons:
         typer.echo(f"{'':<{width}}{reason.message}")
@@ -124,14 +124,14 @@ def _score_width(head: str) -> int:
     return max(10, len(head) + 2)
 
 
-def _colour(decision: str, classes: ClassSchema) -> str:
+def _color(decision: str, classes: ClassSchema) -> str:
     """Return the terminal color: red for the positive group, one of the palette for other classes."""
     if classes.is_positive(decision):
         return "red"
     if decision in classes.names:
         others = [name for name in classes.names if not classes.is_positive(name)]
-        return _CLASS_COLOURS[others.index(decision) % len(_CLASS_COLOURS)]
-    return _STATUS_COLOURS[Status(decision)]
+        return _CLASS_COLORS[others.index(decision) % len(_CLASS_COLORS)]
+    return _STATUS_COLORS[Status(decision)]
 
 
 def print_subjects(subjects: "list[SubjectResult]", classes: ClassSchema) -> None:
@@ -141,8 +141,8 @@ def print_subjects(subjects: "list[SubjectResult]", classes: ClassSchema) -> Non
     score_head = f"P({positive or 'class'})"
     share_head = "share of blasts" if positive == "blast" else f"share of {positive}" if positive else ""
     print(  # noqa: T201
-        f"\n{'subject':<12}{'pooled':<{width}}{score_head:<{_score_width(score_head)}}{'judged':>6}{'rejected':>10}  "
-        f"{share_head}".rstrip()
+        f"\n{'subject':<12}{'pooled':<{width}}{score_head:<{_score_width(score_head)}}{'classified':>10}{'rejected':>10}"
+        f"  {share_head}".rstrip()
     )
     for entry in islice(subjects, 200):
         likeliest = max(entry.probabilities.values(), default=None)
@@ -151,7 +151,7 @@ def print_subjects(subjects: "list[SubjectResult]", classes: ClassSchema) -> Non
         share = "-"
         if entry.blast_share is not None:
             share = f"{entry.blast_share:.0%} ({entry.blast_share_low:.0%} to {entry.blast_share_high:.0%})"
-        counts = f"{entry.judged:>6}{entry.rejected:>10}"
+        counts = f"{entry.classified:>10}{entry.rejected:>10}"
         name = f"{printable(entry.subject):<12}{entry.decision:<{width}}"
         print(f"{name}{score:<{_score_width(score_head)}}{counts}  {share}")  # noqa: T201
     if len(subjects) > 200:

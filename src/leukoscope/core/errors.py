@@ -23,7 +23,7 @@ class ConfigError(UsageError):
 
 
 class ImageError(LeukoscopeError):
-    """One image cannot be judged. ``reason`` is the stable code, the message the sentence for people."""
+    """One image cannot be classified. ``reason`` is the stable code, the message the sentence for people."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)

@@ -27,12 +27,12 @@ class Status(StrEnum):
 STATUS_TITLES: dict[str, str] = {
     Status.CALLED: "Called",
     Status.UNCERTAIN: "Uncertain",
-    Status.REJECTED: "Not judged",
+    Status.REJECTED: "Not classified",
 }
-STATUS_WORDS: dict[Status, str] = {
+STATUS_TEXTS: dict[Status, str] = {
     Status.CALLED: "The evidence leaves exactly one class, the one called.",
     Status.UNCERTAIN: "Uncertain: the evidence does not leave exactly one class, or not the one called",
-    Status.REJECTED: "Not judged",
+    Status.REJECTED: "Not classified",
 }
 
 
@@ -50,7 +50,7 @@ class Reason(StrEnum):
     TOO_SMALL = "too_small"
     MULTIPLE_FRAMES = "multiple_frames"
     UNSUPPORTED_MODE = "unsupported_mode"
-    # The image was read but is not what the model can judge.
+    # The image was read but is not what the model can classify.
     BLANK = "blank"
     NOT_SEGMENTED = "not_segmented"
     WRONG_SCALE = "wrong_scale"
@@ -69,7 +69,7 @@ class Reason(StrEnum):
     CONTRADICTS_OPERATING_POINT = "contradicts_operating_point"
 
 
-REASON_WORDS: dict[Reason, str] = {
+REASON_TEXTS: dict[Reason, str] = {
     Reason.NOT_FOUND: "There is no such file.",
     Reason.NOT_A_FILE: "This is not a regular file.",
     Reason.EMPTY_FILE: "The file is empty.",
@@ -79,12 +79,12 @@ REASON_WORDS: dict[Reason, str] = {
     Reason.TOO_MANY_PIXELS: "The image has more pixels than the limit.",
     Reason.TOO_SMALL: "The image is too small to hold a cell.",
     Reason.MULTIPLE_FRAMES: "The file holds more than one image.",
-    Reason.UNSUPPORTED_MODE: "The pixel format is not 8-bit colour.",
+    Reason.UNSUPPORTED_MODE: "The pixel format is not 8-bit color.",
     Reason.BLANK: "The frame is empty: no cell on the black canvas.",
     Reason.NOT_SEGMENTED: "The background is not black: the cell has not been cut out.",
     Reason.WRONG_SCALE: "The object's size is outside that of cells the model was trained on.",
     Reason.CUT_OFF: "The cell is cut off at the border of the image.",
-    Reason.BLURRED: "The image is too blurred to be judged.",
+    Reason.BLURRED: "The image is too blurred to be classified.",
     Reason.SEVERAL_OBJECTS: "The frame holds several separate objects instead of one cell.",
     Reason.NOVEL: "The image does not look like the cells the model was trained on.",
     Reason.NO_SCALE: "The scale is unknown: not given, not in the file, and too few red cells to measure it.",

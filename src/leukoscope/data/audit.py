@@ -10,7 +10,7 @@ import pandas as pd
 
 from leukoscope.data.groups import UNKNOWN_SUBJECT_PREFIX, natural_order
 from leukoscope.data.splits import Split, SplitPlan
-from leukoscope.data.table import BLAST, NORMAL, UNLABELLED, present_labels
+from leukoscope.data.table import BLAST, NORMAL, UNLABELED, present_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class SubjectBalance:
     folds: tuple[str, ...]
     blast: int
     normal: int
-    unlabelled: int
+    unlabeled: int
     labels: dict[str, int]
     """Cells of each label, by its name."""
 
@@ -70,10 +70,10 @@ class CohortAudit:
 
     cells: int
     folds: dict[str, dict[str, int]]
-    """By fold: cells, those of each label and unlabelled, subjects, groups, duplicates (identical pairs within)."""
+    """By fold: cells, those of each label and unlabeled, subjects, groups, duplicates (identical pairs within)."""
     subjects: tuple[SubjectBalance, ...]
     unknown_subjects: int
-    """Labelled cells without a subject."""
+    """Labeled cells without a subject."""
     duplicates: tuple[DuplicateSet, ...]
     duplicate_counts: dict[str, int]
     """Sets of identical files: in all, within one subject, across subjects, across labels, across folds."""
@@ -98,7 +98,7 @@ def audit_cells(cells: pd.DataFrame) -> CohortAudit:
     known = cells[cells["subject"].ne("")]
     subjects = known.groupby(["subject"], sort=False)
     merged = {group for group in known["group"] if "+" in group and not _is_one_subject(known, group)}
-    labelled = cells["label"].ne(UNLABELLED)
+    labeled = cells["label"].ne(UNLABELED)
     return CohortAudit(
         cells=len(cells),
         folds={str(fold): _count_fold(side, duplicates, labels) for fold, side in cells.groupby("fold")},
@@ -107,7 +107,7 @@ def audit_cells(cells: pd.DataFrame) -> CohortAudit:
                 (_balance(side, labels) for _, side in subjects), key=lambda item: natural_order(item.subject)
             )
         ),
-        unknown_subjects=int((labelled & cells["subject"].eq("")).sum()),
+        unknown_subjects=int((labeled & cells["subject"].eq("")).sum()),
         duplicates=duplicates,
         duplicate_counts={
             "sets": len(duplicates),
@@ -159,7 +159,7 @@ def _duplicates(cells: pd.DataFrame) -> tuple[DuplicateSet, ...]:
             sha256=str(digest),
             cells=tuple(side["cell"]),
             subjects=tuple(sorted(set(side["subject"]) - {""})),
-            labels=tuple(sorted(set(side["label"]) - {UNLABELLED})),
+            labels=tuple(sorted(set(side["label"]) - {UNLABELED})),
             folds=tuple(sorted(set(side["fold"]))),
         )
         for digest, side in repeated.groupby("sha256", sort=False)
@@ -181,16 +181,16 @@ def _count_fold(
 
 def _label_counts(side: pd.DataFrame, labels: Sequence[str]) -> dict[str, int]:
     counts: Mapping[str, int] = Counter(side["label"])
-    return {**{label: counts.get(label, 0) for label in labels}, "unlabelled": counts.get(UNLABELLED, 0)}
+    return {**{label: counts.get(label, 0) for label in labels}, "unlabeled": counts.get(UNLABELED, 0)}
 
 
 def _balance(side: pd.DataFrame, labels: Sequence[str]) -> SubjectBalance:
     first = side.iloc[0]
     counts = _label_counts(side, labels)
-    unlabelled = counts.pop("unlabelled")
+    unlabeled = counts.pop("unlabeled")
     folds = tuple(sorted(set(side["fold"])))
     of_two = counts.get(BLAST, 0), counts.get(NORMAL, 0)
-    return SubjectBalance(first["subject"], first["group"], folds, *of_two, unlabelled, counts)
+    return SubjectBalance(first["subject"], first["group"], folds, *of_two, unlabeled, counts)
 
 
 def _is_one_subject(known: pd.DataFrame, group: str) -> bool:

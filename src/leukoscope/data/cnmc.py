@@ -129,7 +129,7 @@ def read_labels(path: Path) -> dict[str, OfficialName]:
 
 
 def official_bmp_sha256(rgb: NDArray[np.uint8]) -> str:
-    """Return the SHA-256 that the pixels have as an official training BMP, so that lossless copies can be recognised.
+    """Return the SHA-256 that the pixels have as an official training BMP, so that lossless copies can be recognized.
 
     Parameters
     ----------

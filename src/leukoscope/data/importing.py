@@ -28,7 +28,7 @@ from leukoscope.data.cnmc import CANVAS_PX, FINAL_TEST_PX
 from leukoscope.data.groups import assign_groups
 from leukoscope.data.layouts import (
     EXPECTED_ISSUES,
-    LABEL_WORDS,
+    LABEL_TEXTS,
     Discovery,
     ImportIssue,
     IssueKind,
@@ -38,7 +38,7 @@ from leukoscope.data.layouts import (
 )
 from leukoscope.data.measure import Measurement, Progress, map_files, measure_file
 from leukoscope.data.official import OfficialFile, official_by_sha256
-from leukoscope.data.table import COLUMNS, TEXT_COLUMNS, UNLABELLED, cell_key, write_cells
+from leukoscope.data.table import COLUMNS, TEXT_COLUMNS, UNLABELED, cell_key, write_cells
 from leukoscope.imaging.descriptors import describe_cell
 
 GAPS = frozenset({IssueKind.UNREADABLE, IssueKind.MISSING})
@@ -224,7 +224,7 @@ def _assemble(
             issues.append(ImportIssue(IssueKind.UNREADABLE, key, f"{measured.trouble} Left out."))
             continue
         issues += _size_issues(key, measured)
-        known, said = _recognise(source, key, measured, classes)
+        known, said = _recognize(source, key, measured, classes)
         issues += said
         official_subjects.append(known.official_subject)
         rows.append(
@@ -248,7 +248,7 @@ def _assemble(
     return pd.DataFrame(rows, columns=list(COLUMNS)), issues
 
 
-def _recognise(
+def _recognize(
     source: Source, key: str, measured: Measurement, classes: ClassSchema
 ) -> tuple[Source, list[ImportIssue]]:
     """Fill what the place of a file leaves open from the official list; say where the two contradict each other."""
@@ -259,13 +259,13 @@ def _recognise(
     official = next((file for file in same if file.subject == source.subject), same[0])
     label = source.label
     if official.label is not None and classes == BINARY:
-        word = LABEL_WORDS[official.label]
+        word = LABEL_TEXTS[official.label]
         if label and label != word:
             message = (
-                f"labelled {label}, but the official file {official.path} is {word}; the cell gets no label"
+                f"labeled {label}, but the official file {official.path} is {word}; the cell gets no label"
             )
             issues.append(ImportIssue(IssueKind.LABEL_CONFLICT, key, message))
-            label = UNLABELLED
+            label = UNLABELED
         elif not label and not source.official_subject and not source.undecided:
             label = word
     if source.subject and official.subject and source.subject != official.subject:
@@ -300,10 +300,10 @@ def _size_issues(key: str, measured: Measurement) -> list[ImportIssue]:
     if size == (FINAL_TEST_PX, FINAL_TEST_PX):
         return [
             ImportIssue(
-                IssueKind.CROPPED, key, f"{text}, cropped around the centre to {CANVAS_PX} x {CANVAS_PX} px"
+                IssueKind.CROPPED, key, f"{text}, cropped around the center to {CANVAS_PX} x {CANVAS_PX} px"
             )
         ]
-    message = f"{text} instead of {CANVAS_PX} x {CANVAS_PX} px: centred on the canvas, cropped where larger"
+    message = f"{text} instead of {CANVAS_PX} x {CANVAS_PX} px: centered on the canvas, cropped where larger"
     return [ImportIssue(IssueKind.WRONG_SIZE, key, message)]
 
 
@@ -320,9 +320,9 @@ def _settle_duplicates(rows: Sequence[dict[str, Any]]) -> list[ImportIssue]:
         issues.append(ImportIssue(IssueKind.DUPLICATE, copies[0]["cell"], f"identical to {others}"))
         if len({row["label"] for row in copies if row["label"]}) > 1:
             for row in copies:
-                message = f"labelled {row['label'] or 'nothing'}, an identical file otherwise; the cell gets no label"
+                message = f"labeled {row['label'] or 'nothing'}, an identical file otherwise; the cell gets no label"
                 issues.append(ImportIssue(IssueKind.LABEL_CONFLICT, row["cell"], message))
-                row["label"] = UNLABELLED
+                row["label"] = UNLABELED
     return issues
 
 

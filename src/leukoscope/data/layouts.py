@@ -28,16 +28,16 @@ from leukoscope.data.cnmc import (
     parse_name,
     read_labels,
 )
-from leukoscope.data.table import BLAST, NORMAL, UNLABELLED
+from leukoscope.data.table import BLAST, NORMAL, UNLABELED
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
-LABEL_WORDS = {Label.BLAST: BLAST, Label.NORMAL: NORMAL}
-CLASS_WORDS: Mapping[str, str] = {
+LABEL_TEXTS = {Label.BLAST: BLAST, Label.NORMAL: NORMAL}
+CLASS_TEXTS: Mapping[str, str] = {
     **dict.fromkeys(("blast", "blasts", "all", "leukemia", "leukemic", "leukaemia", "malignant", "1"), BLAST),
     **dict.fromkeys(("normal", "hem", "healthy", "benign", "hematogone", "hematogones", "0"), NORMAL),
 }
 """Class names that are known, in lower case."""
-_NAMED = frozenset(CLASS_WORDS) - {"0", "1"}
+_NAMED = frozenset(CLASS_TEXTS) - {"0", "1"}
 _CSV_COLUMNS = {
     "file": ("file", "path", "image", "cell", "filename", "file_name", "image_path"),
     "label": ("label", "class", "diagnosis", "labels"),
@@ -83,7 +83,7 @@ class Source:
     """One image file, with what is known before it is opened."""
 
     file: Path
-    label: str = UNLABELLED
+    label: str = UNLABELED
     subject: str = ""
     fold: str = ""
     official_subject: str = ""
@@ -126,10 +126,10 @@ def discover(
     source
         A folder, or a ``.csv``.
     blast, normal
-        Names of class folders or label values, beside ``CLASS_WORDS``; upper and lower case are the same.
+        Names of class folders or label values, beside ``CLASS_TEXTS``; upper and lower case are the same.
     labels
         Folder or label value -> the name of a class or ``none``. A folder may be named with its parents
-        (``normal/1``). What is given here or in ``blast`` and ``normal`` counts before ``CLASS_WORDS``.
+        (``normal/1``). What is given here or in ``blast`` and ``normal`` counts before ``CLASS_TEXTS``.
     classes
         Of the cohort. With other classes than C-NMC's, folders and label values are called by the names, titles or
         short titles of the classes, and C-NMC's file names tell the subject only.
@@ -161,7 +161,7 @@ def discover(
     return found
 
 
-def class_words(classes: ClassSchema) -> dict[str, str]:
+def class_texts(classes: ClassSchema) -> dict[str, str]:
     """Return how folders and label values may call the classes, in lower case, with the class of each."""
     spellings = {
         spelling.casefold(): entry.name
@@ -250,7 +250,7 @@ class ClassNames:
     Attributes
     ----------
     given
-        What the user said: parts of a path in lower case -> label; ``UNLABELLED`` for ``none``.
+        What the user said: parts of a path in lower case -> label; ``UNLABELED`` for ``none``.
     known
         Further names in lower case -> label.
     schema
@@ -272,14 +272,14 @@ class ClassNames:
             word = label.strip().casefold()
             if word not in (*schema.names, "none"):
                 raise UsageError(f"label {label!r} for {name!r}: expected {', '.join(schema.names)} or none")
-            said.append((name, UNLABELLED if word == "none" else word))
+            said.append((name, UNLABELED if word == "none" else word))
         for name, label in said:
             parts = tuple(part.casefold() for part in name.replace("\\", "/").split("/") if part.strip())
             if not parts:
                 raise UsageError(f"class name {name!r}: expected the name of a folder or a label value")
             if given.setdefault(parts, label) != label:
                 raise UsageError(f"class name {name!r} is given for both classes; name it once")
-        return cls(given, dict(CLASS_WORDS) if schema == BINARY else class_words(schema), schema)
+        return cls(given, dict(CLASS_TEXTS) if schema == BINARY else class_texts(schema), schema)
 
     def of_value(self, value: str) -> str | None:
         """Return the label of a value in a table; None if it is unknown."""
@@ -366,24 +366,24 @@ class _TreeReader:
         if not self.binary:
             label, undecided = self._class_label(file, file.relative_to(self.root).parts[:-1])
             return Source(file, label, name.subject, fold, name.subject, undecided)
-        label = LABEL_WORDS[name.label]
+        label = LABEL_TEXTS[name.label]
         inner = file.relative_to(self.root).parts[:-1]
-        named = {folder: CLASS_WORDS[folder.casefold()] for folder in inner if folder.casefold() in _NAMED}
+        named = {folder: CLASS_TEXTS[folder.casefold()] for folder in inner if folder.casefold() in _NAMED}
         if (
             not inner and folders and folders[-1].lower() in CLASS_FOLDERS
         ):  # the root is the class folder itself
-            named = {folders[-1]: LABEL_WORDS[CLASS_FOLDERS[folders[-1].lower()]]}
+            named = {folders[-1]: LABEL_TEXTS[CLASS_FOLDERS[folders[-1].lower()]]}
         named = self.classes.of_folders(inner) or named
-        against = [folder for folder, word in named.items() if word not in (label, UNLABELLED)]
+        against = [folder for folder, word in named.items() if word not in (label, UNLABELED)]
         if against:
             self.say(
                 IssueKind.LABEL_CONFLICT,
                 file,
                 f"the name says {label}, the folder {against[0]!r} the opposite; the cell gets no label",
             )
-            return Source(file, UNLABELLED, name.subject, fold, name.subject, undecided=True)
-        if UNLABELLED in named.values():
-            return Source(file, UNLABELLED, name.subject, fold, name.subject, undecided=True)
+            return Source(file, UNLABELED, name.subject, fold, name.subject, undecided=True)
+        if UNLABELED in named.values():
+            return Source(file, UNLABELED, name.subject, fold, name.subject, undecided=True)
         self.label_sources[f"file names UID_..._{'all' if label == BLAST else 'hem'}", label] += 1
         return Source(file, label, name.subject, fold, name.subject)
 
@@ -396,9 +396,9 @@ class _TreeReader:
         if name is None:
             return Source(file, fold=fold)
         if not self.binary:
-            return Source(file, UNLABELLED, name.subject, fold, name.subject)
-        self.label_sources["label file of the preliminary test set", LABEL_WORDS[name.label]] += 1
-        return Source(file, LABEL_WORDS[name.label], name.subject, fold, name.subject)
+            return Source(file, UNLABELED, name.subject, fold, name.subject)
+        self.label_sources["label file of the preliminary test set", LABEL_TEXTS[name.label]] += 1
+        return Source(file, LABEL_TEXTS[name.label], name.subject, fold, name.subject)
 
     def _class_label(self, file: Path, inner: Sequence[str]) -> tuple[str, bool]:
         """Return the label that the folders give, and whether they give more than one reading.
@@ -407,7 +407,7 @@ class _TreeReader:
         folder below it could be a class of its own. Names with a digit, such as subjects, are no classes.
         """
         given = self.classes.of_folders(inner)
-        named = given or {folder: word for folder in inner if (word := self._class_word(file, inner, folder))}
+        named = given or {folder: word for folder in inner if (word := self._class_text(file, inner, folder))}
         labels = set(named.values())
         if len(labels) > 1:
             return self._no_label(inner, f"folders of both classes ({', '.join(map(repr, named))})"), True
@@ -425,9 +425,9 @@ class _TreeReader:
         label = labels.pop()
         source = ", ".join(f"folder {name!r}" for name in named)
         self.label_sources[source, label] += 1
-        return label, label == UNLABELLED
+        return label, label == UNLABELED
 
-    def _class_word(self, file: Path, inner: Sequence[str], folder: str) -> str | None:
+    def _class_text(self, file: Path, inner: Sequence[str], folder: str) -> str | None:
         """Return the class that a folder's name means; 0 and 1 mean one only among 0 and 1 alone."""
         word = self.classes.known.get(folder.casefold())
         if word is None or not self.binary or folder.casefold() in _NAMED:
@@ -440,7 +440,7 @@ class _TreeReader:
     def _no_label(self, inner: Sequence[str], why: str) -> str:
         place = "/".join(inner) or "."
         self.undecided[f"{place}: {why}"] += 1
-        return UNLABELLED
+        return UNLABELED
 
     def _read_label_files(self) -> tuple[dict[str, OfficialName], set[Path]]:
         labels: dict[str, OfficialName] = {}
@@ -449,7 +449,7 @@ class _TreeReader:
             for new_name, name in read_labels(file).items():
                 if labels.setdefault(Path(new_name).stem, name) != name:
                     raise CohortError(
-                        f"{file}: {new_name!r} is labelled otherwise in another file; keep one of them"
+                        f"{file}: {new_name!r} is labeled otherwise in another file; keep one of them"
                     )
         return labels, label_files
 
@@ -466,7 +466,7 @@ class _TreeReader:
 
     def _report_labels(self, sources: Sequence[Source]) -> None:
         preliminary = [source for source in sources if source.fold == PRELIMINARY_TEST]
-        bare = sum(source.label == UNLABELLED for source in preliminary)
+        bare = sum(source.label == UNLABELED for source in preliminary)
         if bare:
             self.say(
                 IssueKind.NO_LABELS,
@@ -522,14 +522,14 @@ def _add_csv_row(
     parsed = parse_name(file.name)
     subject = normalize_subject(value["subject"]) or (parsed.subject if parsed else "")
     official = parsed.subject if parsed and subject == parsed.subject else ""
-    source = Source(file, label or UNLABELLED, subject, value["fold"], official)
+    source = Source(file, label or UNLABELED, subject, value["fold"], official)
     if file not in found:
         found[file] = source
         return issues
     if found[file] != source:
         message = f"{row}: named before with another label, subject or fold; the cell gets no label"
         issues.append(ImportIssue(IssueKind.LABEL_CONFLICT, name, message))
-        found[file] = dataclasses.replace(found[file], label=UNLABELLED, undecided=True)
+        found[file] = dataclasses.replace(found[file], label=UNLABELED, undecided=True)
     else:
         issues.append(ImportIssue(IssueKind.DUPLICATE, name, f"{row}: named before; left out"))
     return issues

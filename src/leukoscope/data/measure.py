@@ -29,7 +29,7 @@ class Measurement:
     sha256: str
     """Of the file's bytes; empty where it cannot be read."""
     official_sha256: str = ""
-    """Of the pixels as an official BMP, for files in another format; to recognise lossless copies."""
+    """Of the pixels as an official BMP, for files in another format; to recognize lossless copies."""
     width_px: int = 0
     height_px: int = 0
     descriptors: dict[str, int | float] = dataclasses.field(default_factory=dict)

@@ -12,7 +12,7 @@ from leukoscope.core.io import replacing, write_text
 from leukoscope.core.outputs import Outputs, Recognizer, with_mark
 from leukoscope.data.cnmc import ATTRIBUTION, FOLDER_OF_LABEL, parse_name
 from leukoscope.data.official import official_by_sha256
-from leukoscope.data.table import BLAST, LABEL_VALUES, NORMAL, labelled, resolve_paths
+from leukoscope.data.table import BLAST, LABEL_VALUES, NORMAL, labeled, resolve_paths
 
 
 def draw_sample(cells: pd.DataFrame, count: int, *, seed: int = 0) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def draw_sample(cells: pd.DataFrame, count: int, *, seed: int = 0) -> pd.DataFra
     if count < 2:
         raise UsageError(f"a sample of {count}: at least 2, one cell of each class")
     rng = np.random.default_rng(seed)
-    known = labelled(cells).drop_duplicates("sha256")
+    known = labeled(cells).drop_duplicates("sha256")
     positions: list[int] = []
     for label, wanted in ((BLAST, count - count // 2), (NORMAL, count // 2)):
         of_class = known[known["label"] == label]

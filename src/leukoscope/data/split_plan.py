@@ -104,9 +104,9 @@ def assert_disjoint(cells: pd.DataFrame, split: Split, *, leaks: bool = False) -
     for name, side in sides.items():
         if name != "validation" and side.empty:
             raise SplitError(f"split {split.name!r}: the {name} part is empty")
-        unlabelled = side.loc[side["label"].eq(""), "cell"]
-        if len(unlabelled):
-            raise SplitError(f"split {split.name!r}: {unlabelled.iloc[0]!r} in {name} has no label")
+        unlabeled = side.loc[side["label"].eq(""), "cell"]
+        if len(unlabeled):
+            raise SplitError(f"split {split.name!r}: {unlabeled.iloc[0]!r} in {name} has no label")
     for column in ("cell",) if leaks else ("cell", "group", "sha256"):
         seen: dict[str, str] = {}
         for name, side in sides.items():

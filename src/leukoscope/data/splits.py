@@ -23,7 +23,7 @@ from leukoscope.data.split_plan import (
     single_split,
     write_splits,
 )
-from leukoscope.data.table import labelled
+from leukoscope.data.table import labeled
 
 __all__ = [
     "PROTOCOLS",
@@ -67,14 +67,14 @@ def make_splits(
     per_class: int = PAPER_PER_CLASS,
     cells_as_subjects: bool = False,
 ) -> SplitPlan:
-    """Divide the labelled cells of a table.
+    """Divide the labeled cells of a table.
 
     Parameters
     ----------
     cells
         Cell table.
     protocol
-        ``official``: each training fold held out in turn, groups that leak removed from the training side; a labelled
+        ``official``: each training fold held out in turn, groups that leak removed from the training side; a labeled
         preliminary test set is one more held-out part. ``grouped``: ``k`` parts by merged group, stratified.
         ``paper``: random images, ``per_class`` of each class, 5/7 to train, 1/7 to validate, 1/7 to test; it leaks.
     k
@@ -86,7 +86,7 @@ def make_splits(
     per_class
         Images of each class in ``paper``.
     cells_as_subjects
-        Accept labelled cells without a subject and treat each as its own person. The plan is then marked as leaking.
+        Accept labeled cells without a subject and treat each as its own person. The plan is then marked as leaking.
 
     Raises
     ------
@@ -97,13 +97,13 @@ def make_splits(
         raise UsageError(
             f"validation share {validation_share}: choose a value from 0 up to, not including, 1"
         )
-    known = labelled(cells)
+    known = labeled(cells)
     if known.empty:
-        raise SplitError("no cell has a label; import labelled images")
+        raise SplitError("no cell has a label; import labeled images")
     unknown = int(known["subject"].eq("").sum()) if protocol != "paper" else 0
     if unknown and not cells_as_subjects:
         raise SplitError(
-            f"{unknown} of {len(known)} labelled cells have no subject, so nothing keeps one person's cells on one "
+            f"{unknown} of {len(known)} labeled cells have no subject, so nothing keeps one person's cells on one "
             "side; import with a subject column, or accept the risk with --cells-as-subjects"
         )
     rng = np.random.default_rng(seed)

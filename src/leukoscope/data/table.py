@@ -21,7 +21,7 @@ from leukoscope.core.text import TextError, format_rows, read_table
 
 BLAST: Final = "blast"
 NORMAL: Final = "normal"
-UNLABELLED: Final = ""
+UNLABELED: Final = ""
 LABEL_VALUES: Final[Mapping[str, Label]] = {BLAST: Label.BLAST, NORMAL: Label.NORMAL}
 
 TEXT_COLUMNS: Final = ("cell", "sha256", "label", "subject", "group", "fold")
@@ -113,7 +113,7 @@ def read_classes(path: Path) -> ClassSchema:
 
 def present_labels(labels: Iterable[str]) -> tuple[str, ...]:
     """Return the labels of a table in the order in which counts are shown: C-NMC's two always, others as they occur."""
-    found = {label for label in labels if label != UNLABELLED}
+    found = {label for label in labels if label != UNLABELED}
     return (BLAST, NORMAL) if found <= {BLAST, NORMAL} else tuple(sorted(found))
 
 
@@ -191,9 +191,9 @@ def table_sha256(frame: pd.DataFrame) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def labelled(frame: pd.DataFrame) -> pd.DataFrame:
+def labeled(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that have a label."""
-    return frame[frame["label"] != UNLABELLED]
+    return frame[frame["label"] != UNLABELED]
 
 
 def _check_row(row: tuple[str, ...], where: str, classes: ClassSchema) -> None:

@@ -99,10 +99,10 @@ def verify_files(
         )
     measured = map_files(identify_file, files, workers or os.cpu_count() or 1, progress)
     claims = [_claim(source.resolve() / file.relative_to(source)) for file in files]
-    judged, found = _judge(source, files, measured, claims)
-    judged += gaps
+    scored, found = _predict(source, files, measured, claims)
+    scored += gaps
     missing = tuple(official.path for official in official_files() if official.path not in found)
-    return Verification(str(source), tuple(judged), missing, _count(judged, missing))
+    return Verification(str(source), tuple(scored), missing, _count(scored, missing))
 
 
 def _claim(file: Path) -> OfficialFile | None:
@@ -114,7 +114,7 @@ def _claim(file: Path) -> OfficialFile | None:
     return None
 
 
-def _judge(
+def _predict(
     source: Path,
     files: Sequence[Path],
     measured: Sequence[Measurement],
@@ -124,23 +124,23 @@ def _judge(
     # Files in their own place first: of two identical official files each then finds itself.
     order = sorted(range(len(files)), key=lambda i: claims[i] not in known.get(_digest(measured[i]), ()))
     found: set[str] = set()
-    judged: dict[int, VerifiedFile] = {}
+    scored: dict[int, VerifiedFile] = {}
     for i in order:
         same, claim = known.get(_digest(measured[i]), ()), claims[i]
         name = escape_surrogates(files[i].relative_to(source).as_posix())
         if not measured[i].sha256:
-            judged[i] = VerifiedFile(name, FileStatus.UNREADABLE, "", measured[i].trouble)
+            scored[i] = VerifiedFile(name, FileStatus.UNREADABLE, "", measured[i].trouble)
         elif same:
             free = [official for official in same if official.path not in found]
             target = claim if claim in free else (free or same)[0]
             status = _status_of_same(measured[i], target, claim, bool(free))
             found.add(target.path)
-            judged[i] = VerifiedFile(name, status, target.path)
+            scored[i] = VerifiedFile(name, status, target.path)
         elif claim is not None:
-            judged[i] = VerifiedFile(name, FileStatus.ALTERED, claim.path, _why_altered(measured[i], claim))
+            scored[i] = VerifiedFile(name, FileStatus.ALTERED, claim.path, _why_altered(measured[i], claim))
         else:
-            judged[i] = VerifiedFile(name, FileStatus.UNKNOWN, "", measured[i].trouble)
-    return [judged[i] for i in range(len(files))], found
+            scored[i] = VerifiedFile(name, FileStatus.UNKNOWN, "", measured[i].trouble)
+    return [scored[i] for i in range(len(files))], found
 
 
 def _digest(measured: Measurement) -> str:
@@ -162,14 +162,14 @@ def _why_altered(measured: Measurement, claim: OfficialFile) -> str:
     if measured.trouble:
         return measured.trouble
     if measured.official_sha256 and not claim.name:
-        return "converted copies of the test sets cannot be recognised; restore the official BMP"
+        return "converted copies of the test sets cannot be recognized; restore the official BMP"
     return f"SHA-256 {measured.sha256[:12]}..., official {claim.sha256[:12]}...; restore the official file"
 
 
-def _count(judged: Sequence[VerifiedFile], missing: Sequence[str]) -> dict[str, dict[str, int]]:
+def _count(scored: Sequence[VerifiedFile], missing: Sequence[str]) -> dict[str, dict[str, int]]:
     part_of = {official.path: official.fold for official in official_files()}
     counts: dict[str, Counter[str]] = {part: Counter() for part in sorted(set(part_of.values()))}
-    for file in judged:
+    for file in scored:
         counts.setdefault(part_of.get(file.official, "no part"), Counter())[file.status.value] += 1
     for path in missing:
         counts[part_of[path]]["missing"] += 1

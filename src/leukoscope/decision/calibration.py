@@ -187,7 +187,7 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike, *, with_bias: 
 
     Notes
     -----
-    Minimises the mean negative log-likelihood, which is convex in (1 / temperature, bias): golden-section
+    Minimizes the mean negative log-likelihood, which is convex in (1 / temperature, bias): golden-section
     search over log temperature, with the best bias by Newton's steps inside. C. Guo et al., "On calibration
     of modern neural networks", ICML 2017, arXiv 1706.04599.
     """
@@ -229,7 +229,7 @@ def _losses(logits: Floats, truth: npt.NDArray[np.intp]) -> Floats:
 def _fit_bias(logits: Floats, shares: Floats) -> Floats:
     """The bias of each class, the first one's 0, at which mean probabilities equal the classes' shares.
 
-    It minimises a convex function, the mean of log-sum-exp minus bias times share, by Newton's steps that are halved
+    It minimizes a convex function, the mean of log-sum-exp minus bias times share, by Newton's steps that are halved
     until the function falls.
     """
     bias = np.zeros(len(shares))
@@ -332,7 +332,7 @@ def choose_operating_point(
 ) -> OperatingPoint | Infeasible:
     """Choose the threshold on the positive group's probability that satisfies the rule on validation rows.
 
-    The threshold lies halfway between two neighbouring probabilities, so that the rounding of another engine
+    The threshold lies halfway between two neighboring probabilities, so that the rounding of another engine
     does not move a row across it.
 
     Parameters

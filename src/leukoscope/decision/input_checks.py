@@ -20,7 +20,7 @@ class Finding(NamedTuple):
 
 
 def check_descriptors(descriptors: Descriptors, limits: InputLimits) -> list[Finding]:
-    """Say what keeps this image from being judged; an empty list where nothing does.
+    """Say what keeps this image from being classified; an empty list where nothing does.
 
     A blank frame and a background that is not black end the checks: area, focus and border contact of such an
     image measure no cell.
@@ -83,7 +83,7 @@ class LimitRule:
     """How limits are taken from training cells: an extreme quantile, widened by a factor.
 
     The quantile keeps one odd training cell from setting a limit; the factor makes room for subjects who
-    differ from all those seen. Together they refuse hardly any cell; fine judgement is left to the novelty
+    differ from all those seen. Together they refuse hardly any cell; fine judgment is left to the novelty
     score.
     """
 

@@ -13,12 +13,12 @@ Array = npt.NDArray[np.float32]
 
 DEFAULT_COMPONENTS = 32
 
-NORMALISE_ABOVE = 0.5
+NORMALIZE_ABOVE = 0.5
 """Mean resultant length (0 to 1) of training embeddings above which only their direction is used.
 
 Pooled activations lie on one side of the origin (0.9 and more): their length follows contrast and brightness,
-their direction what is seen, and unit vectors tell strangers better. Embeddings centred on the training cells
-(0.1) carry novelty in their length; there it must stay.
+their direction what is seen, and unit vectors separate out-of-distribution images better. Embeddings centered on the
+training cells (0.1) carry novelty in their length; there it must stay.
 """
 
 
@@ -32,7 +32,7 @@ class NoveltyModel:
 
     Chosen by measurement on C-NMC (fitted on one fold's subjects, tested on the other's, both ways, against
     normal blood cells with and without background, fields, noise, text and shapes): as good as or better than
-    nearest neighbours, the residual alone and 16, 64 or 128 directions, and smaller than the neighbours. Unit
+    nearest neighbors, the residual alone and 16, 64 or 128 directions, and smaller than the neighbors. Unit
     vectors before a Mahalanobis distance: M. Mueller, M. Hein, arXiv 2505.18032.
 
     Attributes
@@ -44,7 +44,7 @@ class NoveltyModel:
         Standard deviation along each of them.
     residual_scale : > 0
         Standard deviation of a training cell in one direction beside the components.
-    normalised
+    normalized
         Embeddings are divided by their length first.
     """
 
@@ -52,7 +52,7 @@ class NoveltyModel:
     directions: Array
     scales: Array
     residual_scale: float
-    normalised: bool = False
+    normalized: bool = False
 
     @classmethod
     def fit(
@@ -86,12 +86,12 @@ class NoveltyModel:
             _, inverse, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
             weights = 1 / (counts[inverse] * len(counts))
         unit = _unit(values)
-        normalised = bool(np.linalg.norm(weights @ unit) > NORMALISE_ABOVE)
-        if normalised:
+        normalized = bool(np.linalg.norm(weights @ unit) > NORMALIZE_ABOVE)
+        if normalized:
             values = unit
         mean = weights @ values
-        centred = (values - mean) * np.sqrt(weights)[:, None]
-        _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+        centered = (values - mean) * np.sqrt(weights)[:, None]
+        _, singular, directions = np.linalg.svd(centered, full_matrices=False)
         kept = max(1, min(components, len(values) - 2, values.shape[1] - 1))
         variances = singular**2
         rest = float(variances[kept:].sum()) / max(1, values.shape[1] - kept)
@@ -101,7 +101,7 @@ class NoveltyModel:
             directions[:kept].astype(np.float32),
             np.sqrt(np.maximum(variances[:kept], floor)).astype(np.float32),
             float(np.sqrt(floor)),
-            normalised,
+            normalized,
         )
 
     def score(self, embeddings: npt.ArrayLike) -> Array:
@@ -119,9 +119,9 @@ class NoveltyModel:
         values = np.asarray(embeddings, dtype=np.float32)
         if values.ndim != 2 or values.shape[1] != len(self.mean):
             raise ValueError(f"embeddings of shape {values.shape}: expected (N, {len(self.mean)})")
-        centred = (_unit(values) if self.normalised else values) - self.mean
-        along = centred @ self.directions.T
-        residual = np.maximum((centred**2).sum(axis=1) - (along**2).sum(axis=1), 0.0)
+        centered = (_unit(values) if self.normalized else values) - self.mean
+        along = centered @ self.directions.T
+        residual = np.maximum((centered**2).sum(axis=1) - (along**2).sum(axis=1), 0.0)
         squared = ((along / self.scales) ** 2).sum(axis=1) + residual / np.float32(self.residual_scale) ** 2
         return np.asarray(np.sqrt(squared / len(self.mean)), dtype=np.float32)
 
@@ -132,7 +132,7 @@ class NoveltyModel:
             "directions": self.directions,
             "scales": self.scales,
             "residual_scale": np.array([self.residual_scale], dtype=np.float32),
-            "normalised": np.array([self.normalised], dtype=np.float32),
+            "normalised": np.array([self.normalized], dtype=np.float32),
         }
 
     @classmethod
@@ -150,20 +150,20 @@ class NoveltyModel:
                 f"novelty tensors {sorted(tensors)}: expected {sorted(names)}; export the bundle again"
             )
         arrays = {name: np.asarray(tensors[name], dtype=np.float32) for name in names}
-        mean, directions, scales, residual, normalised = arrays.values()
+        mean, directions, scales, residual, normalized = arrays.values()
         fits = mean.ndim == scales.ndim == 1 and directions.shape == (len(scales), len(mean))
-        if not fits or residual.shape != (1,) or normalised.shape != (1,):
+        if not fits or residual.shape != (1,) or normalized.shape != (1,):
             shapes = {name: array.shape for name, array in arrays.items()}
             raise BundleError(
                 f"novelty tensors of shapes {shapes} do not fit together; export the bundle again"
             )
         finite = all(bool(np.isfinite(array).all()) for array in arrays.values())
-        if not finite or not (scales > 0).all() or not residual[0] > 0 or normalised[0] not in (0, 1):
+        if not finite or not (scales > 0).all() or not residual[0] > 0 or normalized[0] not in (0, 1):
             raise BundleError(
                 "novelty tensors hold numbers that are not finite, scales that are not positive or an unknown "
                 "flag; export the bundle again"
             )
-        return cls(mean, directions, scales, float(residual[0]), bool(normalised[0]))
+        return cls(mean, directions, scales, float(residual[0]), bool(normalized[0]))
 
 
 def _unit(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.core.errors import EngineError
-from leukoscope.core.terms import REASON_WORDS, Reason, Status
+from leukoscope.core.terms import REASON_TEXTS, Reason, Status
 from leukoscope.decision.calibration import softmax
 from leukoscope.decision.conformal import prediction_set
 from leukoscope.decision.input_checks import Finding, check_descriptors
@@ -73,7 +73,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class SubjectVerdict:
-    """What is said about one subject over its judged cells; the interval is over cells.
+    """What is said about one subject over its classified cells; the interval is over cells.
 
     ``blasts`` counts cells of the positive group by the operating point, ``counts`` the cells called, by class.
     """
@@ -83,7 +83,7 @@ class SubjectVerdict:
     probability: float | None
     probabilities: tuple[float, ...]
     cells: int
-    judged: int
+    classified: int
     rejected: int
     uncertain: int
     blasts: int
@@ -138,7 +138,7 @@ def decide(
     refusals = check_descriptors(descriptors, parameters.input_limits)
     if not refusals and novelty is not None and novelty > 1:
         refusals = [
-            Finding(Reason.NOVEL, f"{REASON_WORDS[Reason.NOVEL]} Novelty is {novelty:.2f} times its limit.")
+            Finding(Reason.NOVEL, f"{REASON_TEXTS[Reason.NOVEL]} Novelty is {novelty:.2f} times its limit.")
         ]
     if refusals:
         return Verdict(Status.REJECTED, reasons=tuple(refusals), novelty=novelty, threshold=threshold)
@@ -190,7 +190,7 @@ def pool_subject(
     """Pool the verdicts of one subject's images: the mean calibrated logits meet the operating point.
 
     Uncertain cells count in the mean and in the blast share (by their probability), rejected ones in neither.
-    The call is 'rejected' without a judged cell and 'uncertain' where every judged cell is uncertain.
+    The call is 'rejected' without a classified cell and 'uncertain' where every classified cell is uncertain.
     """
     everything = list(verdicts)
     return pool_logits(
@@ -209,13 +209,13 @@ def pool_logits(
     operating_point: str | None = None,
     classes: ClassSchema = BINARY,
 ) -> SubjectVerdict:
-    """Pool one subject from the calibrated logits (n, K) of judged cells and the counts of all decisions."""
+    """Pool one subject from the calibrated logits (n, K) of classified cells and the counts of all decisions."""
     threshold = parameters.operating_point(operating_point).threshold
     logits = np.asarray(calibrated_logits, dtype=np.float64).reshape(-1, classes.size)
-    cells, judged = decisions.total(), len(logits)
+    cells, classified = decisions.total(), len(logits)
     uncertain = decisions[Status.UNCERTAIN.value]
     counts = {name: decisions[name] for name in classes.names}
-    if not judged:
+    if not classified:
         return SubjectVerdict(
             Status.REJECTED, None, None, (), cells, 0, cells, 0, 0, None, None, None, counts
         )
@@ -223,17 +223,17 @@ def pool_logits(
     blasts = sum(classes.is_positive(name) for name in called)
     share = low = high = None
     if classes.positive:
-        share, (low, high) = blasts / judged, wilson(blasts, judged)
-    probabilities = softmax([math.fsum(column) / judged for column in logits.T])
-    settled = uncertain < judged
+        share, (low, high) = blasts / classified, wilson(blasts, classified)
+    probabilities = softmax([math.fsum(column) / classified for column in logits.T])
+    settled = uncertain < classified
     return SubjectVerdict(
         Status.CALLED if settled else Status.UNCERTAIN,
         called_class(probabilities, classes, threshold) if settled else None,
         positive_probability(probabilities, classes),
         tuple(probabilities.tolist()),
         cells,
-        judged,
-        cells - judged,
+        classified,
+        cells - classified,
         uncertain,
         blasts,
         share,
@@ -256,4 +256,4 @@ def _doubt(call: str, plausible: tuple[str, ...], alpha: float, size: int) -> Fi
     else:
         reason = Reason.SEVERAL_PLAUSIBLE if plausible else Reason.NONE_PLAUSIBLE
     named = f" Plausible: {', '.join(plausible)}." if size > 2 and plausible else ""
-    return Finding(reason, f"{REASON_WORDS[reason]} Error rate: {alpha:.0%} per class.{named}")
+    return Finding(reason, f"{REASON_TEXTS[reason]} Error rate: {alpha:.0%} per class.{named}")

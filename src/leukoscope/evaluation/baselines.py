@@ -1,7 +1,7 @@
-"""Shortcut baselines: how far size and colour alone go, under the very split a network is judged by.
+"""Shortcut baselines: how far size and color alone go, under the very split a network is classified by.
 
 In C-NMC the area of a cell gives its label away to a large part. A network's figure means little until it stands beside
-these two, on the same cells: the area alone, and gradient boosting on nine scalars (area, box, colour moments).
+these two, on the same cells: the area alone, and gradient boosting on nine scalars (area, box, color moments).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ from leukoscope.imaging.descriptors import NINE_SCALARS
 from leukoscope.stats.metrics import confusion, f1_weighted, roc_auc
 
 BAGS: Final = 10
-"""Boosted models that are averaged. One alone moves by about 0.005 in AUC when the mask's threshold moves by some grey
+"""Boosted models that are averaged. One alone moves by about 0.005 in AUC when the mask's threshold moves by some gray
 levels; the mean of ten on bootstrap samples does not depend on such accidents."""
 _PROBABILITY_MARGIN: Final = 1e-6
 
@@ -55,7 +55,7 @@ class BaselineScores:
 
 
 def area_baseline(cells: pd.DataFrame, train: Sequence[str], test: Sequence[str]) -> BaselineScores:
-    """Judge cells by their foreground area alone.
+    """Classify cells by their foreground area alone.
 
     Parameters
     ----------
@@ -72,16 +72,16 @@ def area_baseline(cells: pd.DataFrame, train: Sequence[str], test: Sequence[str]
     Raises
     ------
     SplitError
-        The training side lacks a class, or a key is not among the labelled cells of the table.
+        The training side lacks a class, or a key is not among the labeled cells of the table.
     """
     model = make_pipeline(StandardScaler(), LogisticRegression())
-    return _judge("area", model, ("area_px",), cells, (train, test))
+    return _predict("area", model, ("area_px",), cells, (train, test))
 
 
 def nine_scalars_baseline(
     cells: pd.DataFrame, train: Sequence[str], test: Sequence[str], seed: int = 0
 ) -> BaselineScores:
-    """Judge cells by nine scalars: area, sides of the box, mean and standard deviation of R, G and B.
+    """Classify cells by nine scalars: area, sides of the box, mean and standard deviation of R, G and B.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def nine_scalars_baseline(
     """
     boosting = HistGradientBoostingClassifier(random_state=seed)
     model = BaggingClassifier(boosting, n_estimators=BAGS, random_state=seed)
-    return _judge("nine_scalars", model, NINE_SCALARS, cells, (train, test))
+    return _predict("nine_scalars", model, NINE_SCALARS, cells, (train, test))
 
 
 BASELINES: Final[Mapping[str, Callable[[pd.DataFrame, Sequence[str], Sequence[str]], BaselineScores]]] = (
@@ -113,7 +113,7 @@ BASELINES: Final[Mapping[str, Callable[[pd.DataFrame, Sequence[str], Sequence[st
 """The baselines by name, with default seeds."""
 
 
-def _judge(
+def _predict(
     name: str,
     model: Any,
     columns: Sequence[str],
@@ -142,5 +142,5 @@ def _labels(rows: pd.DataFrame, keys: Sequence[str], side: str) -> NDArray[np.in
     wrong = ~known.isin(list(LABEL_VALUES))
     if wrong.any() or not len(known):
         named = repr(keys[int(wrong.to_numpy().argmax())]) if len(known) else "none"
-        raise SplitError(f"baseline, {side} side: {named}: labelled cells of the table are needed")
+        raise SplitError(f"baseline, {side} side: {named}: labeled cells of the table are needed")
     return np.array([int(LABEL_VALUES[word]) for word in known], np.int64)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from leukoscope.evaluation.metrics_table import Context, Judged
-from leukoscope.evaluation.scored_split import JudgedSplit
+from leukoscope.evaluation.metrics_table import Context, ScoredCells
+from leukoscope.evaluation.scored_split import ScoredSplitCells
 from leukoscope.models.report import ClassesResult, ClassResult, Measurement
 from leukoscope.stats import metrics, resampling
 from leukoscope.stats.intervals import bootstrap
@@ -31,7 +31,7 @@ ALL_NAMES = (*MACRO_MEASURES, "roc_auc_macro", "coverage", "set_size")
 CLASS_NAMES = (*CLASS_MEASURES, "roc_auc", "coverage")
 
 
-def measure_classes(split: JudgedSplit, judged: Judged, context: Context) -> ClassesResult | None:
+def measure_classes(split: ScoredSplitCells, scored: ScoredCells, context: Context) -> ClassesResult | None:
     """Measure the calls, probabilities and prediction sets of more than two classes, by cell; None for two.
 
     Intervals resample subjects within their set of classes.
@@ -41,10 +41,10 @@ def measure_classes(split: JudgedSplit, judged: Judged, context: Context) -> Cla
         return None
     truth = split.rows["class"].to_numpy(dtype=np.intp)
     calls = split.rows["called_class"].to_numpy(dtype=np.intp)
-    sample = SubjectSample.of(truth, judged.group, schema.size)
+    sample = SubjectSample.of(truth, scored.group, schema.size)
 
     def estimate(statistic: Statistic) -> Measurement:
-        return context.measurement(judged, bootstrap(sample, statistic, context.bootstrap))
+        return context.measurement(scored, bootstrap(sample, statistic, context.bootstrap))
 
     areas = [
         resampling.of_roc_auc(
@@ -75,7 +75,7 @@ def measure_classes(split: JudgedSplit, judged: Judged, context: Context) -> Cla
                 name=entry.name,
                 title=entry.title,
                 cells=int(of_class.sum()),
-                subjects=len(np.unique(judged.subject[of_class])),
+                subjects=len(np.unique(scored.subject[of_class])),
                 measures={name: estimate(statistic) for name, statistic in each.items()},
             )
         )

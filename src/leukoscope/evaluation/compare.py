@@ -9,12 +9,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from leukoscope.core.terms import RESEARCH_USE
-from leukoscope.evaluation.literature import LITERATURE, SPLIT_WORDS, SplitKind
+from leukoscope.evaluation.literature import LITERATURE, SPLIT_TEXTS, SplitKind
 from leukoscope.evaluation.metrics_table import Context, measure_some
 from leukoscope.evaluation.protocol import record_run
-from leukoscope.evaluation.scored_split import fit_rules, judge_run
+from leukoscope.evaluation.scored_split import fit_rules, score_run
 from leukoscope.evaluation.scores import Run, read_run
-from leukoscope.evaluation.split_report import EvaluationSettings, judge_at_half, title_at_half
+from leukoscope.evaluation.split_report import EvaluationSettings, predict_at_half, title_at_half
 from leukoscope.models.metric_info import MEASURES, format_value
 from leukoscope.models.report import Measurement, Report, RunRecord, format_measurement, read_report
 
@@ -84,10 +84,10 @@ def compare(
 
 def row_of_run(run: Run, settings: EvaluationSettings) -> ComparisonRow:
     """Measure the cells of one run; its calibration is that of its own validation rows."""
-    judged = judge_run(run, fit_rules(run), {})
+    scored = score_run(run, fit_rules(run), {})
     context = Context(run.split, settings.bootstrap, settings.bins)
-    measures = measure_some(judge_at_half(judged.rows), context, COMPARED)
-    test = judged.parts["test"]
+    measures = measure_some(predict_at_half(scored.rows), context, COMPARED)
+    test = scored.parts["test"]
     return ComparisonRow(
         kind="run",
         name=run.name,
@@ -227,7 +227,7 @@ def to_html(comparison: Comparison) -> str:
         + "</tr>"
         for row, cells in zip(comparison.rows, rows, strict=True)
     )
-    legend = "".join(f"<li><b>{kind.value}</b>: {escape(words)}</li>" for kind, words in SPLIT_WORDS.items())
+    legend = "".join(f"<li><b>{kind.value}</b>: {escape(words)}</li>" for kind, words in SPLIT_TEXTS.items())
     return _PAGE.format(
         head=head, body=body, legend=legend, caveat=escape(comparison.caveat), notice=RESEARCH_USE
     )

@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
-from leukoscope.evaluation.metrics_table import Context, Floats, Judged
+from leukoscope.evaluation.metrics_table import Context, Floats, ScoredCells
 from leukoscope.models.report import (
     Curve,
     CurvePoint,
@@ -31,17 +31,17 @@ PREVALENCES = (0.01, 0.02, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.35, 0.40, 0.45,
 NET_BENEFIT_THRESHOLDS = tuple(round(0.02 * step, 2) for step in range(1, 50))
 
 
-def make_curves(judged: Judged, context: Context) -> Curves:
+def make_curves(scored: ScoredCells, context: Context) -> Curves:
     """Return ROC with its band, precision and recall, reliability and the histogram of probabilities."""
-    labels = judged.label.astype(int)
+    labels = scored.label.astype(int)
     blasts, normals = (
-        np.histogram(judged.probability[mask], HISTOGRAM_BINS, (0.0, 1.0))[0]
-        for mask in (judged.label, ~judged.label)
+        np.histogram(scored.probability[mask], HISTOGRAM_BINS, (0.0, 1.0))[0]
+        for mask in (scored.label, ~scored.label)
     )
     return Curves(
-        roc=roc_with_band(judged, context),
-        precision_recall=_precision_recall(labels, judged.probability),
-        reliability=reliability_bins(judged, context),
+        roc=roc_with_band(scored, context),
+        precision_recall=_precision_recall(labels, scored.probability),
+        reliability=reliability_bins(scored, context),
         histogram=Histogram(
             edges=tuple(np.linspace(0, 1, HISTOGRAM_BINS + 1).round(6).tolist()),
             blasts=tuple(blasts.tolist()),
@@ -50,17 +50,17 @@ def make_curves(judged: Judged, context: Context) -> Curves:
     )
 
 
-def roc_with_band(judged: Judged, context: Context) -> Curve:
+def roc_with_band(scored: ScoredCells, context: Context) -> Curve:
     """Return sensitivity over 1 - specificity at even steps, with pointwise intervals from resampled subjects."""
-    if judged.label.all() or not judged.label.any():
+    if scored.label.all() or not scored.label.any():
         return ()
-    sample = judged.sample()
+    sample = scored.sample()
     settings = dataclasses.replace(context.bootstrap, replicates=BAND_REPLICATES)
     # Denser where the curve is steep and where anybody would work.
     grid = np.linspace(0, 1, BAND_POINTS) ** 1.6
     points = [CurvePoint(x=0.0, y=0.0)]
     for x in grid:
-        statistic = clusters.of_sensitivity_at_specificity(sample, judged.probability, 1 - float(x))
+        statistic = clusters.of_sensitivity_at_specificity(sample, scored.probability, 1 - float(x))
         estimate = bootstrap(sample, statistic, settings)
         if estimate.value is not None:
             low, high = (estimate.value if end is None else end for end in (estimate.low, estimate.high))
@@ -79,10 +79,10 @@ def _precision_recall(labels: npt.NDArray[np.int64], probability: Floats) -> Cur
     )
 
 
-def reliability_bins(judged: Judged, context: Context) -> tuple[ReliabilityBin, ...]:
+def reliability_bins(scored: ScoredCells, context: Context) -> tuple[ReliabilityBin, ...]:
     """Return equal-mass bins with intervals of the observed share from resampled subjects."""
-    sample = judged.sample()
-    place = reliability.equal_mass_bins(judged.probability, context.bins)
+    sample = scored.sample()
+    place = reliability.equal_mass_bins(scored.probability, context.bins)
     bins = []
     for index in range(int(place.max(initial=-1)) + 1):
         inside = place == index
@@ -90,8 +90,8 @@ def reliability_bins(judged: Judged, context: Context) -> tuple[ReliabilityBin, 
         bins.append(
             ReliabilityBin(
                 cells=int(inside.sum()),
-                predicted=float(judged.probability[inside].mean()),
-                observed=float(judged.label[inside].mean()),
+                predicted=float(scored.probability[inside].mean()),
+                observed=float(scored.label[inside].mean()),
                 low=estimate.low,
                 high=estimate.high,
             )
@@ -105,14 +105,14 @@ def _share_inside(sample: SubjectSample, inside: npt.NDArray[np.bool_]) -> Stati
     return Statistic(lambda counts: discrimination.ratio(counts @ blasts, counts @ rows), BOTH)
 
 
-def prevalence_curve(judged: Judged, context: Context) -> tuple[PrevalencePoint, ...]:
+def prevalence_curve(scored: ScoredCells, context: Context) -> tuple[PrevalencePoint, ...]:
     """Return PPV and NPV where another share of the cells is blast than in the test part."""
-    sample = judged.sample()
+    sample = scored.sample()
 
     def at(prevalence: float, which: int) -> Statistic:
         return clusters.of_calls(
             sample,
-            judged.calls,
+            scored.calls,
             lambda c: discrimination.predictive_values(
                 discrimination.sensitivity(c), discrimination.specificity(c), prevalence
             )[which],
@@ -121,16 +121,18 @@ def prevalence_curve(judged: Judged, context: Context) -> tuple[PrevalencePoint,
     return tuple(
         PrevalencePoint(
             prevalence=prevalence,
-            ppv=context.estimate(judged, at(prevalence, 0)),
-            npv=context.estimate(judged, at(prevalence, 1)),
+            ppv=context.estimate(scored, at(prevalence, 0)),
+            npv=context.estimate(scored, at(prevalence, 1)),
         )
         for prevalence in PREVALENCES
     )
 
 
-def decision_curve(judged: Judged, context: Context, baseline: Floats | None) -> tuple[NetBenefitPoint, ...]:
+def decision_curve(
+    scored: ScoredCells, context: Context, baseline: Floats | None
+) -> tuple[NetBenefitPoint, ...]:
     """Return net benefit over threshold probabilities, beside calling every cell and beside a baseline's."""
-    sample, labels = judged.sample(), judged.label.astype(int)
+    sample, labels = scored.sample(), scored.label.astype(int)
 
     def benefit(calls: npt.NDArray[np.bool_], threshold: float) -> float:
         return float(discrimination.net_benefit(discrimination.confusion(labels, calls), threshold))
@@ -138,11 +140,11 @@ def decision_curve(judged: Judged, context: Context, baseline: Floats | None) ->
     points = []
     for threshold in NET_BENEFIT_THRESHOLDS:
         measure = functools.partial(discrimination.net_benefit, threshold=threshold)
-        statistic = clusters.of_calls(sample, judged.probability >= threshold, measure)
+        statistic = clusters.of_calls(sample, scored.probability >= threshold, measure)
         points.append(
             NetBenefitPoint(
                 threshold=threshold,
-                model=context.estimate(judged, statistic),
+                model=context.estimate(scored, statistic),
                 call_all=benefit(np.ones(len(labels), dtype=bool), threshold),
                 baseline=None if baseline is None else benefit(baseline >= threshold, threshold),
             )

@@ -1,4 +1,4 @@
-"""The look that every figure shares: colours, type, axes, and rendering to bytes."""
+"""The look that every figure shares: colors, type, axes, and rendering to bytes."""
 
 import io
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart with every common colour-vision deficiency.
+# Okabe and Ito's palette: told apart with every common color-vision deficiency.
 BLAST = "#D55E00"
 NORMAL = "#0072B2"
 MODEL = "#1B3A57"

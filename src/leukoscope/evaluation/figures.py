@@ -246,7 +246,7 @@ DRAWINGS: dict[str, Drawing] = {
 CAPTIONS: dict[str, str] = {
     "roc": "Sensitivity over 1 - specificity. The band is the pointwise interval from resampled subjects.",
     "precision_recall": "Precision over recall; the dotted line is what calling every cell blast gives.",
-    "baselines": "The model beside what cell size and colour alone achieve under the same split.",
+    "baselines": "The model beside what cell size and color alone achieve under the same split.",
     "confusion": "Calls at the default operating point, in counts and as shares of the true class.",
     "subjects": "Share of right calls for every person, with Wilson intervals over the person's cells.",
     "subgroups": "The same measure in slices of the test part. Slices that hold one class have no AUC.",

@@ -1,4 +1,4 @@
-"""Leakage in the open: the same recipe judged on people it has seen and on people it has not."""
+"""Leakage in the open: the same recipe classified on people it has seen and on people it has not."""
 
 import math
 from collections.abc import Sequence
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from leukoscope.core.errors import UsageError
 from leukoscope.evaluation.compare import markdown_row
-from leukoscope.evaluation.metrics_table import Context, judge_cells, measure_some
-from leukoscope.evaluation.scored_split import fit_rules, judge_run
+from leukoscope.evaluation.metrics_table import Context, measure_some, score_cells
+from leukoscope.evaluation.scored_split import fit_rules, score_run
 from leukoscope.evaluation.scores import Run
 from leukoscope.evaluation.split_report import EvaluationSettings
 from leukoscope.models.metric_info import MEASURES
@@ -46,9 +46,9 @@ def measure_inflation(
     names = ("accuracy", "balanced_accuracy", "f1_weighted", "roc_auc", "average_precision")
     sides = []
     for run in (leaking, disjoint):
-        judged = judge_run(run, fit_rules(run), {})
+        scored = score_run(run, fit_rules(run), {})
         context = Context(run.split, settings.bootstrap, settings.bins)
-        sides.append(measure_some(judge_cells(judged.rows), context, names))
+        sides.append(measure_some(score_cells(scored.rows), context, names))
     return [
         Inflation(name, sides[0][name], sides[1][name], _difference(sides[0][name], sides[1][name]))
         for name in names

@@ -16,7 +16,7 @@ class SplitKind(StrEnum):
     NOT_STATED = "not stated"
 
 
-SPLIT_WORDS: dict[SplitKind, str] = {
+SPLIT_TEXTS: dict[SplitKind, str] = {
     SplitKind.SUBJECT_DISJOINT: "no person of the test side was seen in training.",
     SplitKind.LEAKING: "images of the same people stand on both sides; the figure is inflated.",
     SplitKind.NOT_STATED: "not stated to be by subject, to be read as leaking.",
@@ -60,7 +60,7 @@ FINAL = "C-NMC final test, 2,586 cells, labels unpublished"
 
 LITERATURE: tuple[PublishedResult, ...] = (
     PublishedResult(
-        name="Challenge winner: neighbourhood correction (Pan et al.)",
+        name="Challenge winner: neighborhood correction (Pan et al.)",
         year=2019,
         split=SplitKind.SUBJECT_DISJOINT,
         test_set=FINAL,

@@ -1,4 +1,4 @@
-"""From judged cells to measurements: which figures are made, at which level, with which interval."""
+"""From classified cells to measurements: which figures are made, at which level, with which interval."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ SHARES: dict[str, Callable[[discrimination.Confusion], tuple[float, float]]] = {
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredCells:
     """Units of one level with label, probability and call, as arrays of one length.
 
     Attributes
@@ -75,9 +75,9 @@ class Judged:
         """Return who belongs to whom: merged groups are drawn as one."""
         return SubjectSample.of(self.label.astype(int), self.group)
 
-    def chosen(self, mask: Bools) -> "Judged":
+    def chosen(self, mask: Bools) -> "ScoredCells":
         """Return the cells of a slice."""
-        return Judged(
+        return ScoredCells(
             self.unit,
             self.label[mask],
             self.probability[mask],
@@ -96,28 +96,30 @@ class Context:
     bootstrap: BootstrapSettings
     bins: int
 
-    def measurement(self, judged: Judged, estimate: Estimate) -> Measurement:
+    def measurement(self, scored: ScoredCells, estimate: Estimate) -> Measurement:
         """Put an estimate on record with the counts of the units it was made of."""
         return Measurement(
             value=estimate.value,
             low=estimate.low,
             high=estimate.high,
-            n_cells=judged.n_cells,
-            n_subjects=judged.n_subjects,
+            n_cells=scored.n_cells,
+            n_subjects=scored.n_subjects,
             split=self.split,
-            unit=judged.unit,
+            unit=scored.unit,
             method=estimate.method,
             not_estimable=estimate.reason,
         )
 
-    def estimate(self, judged: Judged, statistic: Statistic, minus: Statistic | None = None) -> Measurement:
+    def estimate(
+        self, scored: ScoredCells, statistic: Statistic, minus: Statistic | None = None
+    ) -> Measurement:
         """Estimate a statistic, or a paired difference of two, with its interval over subjects."""
-        return self.measurement(judged, bootstrap(judged.sample(), statistic, self.bootstrap, minus))
+        return self.measurement(scored, bootstrap(scored.sample(), statistic, self.bootstrap, minus))
 
 
-def judge_cells(rows: pd.DataFrame) -> Judged:
-    """Take judged cells from a table with ``label``, ``probability``, ``called``, ``subject``, ``group``."""
-    return Judged(
+def score_cells(rows: pd.DataFrame) -> ScoredCells:
+    """Take classified cells from a table with ``label``, ``probability``, ``called``, ``subject``, ``group``."""
+    return ScoredCells(
         unit="cell",
         label=rows["label"].to_numpy() == 1,
         probability=rows["probability"].to_numpy(dtype=np.float64),
@@ -128,14 +130,14 @@ def judge_cells(rows: pd.DataFrame) -> Judged:
     )
 
 
-def statistics(judged: Judged, bins: int) -> dict[str, Statistic]:
+def statistics(scored: ScoredCells, bins: int) -> dict[str, Statistic]:
     """Return every measure of one level as a statistic over resampled subjects."""
-    sample = judged.sample()
-    probability = judged.probability
+    sample = scored.sample()
+    probability = scored.probability
     return {
         "roc_auc": clusters.of_roc_auc(sample, probability),
         "average_precision": clusters.of_average_precision(sample, probability),
-        **{name: clusters.of_calls(sample, judged.calls, measure) for name, measure in CALL_MEASURES.items()},
+        **{name: clusters.of_calls(sample, scored.calls, measure) for name, measure in CALL_MEASURES.items()},
         "brier": clusters.of_brier(sample, probability),
         "ece": clusters.of_ece(sample, probability, bins),
         "sensitivity_at_specificity_90": clusters.of_sensitivity_at_specificity(sample, probability, 0.90),
@@ -145,32 +147,32 @@ def statistics(judged: Judged, bins: int) -> dict[str, Statistic]:
     }
 
 
-def measure_level(judged: Judged, context: Context, rule: str) -> LevelResult:
+def measure_level(scored: ScoredCells, context: Context, rule: str) -> LevelResult:
     """Make every measurement of one level, and count its calls."""
     measures: Measurements = {}
-    for name, statistic in statistics(judged, context.bins).items():
-        measures[name] = context.estimate(judged, statistic)
+    for name, statistic in statistics(scored, context.bins).items():
+        measures[name] = context.estimate(scored, statistic)
         if name == "roc_auc":
-            estimate = delong(judged.label.astype(int), judged.probability, context.bootstrap.level)
-            measures["roc_auc_delong"] = context.measurement(judged, estimate)
-    counts = discrimination.confusion(judged.label.astype(int), judged.calls)
-    if judged.unit == "subject":
-        measures |= _wilson_measures(judged, counts, context)
+            estimate = delong(scored.label.astype(int), scored.probability, context.bootstrap.level)
+            measures["roc_auc_delong"] = context.measurement(scored, estimate)
+    counts = discrimination.confusion(scored.label.astype(int), scored.calls)
+    if scored.unit == "subject":
+        measures |= _wilson_measures(scored, counts, context)
     return LevelResult(
-        unit=judged.unit,
+        unit=scored.unit,
         rule=rule,
         measures=measures,
         confusion=Confusion(**{name: int(getattr(counts, name)) for name in Confusion.model_fields}),
     )
 
 
-def measure_some(judged: Judged, context: Context, names: tuple[str, ...]) -> Measurements:
+def measure_some(scored: ScoredCells, context: Context, names: tuple[str, ...]) -> Measurements:
     """Make the named measurements only."""
-    made = statistics(judged, context.bins)
-    return {name: context.estimate(judged, made[name]) for name in names}
+    made = statistics(scored, context.bins)
+    return {name: context.estimate(scored, made[name]) for name in names}
 
 
-def _wilson_measures(judged: Judged, counts: discrimination.Confusion, context: Context) -> Measurements:
+def _wilson_measures(scored: ScoredCells, counts: discrimination.Confusion, context: Context) -> Measurements:
     """Subjects are the independent trials here, so their counts have an interval without resampling."""
     level = context.bootstrap.level
     z = NormalDist().inv_cdf((1 + level) / 2)
@@ -180,21 +182,21 @@ def _wilson_measures(judged: Judged, counts: discrimination.Confusion, context: 
         successes, trials = share(counts)
         if trials:
             low, high = wilson(successes, trials, z)
-            estimate = Estimate(successes / trials, low, high, judged.n_cells, judged.n_subjects, method)
+            estimate = Estimate(successes / trials, low, high, scored.n_cells, scored.n_subjects, method)
         else:
             reason = "no subject that it could be counted over"
-            estimate = Estimate(None, None, None, judged.n_cells, judged.n_subjects, method, reason)
-        result[name] = context.measurement(judged, estimate)
+            estimate = Estimate(None, None, None, scored.n_cells, scored.n_subjects, method, reason)
+        result[name] = context.measurement(scored, estimate)
     return result
 
 
-def pool_subjects(rows: pd.DataFrame, pooling: str) -> tuple[Judged, pd.DataFrame]:
+def pool_subjects(rows: pd.DataFrame, pooling: str) -> tuple[ScoredCells, pd.DataFrame]:
     """Pool the cells of each person into one call; subjects who share images are one person (a merged group).
 
     Parameters
     ----------
     rows
-        Judged cells, with ``calibrated_logit`` and ``threshold`` beside the columns of ``judge_cells``.
+        Classified cells, with ``calibrated_logit`` and ``threshold`` beside the columns of ``score_cells``.
     pooling : ``mean`` or ``majority``
         ``mean``: the sigmoid of the mean calibrated logit meets the threshold. ``majority``: at least half of the cells
         are called blast.
@@ -221,7 +223,7 @@ def pool_subjects(rows: pd.DataFrame, pooling: str) -> tuple[Judged, pd.DataFram
     table["called_by_majority"] = table["share"] >= 0.5
     pure = table[table["label"].notna()]
     score = "mean_probability" if pooling == "mean" else "share"
-    judged = Judged(
+    scored = ScoredCells(
         unit="subject",
         label=pure["label"].to_numpy() == 1,
         probability=pure[score].to_numpy(dtype=np.float64),
@@ -230,7 +232,7 @@ def pool_subjects(rows: pd.DataFrame, pooling: str) -> tuple[Judged, pd.DataFram
         group=pure["group"].to_numpy(dtype=str),
         n_cells=int(pure["cells"].sum()),
     )
-    return judged, table
+    return scored, table
 
 
 @dataclass(frozen=True)
@@ -255,14 +257,14 @@ class SplitSample(SubjectSample):
         return counts
 
 
-def mean_auc_of_splits(judged: Judged, split: npt.NDArray[Any], context: Context) -> Measurement:
+def mean_auc_of_splits(scored: ScoredCells, split: npt.NDArray[Any], context: Context) -> Measurement:
     """Estimate the mean over splits of the AUC within each, so that scores of two models are never compared."""
-    whole = judged.sample()
-    groups = np.unique(judged.group)
+    whole = scored.sample()
+    groups = np.unique(scored.group)
     place = np.zeros(len(groups), dtype=np.intp)
     parts = []
     for number, name in enumerate(np.unique(split)):
-        inside = judged.chosen(split == name)
+        inside = scored.chosen(split == name)
         columns = np.searchsorted(groups, np.unique(inside.group))
         place[columns] = number
         parts.append((clusters.of_roc_auc(inside.sample(), inside.probability), columns))
@@ -270,4 +272,4 @@ def mean_auc_of_splits(judged: Judged, split: npt.NDArray[Any], context: Context
     statistic = Statistic(
         lambda counts: np.mean([part(counts[:, columns]) for part, columns in parts], axis=0)
     )
-    return context.measurement(judged, bootstrap(sample, statistic, context.bootstrap))
+    return context.measurement(scored, bootstrap(sample, statistic, context.bootstrap))

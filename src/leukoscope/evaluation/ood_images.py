@@ -15,8 +15,8 @@ CELL_RADIUS_PX = 95
 """Of the discs on black: an area of 28,000 px, well inside that of C-NMC cells."""
 
 
-def make_strangers(count: int, seed: int = 0) -> dict[str, list[Rgb]]:
-    """Make noise, text, photograph-like pictures and flat colours, whole and as discs on black, and blank frames.
+def make_ood_images(count: int, seed: int = 0) -> dict[str, list[Rgb]]:
+    """Make noise, text, photograph-like pictures and flat colors, whole and as discs on black, and blank frames.
 
     The discs pass every input check that looks at size and background; only novelty can refuse them.
 
@@ -34,7 +34,7 @@ def make_strangers(count: int, seed: int = 0) -> dict[str, list[Rgb]]:
         "noise": _noise,
         "text": _text,
         "shapes": _shapes,
-        "flat colour": _flat,
+        "flat color": _flat,
     }
     rng = np.random.default_rng(seed)
     images: dict[str, list[Rgb]] = {}
@@ -42,12 +42,12 @@ def make_strangers(count: int, seed: int = 0) -> dict[str, list[Rgb]]:
         whole = [make(rng) for _ in range(count)]
         images[name] = whole
         images[f"{name}, disc on black"] = [disc_on_black(image) for image in whole]
-    images["blank"] = [np.full((CANVAS_PX, CANVAS_PX, 3), grey, np.uint8) for grey in (0, 3, 8, 128, 255)]
+    images["blank"] = [np.full((CANVAS_PX, CANVAS_PX, 3), gray, np.uint8) for gray in (0, 3, 8, 128, 255)]
     return images
 
 
 def disc_on_black(rgb: Rgb, radius_px: int = CELL_RADIUS_PX) -> Rgb:
-    """Keep a disc around the centre and blacken the rest."""
+    """Keep a disc around the center and blacken the rest."""
     height, width = rgb.shape[:2]
     rows, columns = np.ogrid[:height, :width]
     inside = (rows - height / 2) ** 2 + (columns - width / 2) ** 2 <= radius_px**2
@@ -58,12 +58,12 @@ def cut_out_cell(rgb: Rgb, zoom: float = 1.0) -> Rgb:
     """Cut a stained cell out of its background, crudely, as somebody might who prepares foreign images.
 
     The nucleus is what is darker in green than halfway between two Otsu thresholds, the nearest large part of
-    it to the centre is taken, filled and widened by 12 px.
+    it to the center is taken, filled and widened by 12 px.
 
     Parameters
     ----------
     rgb
-        uint8 (H, W, 3), one cell near the centre.
+        uint8 (H, W, 3), one cell near the center.
     zoom
         Factor on the size afterwards.
 
@@ -79,8 +79,8 @@ def cut_out_cell(rgb: Rgb, zoom: float = 1.0) -> Rgb:
     if not count:
         return np.zeros_like(rgb)
     numbers = np.arange(1, count + 1)
-    centres = np.array(ndimage.center_of_mass(nucleus, parts, numbers))
-    distances = np.hypot(*(centres - np.array(nucleus.shape) / 2).T)
+    centers = np.array(ndimage.center_of_mass(nucleus, parts, numbers))
+    distances = np.hypot(*(centers - np.array(nucleus.shape) / 2).T)
     best = numbers[np.argmax(np.bincount(parts.ravel())[1:] / (1 + 0.02 * distances))]
     kept = ndimage.binary_fill_holes(ndimage.binary_dilation(parts == best, iterations=12))
     cut = np.where(kept[..., None], rgb, 0).astype(np.uint8)
@@ -135,5 +135,5 @@ def _shapes(rng: np.random.Generator) -> Rgb:
 
 
 def _flat(rng: np.random.Generator) -> Rgb:
-    colour = rng.integers(60, 220, 3)
-    return np.broadcast_to(colour.astype(np.uint8), (CANVAS_PX, CANVAS_PX, 3)).copy()
+    color = rng.integers(60, 220, 3)
+    return np.broadcast_to(color.astype(np.uint8), (CANVAS_PX, CANVAS_PX, 3)).copy()

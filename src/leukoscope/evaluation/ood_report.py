@@ -31,7 +31,7 @@ class MeasuredImages:
 
 
 @dataclass(frozen=True)
-class StrangerResult:
+class OodResult:
     """What the gate does with one kind of image that is no C-NMC cell; unit of analysis: the image.
 
     Attributes
@@ -56,22 +56,22 @@ class StrangerResult:
 
 @dataclass(frozen=True)
 class NoveltyReport:
-    """The gate against strangers, and its price: the share of cells of unseen subjects it refuses.
+    """The gate against out-of-distribution images, and its price: the share of cells of unseen subjects it refuses.
 
     Attributes
     ----------
     cells_refused
         Over cells, with an interval over subjects.
-    strangers
+    ood_images
         By kind.
     images, auroc, refused
-        Over all strangers together.
+        Over all out-of-distribution images together.
     """
 
     cells_refused: Estimate
     cells_refused_by_checks: float
     cells_refused_by_novelty: float
-    strangers: tuple[StrangerResult, ...]
+    ood_images: tuple[OodResult, ...]
     images: int
     auroc: float
     refused: float
@@ -121,7 +121,7 @@ def novelty_report(
     novelty: NoveltyModel,
     cells: MeasuredImages,
     groups: NDArray[Any],
-    strangers: Mapping[str, MeasuredImages],
+    ood_images: Mapping[str, MeasuredImages],
     *,
     settings: BootstrapSettings | None = None,
 ) -> NoveltyReport:
@@ -135,24 +135,24 @@ def novelty_report(
         C-NMC cells of subjects that neither the network nor the gate has seen.
     groups : (N,)
         Their subjects.
-    strangers
+    ood_images
         Images of something else, by kind.
     """
-    cell_scores, cell_checks = _judge(parameters, novelty, cells)
+    cell_scores, cell_checks = _predict(parameters, novelty, cells)
     cell_novel = cell_scores > parameters.novelty.limit
     # A gate knows no labels: all subjects are drawn among themselves.
     sample = SubjectSample.of(None, groups)
     refused = bootstrap(sample, of_mean(sample, cell_checks | cell_novel), settings or BootstrapSettings())
 
     results, scores, refusals = [], [], []
-    for kind, images in strangers.items():
-        of_kind, checks = _judge(parameters, novelty, images)
+    for kind, images in ood_images.items():
+        of_kind, checks = _predict(parameters, novelty, images)
         novel = of_kind > parameters.novelty.limit
         gone = checks | novel
         low, high = wilson(int(gone.sum()), len(gone))
         auroc = _auroc(cell_scores, of_kind)
         shares = (float(gone.mean()), low, high, float(checks.mean()), float(novel.mean()))
-        results.append(StrangerResult(kind, len(gone), auroc, *shares))
+        results.append(OodResult(kind, len(gone), auroc, *shares))
         scores.append(of_kind)
         refusals.append(gone)
     everything = np.concatenate(refusals)
@@ -160,14 +160,14 @@ def novelty_report(
         cells_refused=refused,
         cells_refused_by_checks=float(cell_checks.mean()),
         cells_refused_by_novelty=float(cell_novel.mean()),
-        strangers=tuple(results),
+        ood_images=tuple(results),
         images=len(everything),
         auroc=_auroc(cell_scores, np.concatenate(scores)),
         refused=float(everything.mean()),
     )
 
 
-def _judge(
+def _predict(
     parameters: DecisionParameters, novelty: NoveltyModel, images: MeasuredImages
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     limits = parameters.input_limits
@@ -175,6 +175,6 @@ def _judge(
     return novelty.score(images.embeddings), np.array(failed, dtype=bool)
 
 
-def _auroc(cells: NDArray[np.float32], strangers: NDArray[np.float32]) -> float:
-    labels = np.repeat([0, 1], [len(cells), len(strangers)])
-    return roc_auc(labels, np.concatenate([cells, strangers]))
+def _auroc(cells: NDArray[np.float32], ood_images: NDArray[np.float32]) -> float:
+    labels = np.repeat([0, 1], [len(cells), len(ood_images)])
+    return roc_auc(labels, np.concatenate([cells, ood_images]))

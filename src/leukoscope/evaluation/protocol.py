@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from leukoscope.core.errors import CohortError, UsageError
-from leukoscope.evaluation.scored_split import JudgedSplit, fit_rules, judge_run, pool_splits, score_baselines
+from leukoscope.evaluation.scored_split import (
+    ScoredSplitCells,
+    fit_rules,
+    pool_splits,
+    score_baselines,
+    score_run,
+)
 from leukoscope.evaluation.scores import Run, read_run
 from leukoscope.evaluation.split_report import EvaluationSettings, Progress, report_split
 from leukoscope.models.report import Report, RunRecord, SplitReport, format_measurement
@@ -46,21 +52,21 @@ def evaluate(
     settings = settings or EvaluationSettings()
     runs = [read_run(folder) for folder in folders]
     _check_together(runs, pooled)
-    judged: list[JudgedSplit] = []
+    scored: list[ScoredSplitCells] = []
     for run in runs:
         progress(f"{run.split}: decision rules")
         rules = fit_rules(run)
         progress(f"{run.split}: baselines")
-        judged.append(judge_run(run, rules, score_baselines(run)))
-    splits = tuple(_report(split, settings, progress) for split in judged)
-    whole = _report(pool_splits(judged), settings, progress) if pooled else None
+        scored.append(score_run(run, rules, score_baselines(run)))
+    splits = tuple(_report(split, settings, progress) for split in scored)
+    whole = _report(pool_splits(scored), settings, progress) if pooled else None
     return Report(
         title=title or f"Evaluation of {', '.join(run.name for run in runs)}",
         created=_now(),
         level=settings.bootstrap.level,
         resamples=settings.bootstrap.replicates,
         seed=settings.bootstrap.seed,
-        protocol=protocol_sentences(judged, pooled),
+        protocol=protocol_sentences(scored, pooled),
         caveats=caveat_sentences([*splits, *([whole] if whole else [])]),
         runs=tuple(record_run(run) for run in runs),
         splits=splits,
@@ -68,7 +74,7 @@ def evaluate(
     )
 
 
-def _report(split: JudgedSplit, settings: EvaluationSettings, progress: Progress) -> SplitReport:
+def _report(split: ScoredSplitCells, settings: EvaluationSettings, progress: Progress) -> SplitReport:
     return report_split(split, settings, lambda section: progress(f"{split.name}: {section}"))
 
 
@@ -92,15 +98,15 @@ def _check_together(runs: Sequence[Run], pooled: bool) -> None:
                 )
 
 
-def protocol_sentences(judged: Sequence[JudgedSplit], pooled: bool) -> tuple[str, ...]:
+def protocol_sentences(scored: Sequence[ScoredSplitCells], pooled: bool) -> tuple[str, ...]:
     """Say what was fitted on which rows."""
-    leaking = any(split.leaks for split in judged)
+    leaking = any(split.leaks for split in scored)
     acquaintance = "seen other cells of its subject" if leaking else "not seen its group"
     sentences = [
         "Temperature, operating points and conformal quantiles were fitted on validation rows: cells of the training "
         f"side, each scored by a model that had {acquaintance} ("
         + "; ".join(
-            f"{s.name}: {s.fitted[0].cells:,} cells of {s.fitted[0].subjects} subjects" for s in judged
+            f"{s.name}: {s.fitted[0].cells:,} cells of {s.fitted[0].subjects} subjects" for s in scored
         )
         + ").",
         "Baselines were fitted on the cells of the training side.",
@@ -112,7 +118,7 @@ def protocol_sentences(judged: Sequence[JudgedSplit], pooled: bool) -> tuple[str
     ]
     if pooled:
         sentences.append(
-            "The pooled estimate puts the test parts together, each cell judged once, by the rules of its own split."
+            "The pooled estimate joins the test parts: each cell is classified once, by the rules of its own split."
         )
     return tuple(sentences)
 

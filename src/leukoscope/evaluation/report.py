@@ -20,7 +20,7 @@ from leukoscope.evaluation.split_report import (
     title_at_half,
 )
 from leukoscope.evaluation.subgroups import SUBGROUP_MEASURES
-from leukoscope.models.metric_info import MEASURES, NOT_ESTIMABLE, MeasureWords, format_value
+from leukoscope.models.metric_info import MEASURES, NOT_ESTIMABLE, MetricInfo, format_value
 from leukoscope.models.report import (
     CellCase,
     Measurement,
@@ -126,8 +126,8 @@ def render_html(
     environment.filters |= {
         "figure": _figure,
         "interval": _interval,
-        "whole": lambda m, name: format_measurement(m, percent=measure_words(name).percent),
-        "named": lambda name: measure_words(name).title,
+        "whole": lambda m, name: format_measurement(m, percent=metric_info(name).percent),
+        "named": lambda name: metric_info(name).title,
     }
     encoded = {
         key: (_base64(p.image), _base64(p.heat_map) if p.heat_map else None)
@@ -184,9 +184,9 @@ def cells_to_picture(report: Report) -> list[CellCase]:
     return list(wanted.values())
 
 
-def measure_words(name: str) -> MeasureWords:
+def metric_info(name: str) -> MetricInfo:
     """Return the words of a measure; a supplement's own name explains itself."""
-    return MEASURES.get(name) or MeasureWords(title=name.replace("_", " "), explanation="")
+    return MEASURES.get(name) or MetricInfo(title=name.replace("_", " "), explanation="")
 
 
 def slug(name: str) -> str:
@@ -202,12 +202,12 @@ def _present(names: Iterable[str], columns: Iterable[Measurements]) -> list[str]
 def _figure(measurement: Measurement, name: str, signed: bool = False) -> str:
     if measurement.value is None:
         return NOT_ESTIMABLE
-    return format_value(measurement.value, percent=measure_words(name).percent, signed=signed)
+    return format_value(measurement.value, percent=metric_info(name).percent, signed=signed)
 
 
 def _interval(measurement: Measurement, name: str, signed: bool = False) -> str:
     ends: list[Any] = [
-        format_value(end, percent=measure_words(name).percent, signed=signed).removesuffix(" %")
+        format_value(end, percent=metric_info(name).percent, signed=signed).removesuffix(" %")
         for end in (measurement.low, measurement.high)
         if end is not None
     ]

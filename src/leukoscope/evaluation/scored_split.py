@@ -1,4 +1,4 @@
-"""One run's test rows judged by rules that were fitted on its validation rows, and by nothing else."""
+"""One run's test rows classified by rules that were fitted on its validation rows, and by nothing else."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ def fit_rules(run: Run, settings: DecisionSettings | None = None) -> DecisionFit
 
 
 @dataclass(frozen=True)
-class JudgedSplit:
+class ScoredSplitCells:
     """Test rows of one split, or of several pooled, with everything that was said about them.
 
     Attributes
@@ -79,7 +79,7 @@ def score_baselines(run: Run) -> dict[str, npt.NDArray[np.float64]]:
     return scores
 
 
-def judge_run(run: Run, fit: DecisionFit, baselines: dict[str, npt.NDArray[np.float64]]) -> JudgedSplit:
+def score_run(run: Run, fit: DecisionFit, baselines: dict[str, npt.NDArray[np.float64]]) -> ScoredSplitCells:
     """Apply fitted rules to the test rows of a run.
 
     Parameters
@@ -117,7 +117,7 @@ def judge_run(run: Run, fit: DecisionFit, baselines: dict[str, npt.NDArray[np.fl
     rows["unfit"] = [
         bool(check_descriptors(_descriptors(row), parameters.input_limits)) for row in _records(rows)
     ]
-    return JudgedSplit(
+    return ScoredSplitCells(
         name=run.split,
         protocol=run.protocol,
         leaks=run.leaks,
@@ -175,11 +175,11 @@ def record_fit(fit: DecisionFit, validation: pd.DataFrame) -> Fitted:
     )
 
 
-def pool_splits(splits: list[JudgedSplit]) -> JudgedSplit:
+def pool_splits(splits: list[ScoredSplitCells]) -> ScoredSplitCells:
     """Put the test parts of several splits together, each cell once."""
     common = set.intersection(*(set(split.baselines) for split in splits))
     rows = pd.concat([split.rows for split in splits], ignore_index=True)
-    return JudgedSplit(
+    return ScoredSplitCells(
         name=f"pooled over {len(splits)} splits",
         protocol=" + ".join(sorted({split.protocol for split in splits})),
         leaks=any(split.leaks for split in splits),

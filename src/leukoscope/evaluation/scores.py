@@ -39,7 +39,7 @@ RUN_FILES = (
 
 _NEEDED = {
     "validation": "thresholds and temperature are fitted on them; train again with inner folds",
-    "test": "there is nothing to judge",
+    "test": "there is nothing to classify",
 }
 
 
@@ -257,7 +257,7 @@ def _average_test_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     for column in [name for name in table.columns if name.startswith("logit")]:
         first[column] = first["cell"].map(table.loc[test].groupby("cell")[column].mean())
     first["inner_fold"] = ""
-    remark = f"Test cells were predicted by up to {several} inner models; their mean logit is judged."
+    remark = f"Test cells were predicted by up to {several} inner models; their mean logit is classified."
     return pd.concat([table.loc[~test], first], ignore_index=True), [remark]
 
 

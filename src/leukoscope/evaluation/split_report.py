@@ -1,4 +1,4 @@
-"""The report of one judged test part: every section of it, from the same rows and the same resampled subjects."""
+"""The report of one classified test part: every section of it, from the same rows and the same resampled subjects."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ from leukoscope.evaluation.classes_table import measure_classes
 from leukoscope.evaluation.metrics_table import (
     CALL_MEASURES,
     Context,
-    Judged,
-    judge_cells,
+    ScoredCells,
     mean_auc_of_splits,
     measure_level,
     measure_some,
     pool_subjects,
+    score_cells,
     statistics,
 )
-from leukoscope.evaluation.scored_split import JudgedSplit
+from leukoscope.evaluation.scored_split import ScoredSplitCells
 from leukoscope.evaluation.subgroups import measure_subgroups
 from leukoscope.models.metric_info import MEASURES
 from leukoscope.models.report import (
@@ -57,7 +57,7 @@ SUBJECT_RULES = {
     "mean": "A subject is called blast where the sigmoid of its mean calibrated logit reaches the threshold.",
     "majority": "A subject is called blast where at least half of its cells are.",
 }
-BASELINE_WORDS: dict[str, tuple[str, str]] = {
+BASELINE_TEXTS: dict[str, tuple[str, str]] = {
     "all_positive": ("All positive", "Calls every cell blast."),
     "area": (
         "Area alone",
@@ -82,23 +82,23 @@ class EvaluationSettings:
     label_suspects: int = 24
 
 
-def report_split(split: JudgedSplit, settings: EvaluationSettings, progress: Progress) -> SplitReport:
-    """Measure one judged test part.
+def report_split(split: ScoredSplitCells, settings: EvaluationSettings, progress: Progress) -> SplitReport:
+    """Measure one classified test part.
 
     Parameters
     ----------
     split
-        From ``judging.judge_run`` or ``judging.pool_splits``.
+        From ``classifying.score_run`` or ``classifying.pool_splits``.
     progress
         Called with the name of each section before it is made.
     """
     context = Context(split.name, settings.bootstrap, settings.bins)
-    judged = judge_cells(split.rows)
+    scored = score_cells(split.rows)
     progress("cells")
-    cell = measure_level(judged, context, CELL_RULE)
+    cell = measure_level(scored, context, CELL_RULE)
     if len(split.parameters) > 1:
         cell.measures["roc_auc_mean_of_splits"] = mean_auc_of_splits(
-            judged, split.rows["split"].to_numpy(dtype=str), context
+            scored, split.rows["split"].to_numpy(dtype=str), context
         )
     progress("subjects")
     by_mean, table = pool_subjects(split.rows, "mean")
@@ -108,9 +108,9 @@ def report_split(split: JudgedSplit, settings: EvaluationSettings, progress: Pro
     if mixed:
         remarks.append(f"{mixed} subjects have cells of both labels; they are left out at subject level.")
     progress("baselines")
-    at_half = judge_at_half(split.rows)
+    at_half = predict_at_half(split.rows)
     baselines = report_baselines(split, at_half, context)
-    matched = match_areas(split, judged, context, settings.area_caliper)
+    matched = match_areas(split, scored, context, settings.area_caliper)
     if matched is None:
         remarks.append("No two cells of different labels have nearly the same area: nothing to match.")
     progress("subgroups")
@@ -122,34 +122,36 @@ def report_split(split: JudgedSplit, settings: EvaluationSettings, progress: Pro
         leaks=split.leaks,
         parts=split.parts,
         fitted=split.fitted,
-        operating_points=report_points(split, judged, context),
+        operating_points=report_points(split, scored, context),
         cell=cell,
         at_half=_measures_at_half(at_half, cell.measures, context),
         subject_mean=measure_level(by_mean, context, SUBJECT_RULES["mean"]),
         subject_majority=measure_level(by_majority, context, SUBJECT_RULES["majority"]),
         baselines=baselines,
         area_matched=matched,
-        prevalence=curves.prevalence_curve(judged, context),
-        decision_curve=curves.decision_curve(judged, context, split.baselines.get("nine_scalars")),
-        abstention=report_abstention(split, judged, context),
+        prevalence=curves.prevalence_curve(scored, context),
+        decision_curve=curves.decision_curve(scored, context, split.baselines.get("nine_scalars")),
+        abstention=report_abstention(split, scored, context),
         subgroups=subgroups,
         subjects=cases.subject_rows(table, split.rows),
         worst_errors=cases.worst_errors(split.rows, settings.worst_errors),
         label_suspects=cases.label_suspects(_out_of_sample(split), settings.label_suspects),
-        curves=curves.make_curves(judged, context),
-        classes=measure_classes(split, judged, context),
+        curves=curves.make_curves(scored, context),
+        classes=measure_classes(split, scored, context),
         remarks=tuple(remarks),
     )
 
 
-def report_points(split: JudgedSplit, judged: Judged, context: Context) -> tuple[OperatingPointResult, ...]:
+def report_points(
+    split: ScoredSplitCells, scored: ScoredCells, context: Context
+) -> tuple[OperatingPointResult, ...]:
     """Measure every operating point that all rules of the split have."""
     results = []
     for point in split.parameters[0].operating_points:
         column = f"called:{point.name}"
         if column not in split.rows or split.rows[column].isna().any():
             continue
-        calls = judge_cells(split.rows.assign(called=split.rows[column]))
+        calls = score_cells(split.rows.assign(called=split.rows[column]))
         results.append(
             OperatingPointResult(
                 name=point.name,
@@ -162,14 +164,14 @@ def report_points(split: JudgedSplit, judged: Judged, context: Context) -> tuple
     return tuple(results)
 
 
-def judge_at_half(rows: pd.DataFrame) -> Judged:
-    """Take judged cells with the calls that baselines make: blast from a probability of 0.5."""
-    return judge_cells(rows.assign(called=rows["probability"] >= BASELINE_THRESHOLD))
+def predict_at_half(rows: pd.DataFrame) -> ScoredCells:
+    """Take classified cells with the calls that baselines make: blast from a probability of 0.5."""
+    return score_cells(rows.assign(called=rows["probability"] >= BASELINE_THRESHOLD))
 
 
-def _measures_at_half(judged: Judged, measured: Measurements, context: Context) -> Measurements:
+def _measures_at_half(scored: ScoredCells, measured: Measurements, context: Context) -> Measurements:
     """Measure what depends on the calls; the rest is ``measured`` already."""
-    called = measure_some(judged, context, tuple(name for name in BASELINE_MEASURES if name in CALL_MEASURES))
+    called = measure_some(scored, context, tuple(name for name in BASELINE_MEASURES if name in CALL_MEASURES))
     return {name: called.get(name) or measured[name] for name in BASELINE_MEASURES}
 
 
@@ -179,13 +181,15 @@ def title_at_half(name: str) -> str:
     return f"{title} at {BASELINE_THRESHOLD:g}" if name in CALL_MEASURES else title
 
 
-def report_baselines(split: JudgedSplit, judged: Judged, context: Context) -> tuple[BaselineResult, ...]:
+def report_baselines(
+    split: ScoredSplitCells, scored: ScoredCells, context: Context
+) -> tuple[BaselineResult, ...]:
     """Measure each baseline on the same rows, and the lead of the model, which is called at the same threshold."""
-    model = statistics(judged, context.bins)
+    model = statistics(scored, context.bins)
     results = []
     for name, scores in split.baselines.items():
-        title, description = BASELINE_WORDS.get(name, (name, ""))
-        other = judge_at_half(split.rows.assign(probability=scores))
+        title, description = BASELINE_TEXTS.get(name, (name, ""))
+        other = predict_at_half(split.rows.assign(probability=scores))
         theirs = statistics(other, context.bins)
         results.append(
             BaselineResult(
@@ -193,31 +197,33 @@ def report_baselines(split: JudgedSplit, judged: Judged, context: Context) -> tu
                 title=title,
                 description=description,
                 measures={m: context.estimate(other, theirs[m]) for m in BASELINE_MEASURES},
-                differences={m: context.estimate(judged, model[m], theirs[m]) for m in BASELINE_MEASURES},
+                differences={m: context.estimate(scored, model[m], theirs[m]) for m in BASELINE_MEASURES},
             )
         )
     return tuple(results)
 
 
-def match_areas(split: JudgedSplit, judged: Judged, context: Context, caliper: float) -> AreaMatched | None:
+def match_areas(
+    split: ScoredSplitCells, scored: ScoredCells, context: Context, caliper: float
+) -> AreaMatched | None:
     """Measure discrimination among cells of nearly equal area; None where no such pair exists."""
-    sample, areas = judged.sample(), split.rows["area_px"].to_numpy(dtype=np.float64)
+    sample, areas = scored.sample(), split.rows["area_px"].to_numpy(dtype=np.float64)
     usable = bool((areas > 0).all())
     if not usable:
         return None
-    _, pairs = clusters.area_matched_pairs(sample, judged.probability, areas, caliper)
+    _, pairs = clusters.area_matched_pairs(sample, scored.probability, areas, caliper)
     if not pairs.sum():
         return None
-    near = _has_partner(areas, judged.label, caliper)
+    near = _has_partner(areas, scored.label, caliper)
     return AreaMatched(
         roc_auc=context.estimate(
-            judged, clusters.of_area_matched_auc(sample, judged.probability, areas, caliper)
+            scored, clusters.of_area_matched_auc(sample, scored.probability, areas, caliper)
         ),
-        area_alone=context.estimate(judged, clusters.of_area_matched_auc(sample, areas, areas, caliper)),
+        area_alone=context.estimate(scored, clusters.of_area_matched_auc(sample, areas, areas, caliper)),
         pairs=int(pairs.sum()),
         caliper=caliper,
-        matched_blasts=int((near & judged.label).sum()),
-        matched_normals=int((near & ~judged.label).sum()),
+        matched_blasts=int((near & scored.label).sum()),
+        matched_normals=int((near & ~scored.label).sum()),
     )
 
 
@@ -235,28 +241,28 @@ def _has_partner(
     return result
 
 
-def report_abstention(split: JudgedSplit, judged: Judged, context: Context) -> Abstention:
+def report_abstention(split: ScoredSplitCells, scored: ScoredCells, context: Context) -> Abstention:
     """Measure coverage of the prediction sets, what they decide, and risk where the least certain are left out."""
-    sample = judged.sample()
+    sample = scored.sample()
     in_blast, in_normal = split.rows["set_blast"].to_numpy(bool), split.rows["set_normal"].to_numpy(bool)
-    covered = np.where(judged.label, in_blast, in_normal)
+    covered = np.where(scored.label, in_blast, in_normal)
     single = in_blast != in_normal
     # As the policy does: a set that contradicts the operating point leaves the cell uncertain.
-    decided = single & (judged.calls == in_blast)
-    right = decided & (judged.calls == judged.label)
+    decided = single & (scored.calls == in_blast)
+    right = decided & (scored.calls == scored.label)
     share = clusters.of_mean
     measures: Measurements = {
-        "coverage": context.estimate(judged, share(sample, covered)),
-        "coverage_blast": context.estimate(judged, share(sample, covered, BLAST_ONLY)),
-        "coverage_normal": context.estimate(judged, share(sample, covered, NORMAL_ONLY)),
-        "decided": context.estimate(judged, share(sample, decided)),
-        "accuracy_of_decided": context.estimate(judged, _share_of(sample, right, decided)),
+        "coverage": context.estimate(scored, share(sample, covered)),
+        "coverage_blast": context.estimate(scored, share(sample, covered, BLAST_ONLY)),
+        "coverage_normal": context.estimate(scored, share(sample, covered, NORMAL_ONLY)),
+        "decided": context.estimate(scored, share(sample, decided)),
+        "accuracy_of_decided": context.estimate(scored, _share_of(sample, right, decided)),
     }
     novel, unfit = split.rows["novel"].to_numpy(bool), split.rows["unfit"].to_numpy(bool)
-    measures["refused_as_novel"] = context.estimate(judged, share(sample, novel))
-    measures["refused_by_input_checks"] = context.estimate(judged, share(sample, unfit))
+    measures["refused_as_novel"] = context.estimate(scored, share(sample, novel))
+    measures["refused_by_input_checks"] = context.estimate(scored, share(sample, unfit))
     confidence = split.rows["margin"].abs().to_numpy(dtype=np.float64)
-    wrong = judged.calls != judged.label
+    wrong = scored.calls != scored.label
     alphas = {one.conformal.alpha for one in split.parameters}
     return Abstention(
         alpha=max(alphas),
@@ -269,7 +275,7 @@ def report_abstention(split: JudgedSplit, judged: Judged, context: Context) -> A
             "neither": int((~in_blast & ~in_normal).sum()),
         },
         risk_coverage=_risk_coverage(confidence, wrong),
-        risk_coverage_area=context.estimate(judged, _risk_area(sample, confidence, wrong)),
+        risk_coverage_area=context.estimate(scored, _risk_area(sample, confidence, wrong)),
     )
 
 
@@ -312,7 +318,7 @@ def _risk_area(
     return Statistic(figure)
 
 
-def _out_of_sample(split: JudgedSplit) -> pd.DataFrame:
+def _out_of_sample(split: ScoredSplitCells) -> pd.DataFrame:
     columns = ["cell", "sha256", "subject", "label", "probability", "part", "split"]
     both = pd.concat([split.validation[columns], split.rows[columns]], ignore_index=True)
     # Pooled splits see a cell in validation of one and in test of another: the test row stands.

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from leukoscope.evaluation.metrics_table import Context, judge_cells, measure_some
+from leukoscope.evaluation.metrics_table import Context, measure_some, score_cells
 from leukoscope.models.report import SubgroupResult
 
 SUBGROUP_MEASURES = ("roc_auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity")
@@ -18,11 +18,11 @@ def measure_subgroups(rows: pd.DataFrame, context: Context) -> tuple[SubgroupRes
     Parameters
     ----------
     rows
-        Judged test cells with their descriptors.
+        Classified test cells with their descriptors.
     """
     results = []
     for dimension, name, description, mask in _slices(rows):
-        part = judge_cells(rows[mask])
+        part = score_cells(rows[mask])
         results.append(
             SubgroupResult(
                 dimension=dimension,
@@ -40,7 +40,7 @@ def _slices(rows: pd.DataFrame) -> Iterator[tuple[str, str, str, "pd.Series[bool
     area = rows["area_px"]
     yield from _thirds("Area", area, "foreground {low:,.0f} to {high:,.0f} px")
     brightness = rows[["mean_r", "mean_g", "mean_b"]].mean(axis=1)
-    yield from _thirds("Brightness", brightness, "mean colour {low:.0f} to {high:.0f} of 255")
+    yield from _thirds("Brightness", brightness, "mean color {low:.0f} to {high:.0f} of 255")
     folds = sorted(set(rows["fold"]) - {""})
     if len(folds) > 1:
         for fold in folds:

@@ -1,7 +1,7 @@
-"""The one preprocessing of training and prediction: centred on the black canvas, resized as a whole.
+"""The one preprocessing of training and prediction: centered on the black canvas, resized as a whole.
 
 Both worlds call ``prepare_cell``, so that their pixels are equal bit by bit. Scaling to 0..1 and
-normalisation are inside the network's graph, not here.
+normalization are inside the network's graph, not here.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ CANVAS_PX = 450
 
 
 def place_on_canvas(rgb: NDArray[np.uint8], canvas_px: int = CANVAS_PX) -> NDArray[np.uint8]:
-    """Centre an image on the square black canvas; what is larger is cropped around the centre.
+    """Center an image on the square black canvas; what is larger is cropped around the center.
 
     Where the difference is odd, the extra row or column of black (or of cropped pixels) is the last one.
 
@@ -32,8 +32,8 @@ def place_on_canvas(rgb: NDArray[np.uint8], canvas_px: int = CANVAS_PX) -> NDArr
     height, width = rgb.shape[:2]
     if height == canvas_px and width == canvas_px:
         return np.ascontiguousarray(rgb)
-    _, to_rows = _centred(height, canvas_px)
-    _, to_columns = _centred(width, canvas_px)
+    _, to_rows = _centered(height, canvas_px)
+    _, to_columns = _centered(width, canvas_px)
     canvas = np.zeros((canvas_px, canvas_px, 3), np.uint8)
     canvas[to_rows, to_columns] = crop_to_canvas(rgb, canvas_px)
     return canvas
@@ -42,8 +42,8 @@ def place_on_canvas(rgb: NDArray[np.uint8], canvas_px: int = CANVAS_PX) -> NDArr
 def crop_to_canvas(rgb: NDArray[np.uint8], canvas_px: int = CANVAS_PX) -> NDArray[np.uint8]:
     """Return the part of an image that the canvas shows, as a view: all of it where it is not larger."""
     height, width = rgb.shape[:2]
-    from_rows, _ = _centred(height, canvas_px)
-    from_columns, _ = _centred(width, canvas_px)
+    from_rows, _ = _centered(height, canvas_px)
+    from_columns, _ = _centered(width, canvas_px)
     return rgb[from_rows, from_columns]
 
 
@@ -114,7 +114,7 @@ def _used_range(values: NDArray[np.uint8]) -> tuple[int, int]:
     return (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
 
 
-def _centred(size: int, canvas_px: int) -> tuple[slice, slice]:
+def _centered(size: int, canvas_px: int) -> tuple[slice, slice]:
     """Return the slices along one axis: of the image, and of the canvas."""
     if size <= canvas_px:
         start = (canvas_px - size) // 2

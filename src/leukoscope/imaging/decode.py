@@ -1,13 +1,13 @@
 """The one door to Pillow decoding: bytes or a path in, uint8 RGB or an ``ImageError`` out.
 
 What a file says of itself is not believed. The name's ending is ignored and the format told by the first bytes;
-``containers`` walks the file, refuses what is no single 8-bit colour image and drops the metadata; the size is held
+``containers`` walks the file, refuses what is no single 8-bit color image and drops the metadata; the size is held
 against the limits; only then does the one Pillow plugin of that format decode the pixels, and what it returns must
 have the announced size.
 
-Pixel formats: RGB as it is; a palette is resolved exactly; what is transparent lies on black, the canvas' colour;
-the EXIF orientation is applied; colour profiles are ignored (C-NMC has none). Grey, CMYK, 16-bit and floating-point
-images are refused: the stain's colour is missing, or its values would be a guess.
+Pixel formats: RGB as it is; a palette is resolved exactly; what is transparent lies on black, the canvas' color;
+the EXIF orientation is applied; color profiles are ignored (C-NMC has none). Gray, CMYK, 16-bit and floating-point
+images are refused: the stain's color is missing, or its values would be a guess.
 """
 
 import io
@@ -77,7 +77,7 @@ def decode_image(source: bytes | Path, limits: DecodeLimits | None = None) -> ND
     Raises
     ------
     ImageError
-        The file cannot be read as one 8-bit colour image within the limits; no other exception comes out.
+        The file cannot be read as one 8-bit color image within the limits; no other exception comes out.
     """
     limits = limits or DecodeLimits()
     content = read_file(source, limits) if isinstance(source, Path) else source
@@ -201,10 +201,10 @@ def load_pixels(container: Container) -> Image.Image:
     image.load()
     if image.mode in ("RGB", "RGBA", "RGBa", "P", "PA", "RGBX", "YCbCr"):
         return image
-    what = "a grey image (the stain's colour is missing)" if image.mode in ("1", "L", "LA") else image.mode
+    what = "a gray image (the stain's color is missing)" if image.mode in ("1", "L", "LA") else image.mode
     raise ImageError(
         Reason.UNSUPPORTED_MODE,
-        f"the pixel format is {what}, only 8-bit colour is read; save the image as 8-bit RGB",
+        f"the pixel format is {what}, only 8-bit color is read; save the image as 8-bit RGB",
     )
 
 

@@ -1,4 +1,4 @@
-"""What can be said of a cell image without a network: size, colour, focus, contact with the border."""
+"""What can be said of a cell image without a network: size, color, focus, contact with the border."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class Descriptors:
         Channel standard deviations over the foreground (population), 0 to 127.5.
     focus
         Variance of the Laplacian of the brightness, divided by the variance of the brightness, over the
-        pixels whose four neighbours are foreground too: the share of fine detail, 0 (smooth) to 64. It does
+        pixels whose four neighbors are foreground too: the share of fine detail, 0 (smooth) to 64. It does
         not change with illumination or contrast, does not see the cut-out edge, and falls under blur.
     border_contact_px
         Foreground pixels on the outermost rows and columns of the canvas. Where the image is smaller than the canvas,
@@ -63,7 +63,7 @@ NINE_SCALARS: tuple[str, ...] = (
     "std_g",
     "std_b",
 )
-"""The measures of the shortcut baseline: what size and colour alone give away."""
+"""The measures of the shortcut baseline: what size and color alone give away."""
 
 _LEVELS = np.arange(256)
 _BLANK = Descriptors(0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0)
@@ -142,10 +142,10 @@ def _focus(rgb: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
     if not inner.any():
         return 0.0
     channels = rgb.astype(np.int16)
-    grey = channels[..., 0] + channels[..., 1] + channels[..., 2]
-    centre = grey[1:-1, 1:-1]
-    laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * centre
-    contrast = _variance(centre[inner])
+    gray = channels[..., 0] + channels[..., 1] + channels[..., 2]
+    center = gray[1:-1, 1:-1]
+    laplacian = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * center
+    contrast = _variance(center[inner])
     return _variance(laplacian[inner]) / contrast if contrast > 0 else 0.0
 
 

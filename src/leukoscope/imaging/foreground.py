@@ -58,7 +58,7 @@ def foreground_box(rgb: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
 def component_areas(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Return the areas of the 8-connected components, largest first.
 
-    Rows are cut into runs, runs that touch in neighbouring rows are edges of a graph, and the graph's
+    Rows are cut into runs, runs that touch in neighboring rows are edges of a graph, and the graph's
     components are found by hooking and pointer jumping: no Python loop runs over pixels or runs.
 
     Parameters

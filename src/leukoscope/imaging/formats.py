@@ -1,7 +1,7 @@
 """What an image file says of itself, read without Pillow and without decoding a pixel.
 
 Each reader walks the file's own structure (chunks, segments, directories), refuses what is damaged or no single
-8-bit colour image, and returns the *pixels' part* only: metadata (EXIF, ICC, text, thumbnails) is left out before
+8-bit color image, and returns the *pixels' part* only: metadata (EXIF, ICC, text, thumbnails) is left out before
 the decoder sees the bytes. Pillow reads every tag of a metadata directory into memory, and tags may all point at
 the same bytes: a TIFF or an EXIF block of some megabytes can thus ask for gigabytes.
 
@@ -19,7 +19,7 @@ from leukoscope.core.terms import Reason
 
 _MAX_PARTS = 65_536  # chunks or segments of one file; bounds the time of the walks
 _MAX_JPEG_SCANS = 50  # each scan of a progressive JPEG is a pass over all pixels, however few bytes it has
-_SAVE_AS_RGB = "save the image as 8-bit RGB (BMP, PNG or TIFF without a colour profile)"
+_SAVE_AS_RGB = "save the image as 8-bit RGB (BMP, PNG or TIFF without a color profile)"
 _EXPORT_AGAIN = "export or copy the file again"
 
 _ORIENTATION_TAG = 0x0112
@@ -89,7 +89,7 @@ def _damaged(what: str) -> ImageError:
 
 
 def _unsupported(what: str) -> ImageError:
-    return ImageError(Reason.UNSUPPORTED_MODE, f"{what}, only 8-bit colour is read; {_SAVE_AS_RGB}")
+    return ImageError(Reason.UNSUPPORTED_MODE, f"{what}, only 8-bit color is read; {_SAVE_AS_RGB}")
 
 
 def _several(frames: int | str) -> ImageError:
@@ -141,13 +141,13 @@ def _read_png(content: bytes, field: bool) -> Container:
             raise _damaged(f"unknown PNG chunk {name!r}")
         if name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
             kept.append(content[start - 8 : end + 4])
-    width, height, depth, colour = header[:4]
+    width, height, depth, color = header[:4]
     if frames > 1:
         raise _several(frames)
     if depth == 16 and not field:
         raise _unsupported("PNG with 16 bits a channel")
-    if colour in (0, 4):
-        raise _unsupported("grey PNG (the stain's colour is missing)")
+    if color in (0, 4):
+        raise _unsupported("gray PNG (the stain's color is missing)")
     return Container("PNG", width, height, orientation, b"".join(kept))
 
 
@@ -182,7 +182,7 @@ def _read_jpeg(content: bytes, field: bool) -> Container:
             if frame:
                 raise _damaged("JPEG with two frame headers")
             frame = struct.unpack_from(">BHHB", content, at + 4)
-        # Of the application segments only JFIF and Adobe matter to the colours; comments never do.
+        # Of the application segments only JFIF and Adobe matter to the colors; comments never do.
         if marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             kept.append(content[at:end])
         if marker == 0xDA:
@@ -193,7 +193,7 @@ def _read_jpeg(content: bytes, field: bool) -> Container:
     if depth != 8:
         raise _unsupported(f"JPEG with {depth} bits a channel")
     if channels != 3:
-        what = {1: "grey JPEG (the stain's colour is missing)", 4: "CMYK JPEG"}
+        what = {1: "gray JPEG (the stain's color is missing)", 4: "CMYK JPEG"}
         raise _unsupported(what.get(channels, f"JPEG with {channels} channels"))
     pixels = b"".join(kept)
     scans = pixels.count(b"\xff\xda")
@@ -304,7 +304,7 @@ def _read_tiff(content: bytes, field: bool) -> Container:
     if (bits - {8} and not (field and bits == {16})) or values.get(339, 1) != 1:
         raise _unsupported(f"TIFF with {max(bits)} bits a channel")
     if photometric not in (2, 3, 6) or samples not in (1, 3, 4) or (samples == 1 and photometric != 3):
-        raise _unsupported(f"TIFF with {samples} channels and colour space {photometric}")
+        raise _unsupported(f"TIFF with {samples} channels and color space {photometric}")
     orientation = next((_inline(order, entry) for entry in entries if entry[0] == _ORIENTATION_TAG), 1)
     pixels = content[:4] + struct.pack(order + "I", len(content)) + content[8:] + _pack_directory(order, kept)
     return Container("TIFF", width, height, orientation if 1 <= orientation <= 8 else 1, pixels)

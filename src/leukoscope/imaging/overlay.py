@@ -25,7 +25,7 @@ from leukoscope.imaging.foreground import cell_mask
 from leukoscope.imaging.symbols import OUTLINES
 
 OPACITY = 0.6
-"""Share of the heat map's colour where the attribution is strong; the rest is the cell."""
+"""Share of the heat map's color where the attribution is strong; the rest is the cell."""
 
 MAX_SHEET_ITEMS = 500
 """Images on one contact sheet: 500 are a picture of about 60 million pixels."""
@@ -77,8 +77,8 @@ def heat_map_overlay(
 ) -> NDArray[np.uint8]:
     """Draw an attribution over its image.
 
-    The map is enlarged bilinearly to the image and divided by its maximum, so that the strongest colour is the
-    strongest place *of this image*: colours of different images cannot be compared. Where the map is 0 the image
+    The map is enlarged bilinearly to the image and divided by its maximum, so that the strongest color is the
+    strongest place *of this image*: colors of different images cannot be compared. Where the map is 0 the image
     stays as it is; a map of zeros only (nothing spoke for the class) leaves the whole image as it is.
 
     Parameters
@@ -88,7 +88,7 @@ def heat_map_overlay(
     attribution
         float (h, w), not negative.
     opacity
-        Share of the colour where the map is strong, 0 to 1.
+        Share of the color where the map is strong, 0 to 1.
 
     Returns
     -------
@@ -114,14 +114,14 @@ def heat_map_overlay(
     relative = Image.fromarray((attribution / peak).astype(np.float32))
     height, width = rgb.shape[:2]
     strength = np.asarray(relative.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
-    colour = _colour_table()[np.rint(strength * 255).astype(np.uint8)]
+    color = _color_table()[np.rint(strength * 255).astype(np.uint8)]
     share = (opacity * np.minimum(strength / _FULL_OPACITY_AT, 1))[..., None]
-    blended: NDArray[np.uint8] = np.rint(rgb * (1 - share) + colour * share).astype(np.uint8)
+    blended: NDArray[np.uint8] = np.rint(rgb * (1 - share) + color * share).astype(np.uint8)
     return blended
 
 
-def colour_legend(width_px: int = 320, height_px: int = 44) -> NDArray[np.uint8]:
-    """Draw the colour scale of the heat maps with its words.
+def color_legend(width_px: int = 320, height_px: int = 44) -> NDArray[np.uint8]:
+    """Draw the color scale of the heat maps with its words.
 
     Returns
     -------
@@ -196,8 +196,8 @@ def contact_sheet(
 
 
 @lru_cache(maxsize=1)
-def _colour_table() -> NDArray[np.float64]:
-    """Return 256 colours (256, 3), 0 to 255, between the anchors; their lightness rises steadily."""
+def _color_table() -> NDArray[np.float64]:
+    """Return 256 colors (256, 3), 0 to 255, between the anchors; their lightness rises steadily."""
     anchors = np.array(_ANCHORS, np.float64)
     places, targets = np.linspace(0, 1, len(anchors)), np.linspace(0, 1, 256)
     return np.stack([np.interp(targets, places, channel) for channel in anchors.T], axis=1)
@@ -258,18 +258,18 @@ def _wrap(text: str, size: int, width: float, lines: int) -> list[str]:
 
 
 def _common_side(items: Sequence[SheetItem]) -> int:
-    """Return the side of the centred square that holds the foreground of every judged cell, with a margin."""
-    judged = [item.cell for item in items if item.cell is not None and item.decision != Status.REJECTED]
-    return max((_needed_side(place_on_canvas(cell)) for cell in judged), default=_SMALLEST_SIDE_PX)
+    """Return the side of the centered square that holds the foreground of every classified cell, with a margin."""
+    scored = [item.cell for item in items if item.cell is not None and item.decision != Status.REJECTED]
+    return max((_needed_side(place_on_canvas(cell)) for cell in scored), default=_SMALLEST_SIDE_PX)
 
 
 def _needed_side(canvas: NDArray[np.uint8]) -> int:
-    """Return the side of the centred square that holds the foreground, with a margin."""
+    """Return the side of the centered square that holds the foreground, with a margin."""
     rows, columns = np.nonzero(cell_mask(canvas))
     if not rows.size:
         return _SMALLEST_SIDE_PX
-    centre = (canvas.shape[0] - 1) / 2
-    reach = max(float(np.abs(rows - centre).max()), float(np.abs(columns - centre).max()))
+    center = (canvas.shape[0] - 1) / 2
+    reach = max(float(np.abs(rows - center).max()), float(np.abs(columns - center).max()))
     return min(max(2 * round(reach + 8), _SMALLEST_SIDE_PX), CANVAS_PX)
 
 
@@ -291,7 +291,7 @@ def _draw_head(sheet: Image.Image, items: Sequence[SheetItem], title: str, notic
 def _draw_legend(image: Image.Image, left: int, top: int, width: int, height: int) -> None:
     draw = ImageDraw.Draw(image)
     bar = max(height - 24, 4)
-    scale = _colour_table()[np.linspace(0, 255, width).astype(int)]
+    scale = _color_table()[np.linspace(0, 255, width).astype(int)]
     strip = np.broadcast_to(np.rint(scale).astype(np.uint8), (bar, width, 3))
     image.paste(Image.fromarray(np.ascontiguousarray(strip)), (left, top))
     draw.rectangle((left, top, left + width - 1, top + bar - 1), outline=_LINE)
@@ -304,29 +304,29 @@ def _draw_legend(image: Image.Image, left: int, top: int, width: int, height: in
 
 def _draw_card(sheet: Image.Image, item: SheetItem, left: int, top: int, side: int) -> None:
     draw = ImageDraw.Draw(sheet)
-    colour = item.classes.colors(item.decision)[0]
+    color = item.classes.colors(item.decision)[0]
     right, bottom = left + _CARD_WIDTH_PX - 1, top + _CARD_HEIGHT_PX - 1
     draw.rounded_rectangle((left, top, right, bottom), 8, _CARD, _LINE)
     _draw_pictures(sheet, item, left + _PAD_PX, top + _PAD_PX, side)
     x, y = left + _PAD_PX, top + _PAD_PX + _TILE_PX + 12
     room = _CARD_WIDTH_PX - 2 * _PAD_PX
-    _draw_symbol(draw, item.classes.symbol(item.decision), colour, x, y + 1)
+    _draw_symbol(draw, item.classes.symbol(item.decision), color, x, y + 1)
     score = (
-        "" if item.probability is None else f"P({item.probability_of}) {_probability_words(item.probability)}"
+        "" if item.probability is None else f"P({item.probability_of}) {_probability_text(item.probability)}"
     )
     score_width = _text_width(score, 16)
     words = _shorten(item.classes.title(item.decision), 19, room - 28 - score_width - 12)
-    draw.text((x + 28, y - 1), words, colour, _font(19))
+    draw.text((x + 28, y - 1), words, color, _font(19))
     draw.text((x + room, y + 1), score, _INK, _font(16), anchor="ra")
     if item.probability is not None:
         draw.rectangle((x, y + 29, x + room - 1, y + 35), "#e6eaf0")
-        draw.rectangle((x, y + 29, x + round(item.probability * (room - 1)), y + 35), colour)
+        draw.rectangle((x, y + 29, x + round(item.probability * (room - 1)), y + 35), color)
     draw.text((x, y + 44), _shorten(item.source, 15, room, middle=True), _INK, _font(15))
     for number, line in enumerate(_wrap(item.reason, 14, room, 3)):
         draw.text((x, y + 67 + 19 * number), line, _FAINT, _font(14))
 
 
-def _probability_words(probability: float) -> str:
+def _probability_text(probability: float) -> str:
     """Return three decimals; no probability is drawn as certain."""
     if probability < 0.001:
         return "< 0.001"
@@ -360,17 +360,17 @@ def _draw_empty(sheet: Image.Image, left: int, top: int, words: str) -> None:
     draw.text((left + _TILE_PX / 2, top + _TILE_PX / 2), words, _FAINT, _font(15), anchor="mm")
 
 
-def _draw_symbol(draw: ImageDraw.ImageDraw, symbol: str, colour: str, x: int, y: int) -> None:
+def _draw_symbol(draw: ImageDraw.ImageDraw, symbol: str, color: str, x: int, y: int) -> None:
     """Draw the shape of a decision, 18 px."""
     outline = OUTLINES[symbol]
     if not outline.polygons:
-        fill = colour if outline.filled else None
-        draw.ellipse((x + 1, y + 1, x + 17, y + 17), fill=fill, outline=colour, width=4)
+        fill = color if outline.filled else None
+        draw.ellipse((x + 1, y + 1, x + 17, y + 17), fill=fill, outline=color, width=4)
     for points in outline.polygons:
         placed = [(x + px, y + py) for px, py in points]
         if len(points) == 2:
-            draw.line(placed, colour, 4)
+            draw.line(placed, color, 4)
         elif outline.filled:
-            draw.polygon(placed, fill=colour)
+            draw.polygon(placed, fill=color)
         else:
-            draw.polygon(placed, outline=colour, width=3)
+            draw.polygon(placed, outline=color, width=3)

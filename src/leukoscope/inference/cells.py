@@ -28,7 +28,7 @@ Content = bytes | Path | Rgb
 
 @dataclass(frozen=True)
 class Source:
-    """One image to judge.
+    """One image to classify.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Prediction:
     canvas
         uint8 (canvas, canvas, 3), the image as the network saw it before resizing; None likewise.
     activation_map
-        float32 (h, w), >= 0, not normalised: Grad-CAM of the logit of ``result.explained_class``; None where there
+        float32 (h, w), >= 0, not normalized: Grad-CAM of the logit of ``result.explained_class``; None where there
         was no forward pass.
     embedding
         float32 (D,); None likewise.

@@ -84,7 +84,7 @@ class MapMeasures:
 
 @dataclass(frozen=True)
 class ExplainCheck:
-    """The measures of all cells that were judged.
+    """The measures of all cells that were classified.
 
     Attributes
     ----------
@@ -92,14 +92,14 @@ class ExplainCheck:
         Names of the cells and of the people they belong to (the cell's own name where that is unknown).
     measures
         One entry a cell.
-    passed_over
+    skipped
         Images that gave no map, because they could not be read or are no cell images.
     """
 
     sources: tuple[str, ...]
     subjects: tuple[str, ...]
     measures: tuple[MapMeasures, ...]
-    passed_over: int
+    skipped: int
 
     def supplement(self) -> "Supplement":
         """Return the means with their intervals over subjects, as a part of ``report.json``."""
@@ -148,7 +148,7 @@ def check_explanations(
     predictor: Predictor,
     cells: Sequence[PreparedCell],
     *,
-    passed_over: int = 0,
+    skipped: int = 0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ExplainCheck:
@@ -160,7 +160,7 @@ def check_explanations(
         Without rotation averaging; its own bundle's weights are shuffled.
     cells
         At least one; those that the input checks refuse are counted and left out.
-    passed_over
+    skipped
         Images that were left out before.
     seed
         Of shuffles, random orders and noise.
@@ -174,8 +174,8 @@ def check_explanations(
     """
     if predictor.turns != 1:
         raise UsageError("maps are checked without rotation averaging; leave out --tta")
-    judged = [cell for cell in cells if not cell.refusals]
-    if not judged:
+    scored = [cell for cell in cells if not cell.refusals]
+    if not scored:
         raise UsageError("no cell image among those given; name cut-out cells on black")
     rng = np.random.default_rng(seed)
     settings = predictor.session.description()
@@ -187,15 +187,15 @@ def check_explanations(
         )
     ]
     measures = []
-    for number, prepared in enumerate(judged, 1):
+    for number, prepared in enumerate(scored, 1):
         measures.append(_measure(predictor.session, shuffled, prepared, rng))
         if progress is not None:
-            progress(number, len(judged))
+            progress(number, len(scored))
     return ExplainCheck(
-        tuple(cell.source.name for cell in judged),
-        tuple(cell.source.subject or cell.source.name for cell in judged),
+        tuple(cell.source.name for cell in scored),
+        tuple(cell.source.subject or cell.source.name for cell in scored),
         tuple(measures),
-        passed_over + len(cells) - len(judged),
+        skipped + len(cells) - len(scored),
     )
 
 
@@ -206,7 +206,7 @@ def shuffle_weights(bundle: Bundle, rng: np.random.Generator, *, head_only: bool
     ----------
     head_only
         Shuffle only what the map depends on and the embedding does not: the head's weights, whatever the head is.
-        Tensors of one dimension (biases, normalisation) stay, so that the network keeps its scale.
+        Tensors of one dimension (biases, normalization) stay, so that the network keeps its scale.
 
     Raises
     ------

@@ -13,7 +13,7 @@ from leukoscope.core.classes import BINARY, SYMBOL_SIGNS, ClassSchema
 from leukoscope.core.io import OutputFile
 from leukoscope.core.outputs import GENERATOR
 from leukoscope.core.terms import RESEARCH_USE
-from leukoscope.imaging.overlay import SheetItem, colour_legend, encode_png, heat_map_overlay
+from leukoscope.imaging.overlay import SheetItem, color_legend, encode_png, heat_map_overlay
 from leukoscope.inference.cells import Prediction
 from leukoscope.inference.results import CellResult, SubjectResult
 
@@ -55,7 +55,7 @@ class HtmlSheet:
         self._file = OutputFile(path)
         self._count = 0
         self._closed = False
-        legend = _data_url(colour_legend())
+        legend = _data_url(color_legend())
         self._file.stream.write(
             f'<!doctype html><html lang="en"><meta charset="utf-8">'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -63,8 +63,8 @@ class HtmlSheet:
             f"<title>{escape(title)}</title><style>{_STYLE}{_class_style(classes)}</style><h1>{escape(title)}</h1>"
             f"<p><strong>{escape(RESEARCH_USE)}</strong></p>"
             f'<p class="faint">Left the cell, right its Grad-CAM heat map. '
-            f"Colours are relative within each cell.</p>"
-            f'<img src="{legend}" alt="Colour scale from weak to strong influence" width="320" height="44">'
+            f"Colors are relative within each cell.</p>"
+            f'<img src="{legend}" alt="Color scale from weak to strong influence" width="320" height="44">'
             f'<main class="grid">'
         )
 
@@ -83,7 +83,7 @@ class HtmlSheet:
             self._file.stream.write(_article(prediction, self._classes))
 
     def close(self, subjects: list[SubjectResult], counts: str, earlier: int = 0) -> None:
-        """Write the summary and put the page into its place; ``earlier`` images were judged by an earlier call."""
+        """Write the summary and put the page into its place; ``earlier`` images were classified by an earlier call."""
         left_out = self._count - MAX_ITEMS
         note = f" The first {earlier:,} images, of an earlier call, are not drawn." if earlier else ""
         note += f" The last {left_out:,} images are not drawn." if left_out > 0 else ""
@@ -182,14 +182,21 @@ def _subject_table(subjects: list[SubjectResult], classes: ClassSchema) -> str:
             entry.subject,
             entry.decision,
             probability,
-            str(entry.judged),
+            str(entry.classified),
             str(entry.rejected),
             share,
         )
         rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
     positive = classes.positive_name or "positive group"
     shares = "share of blasts" if positive == "blast" else f"share of {positive}"
-    head = ("subject", "pooled call", f"P({positive})", "judged", "rejected", f"{shares} (95 % over cells)")
+    head = (
+        "subject",
+        "pooled call",
+        f"P({positive})",
+        "classified",
+        "rejected",
+        f"{shares} (95 % over cells)",
+    )
     return (
         '<h2>Subjects</h2><div class="scroll"><table><tr>'
         + "".join(f"<th>{cell}</th>" for cell in head)

@@ -189,7 +189,7 @@ class Predictor:
             return self._refuse(prepared)
         began = time.perf_counter()
         forward = self.forward(prepared.cell[None])
-        return self._judge(prepared, forward, 0, time.perf_counter() - began)
+        return self._predict(prepared, forward, 0, time.perf_counter() - began)
 
     def embed(self, images: Any) -> NDArray[np.float32]:
         """Return the embeddings of images, whatever the input checks say of them.
@@ -289,17 +289,17 @@ class Predictor:
         )
 
     def predict_prepared(self, cells: list[PreparedCell]) -> list[Prediction]:
-        """Judge prepared images in one batch: for a server that gathers the images of several requests.
+        """Classify prepared images in one batch: for a server that gathers the images of several requests.
 
         Images that the input checks refuse are answered without a forward pass.
         """
-        judged = [prepared for prepared in cells if not prepared.refusals]
+        scored = [prepared for prepared in cells if not prepared.refusals]
         answers: list[Prediction] = []
-        if judged:
+        if scored:
             began = time.perf_counter()
-            forward = self.forward(np.stack([prepared.cell for prepared in judged]))
-            share = (time.perf_counter() - began) / len(judged)
-            answers = [self._judge(prepared, forward, row, share) for row, prepared in enumerate(judged)]
+            forward = self.forward(np.stack([prepared.cell for prepared in scored]))
+            share = (time.perf_counter() - began) / len(scored)
+            answers = [self._predict(prepared, forward, row, share) for row, prepared in enumerate(scored)]
         remaining = iter(answers)
         return [self._refuse(prepared) if prepared.refusals else next(remaining) for prepared in cells]
 
@@ -321,9 +321,11 @@ class Predictor:
         joined = ForwardResult(*map(np.concatenate, zip(*parts, strict=True)))
         # Of the passes alone: the answer may have waited long for the caller to ask for it.
         seconds = sum(pending.seconds for pending in entry.pending)
-        return self._judge(entry.prepared, join_turned(joined, self.turns), 0, seconds)
+        return self._predict(entry.prepared, join_turned(joined, self.turns), 0, seconds)
 
-    def _judge(self, prepared: PreparedCell, forward: ForwardResult, row: int, seconds: float) -> Prediction:
+    def _predict(
+        self, prepared: PreparedCell, forward: ForwardResult, row: int, seconds: float
+    ) -> Prediction:
         embedding = forward.embedding[row]
         maps = forward.activation_map[row]
         if not np.isfinite(maps).all() or not np.isfinite(embedding).all():

@@ -11,7 +11,7 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class ModelReference(BaseModel):
-    """Which bundle judged, so that a stored result can be traced to it."""
+    """Which bundle classified, so that a stored result can be traced to it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -120,7 +120,7 @@ class CellResult(BaseModel):
 
 
 class SubjectResult(BaseModel):
-    """The pooled result over the judged cells of one subject."""
+    """The pooled result over the classified cells of one subject."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -129,17 +129,17 @@ class SubjectResult(BaseModel):
     status: Status = Field(description="Whether the subject's cells together got a class.")
     label: str | None = Field(default=None, description="The pooled call; null when uncertain or rejected.")
     cells: int = Field(ge=0, description="Images given.")
-    judged: int = Field(ge=0, description="Images not rejected.")
+    classified: int = Field(ge=0, description="Images not rejected.")
     rejected: int = Field(ge=0)
     uncertain: int = Field(ge=0)
     counts: dict[str, int] = Field(default_factory=dict, description="Cells called, by class.")
     blasts: int = Field(
         ge=0,
-        description="Judged cells that the operating point calls as of the positive group ('blast'), uncertain ones "
+        description="Predicted cells that the operating point calls as of the positive group ('blast'), uncertain ones "
         "included.",
     )
     blast_share: Probability | None = Field(
-        description="blasts / judged; null without a judged cell, or where the model has no positive group."
+        description="blasts / classified; null without a classified cell, or where the model has no positive group."
     )
     blast_share_low: Probability | None = Field(
         description="Lower end of the 95 % Wilson interval over cells."
@@ -148,10 +148,10 @@ class SubjectResult(BaseModel):
         description="Upper end of the 95 % Wilson interval over cells."
     )
     probability: Probability | None = Field(
-        description="Probability of the positive group from the mean calibrated logits over judged cells."
+        description="Probability of the positive group from the mean calibrated logits over classified cells."
     )
     probabilities: dict[str, Probability] = Field(
-        default_factory=dict, description="The same for each class; empty without a judged cell."
+        default_factory=dict, description="The same for each class; empty without a classified cell."
     )
     model: ModelReference
     notice: str = RESEARCH_USE
@@ -167,11 +167,11 @@ class SubjectResult(BaseModel):
         return self
 
     @computed_field(  # type: ignore[prop-decorator]
-        description="The pooled call: a class, 'uncertain', or 'rejected' without a judged cell."
+        description="The pooled call: a class, 'uncertain', or 'rejected' without a classified cell."
     )
     @property
     def decision(self) -> str:
-        """The pooled call: a class, ``uncertain``, or ``rejected`` without a judged cell."""
+        """The pooled call: a class, ``uncertain``, or ``rejected`` without a classified cell."""
         return self.label if self.label is not None else self.status.value
 
 

@@ -46,8 +46,8 @@ def build_bundle(
     decision: DecisionParameters,
     novelty: NoveltyModel,
     report: Report | None,
-    licence: str,
-    data_licence: str,
+    license_text: str,
+    data_license: str,
     sample: Sequence[SampleCell],
 ) -> Bundle:
     """Ask the model about the sample cells, write the bundle in one step and open it.
@@ -58,7 +58,7 @@ def build_bundle(
         Must not exist, or be a bundle, which is then replaced.
     report
         None for a model that has not been evaluated; the card says so.
-    licence, data_licence
+    license_text, data_license
         Full texts.
     sample
         At least one BMP, PNG or WebP file; their names must differ.
@@ -115,15 +115,15 @@ def build_bundle(
         decision=decision,
         novelty=novelty,
         report=report,
-        licence=licence,
-        data_licence=data_licence,
+        license_text=license_text,
+        data_license=data_license,
         sample=files,
         expected=expected,
     )
 
 
 def check_sample(predictor: Predictor) -> Check:
-    """Judge the bundle's sample cells and compare logit, embedding and map with what the bundle expects.
+    """Classify the bundle's sample cells and compare logit, embedding and map with what the bundle expects.
 
     A decision may differ only where the logit is within its tolerance of a limit, which the comparison of
     logits covers; it is therefore not compared by itself.
@@ -165,8 +165,8 @@ def check_sample(predictor: Predictor) -> Check:
     return Check("reproduce", passed, found)
 
 
-def judge_sample(predictor: Predictor) -> list[Prediction]:
-    """Judge the bundle's sample cells, in the order the bundle lists them."""
+def predict_sample(predictor: Predictor) -> list[Prediction]:
+    """Classify the bundle's sample cells, in the order the bundle lists them."""
     return [
         predictor.predict(
             predictor.bundle.read(f"{SAMPLE}/{cell.file}"), name=cell.file, subject=cell.subject

@@ -91,7 +91,7 @@ def iterate_sources(
     stdin
         Read where ``-`` is named.
     ignored
-        Counts what was passed over in folders and archives, and names folders without an image.
+        Counts what was skipped in folders and archives, and names folders without an image.
     limits, archive_limits
         What is refused.
 

@@ -15,7 +15,7 @@ from leukoscope.inference.results import CellResult, ModelReference, SubjectResu
 
 @dataclass
 class _Tally:
-    """Calibrated logits of judged cells, one class after the other, and the counts of all decisions."""
+    """Calibrated logits of classified cells, one class after the other, and the counts of all decisions."""
 
     logits: "array[float]" = field(default_factory=lambda: array("d"))
     decisions: Counter[str] = field(default_factory=Counter)

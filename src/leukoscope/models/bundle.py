@@ -205,8 +205,8 @@ def write_bundle(
     decision: DecisionParameters,
     novelty: NoveltyModel,
     report: "Report | None",
-    licence: str,
-    data_licence: str,
+    license_text: str,
+    data_license: str,
     sample: Iterable[SampleFile],
     expected: ExpectedOutputs,
 ) -> Bundle:
@@ -218,7 +218,7 @@ def write_bundle(
         Must not exist, or be a bundle, which is then replaced.
     report
         None for a model that has not been evaluated; the card says so.
-    licence, data_licence
+    license_text, data_license
         Full texts.
     sample, expected
         The sample cells' files and what the model answered for them.
@@ -236,8 +236,8 @@ def write_bundle(
         names.MANIFEST: manifest.to_json(),
         names.DECISION: decision.to_json(),
         names.CARD: render_card(manifest, decision, report),
-        names.LICENCE: licence,
-        names.DATA_LICENCE: data_licence,
+        names.LICENSE: license_text,
+        names.DATA_LICENSE: data_license,
         names.EXPECTED: expected.to_json(),
     }
     if report is not None:

@@ -42,7 +42,7 @@ def render_card(manifest: Manifest, decision: DecisionParameters, report: "Repor
         "",
         *_results(report),
     ]
-    lines += ["", "## Licences", "", *_licences(manifest)]
+    lines += ["", "## Licenses", "", *_licenses(manifest)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -245,8 +245,8 @@ def _measure_table(measures: tuple[str, ...], columns: "list[tuple[str, Measurem
     return _table(("measure", *(title for title, _ in columns)), rows)
 
 
-def _licences(manifest: Manifest) -> list[str]:
+def _licenses(manifest: Manifest) -> list[str]:
     return _table(
-        ("part", "licence", "attribution"),
-        [(record.part, record.licence, record.attribution or "-") for record in manifest.licences],
+        ("part", "license", "attribution"),
+        [(record.part, record.license, record.attribution or "-") for record in manifest.licenses],
     )

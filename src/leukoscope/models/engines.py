@@ -28,7 +28,7 @@ class ForwardResult(NamedTuple):
     ----------
     logits : float32 (N, K), K >= 2 where a session returns it
     embedding : float32 (N, D)
-    activation_map : float32 (N, M, h, w), >= 0, not normalised; M is K, or 1 where a graph of one logit explains only
+    activation_map : float32 (N, M, h, w), >= 0, not normalized; M is K, or 1 where a graph of one logit explains only
         its second class
     """
 

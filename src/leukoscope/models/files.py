@@ -17,8 +17,8 @@ DECISION = "decision.json"
 NOVELTY = "novelty.safetensors"
 REPORT = "report.json"
 CARD = "MODEL_CARD.md"
-LICENCE = "LICENSE"
-DATA_LICENCE = "DATA_LICENSE"
+LICENSE = "LICENSE"
+DATA_LICENSE = "DATA_LICENSE"
 SAMPLE = "sample"
 EXPECTED = f"{SAMPLE}/expected.json"
 
@@ -31,14 +31,14 @@ LIMITS: dict[str, int] = {
     NOVELTY: 64 * MIB,
     REPORT: 64 * MIB,
     CARD: MIB,
-    LICENCE: MIB,
-    DATA_LICENCE: MIB,
+    LICENSE: MIB,
+    DATA_LICENSE: MIB,
     EXPECTED: 16 * MIB,
 }
 """Largest size of each file; nothing is read before its size is known."""
 
 OPTIONAL = frozenset({REPORT})
-OF_EVERY_TASK = frozenset({SUMS, MODEL, MANIFEST, REPORT, CARD, LICENCE, DATA_LICENCE})
+OF_EVERY_TASK = frozenset({SUMS, MODEL, MANIFEST, REPORT, CARD, LICENSE, DATA_LICENSE})
 """A bundle of the task ``finder`` has these and no others."""
 SAMPLE_LIMIT = 8 * MIB
 MAX_SAMPLES = 256

@@ -89,8 +89,8 @@ def write_finder_bundle(
     model_path: Path,
     manifest: FinderManifest,
     report: FinderReport | None,
-    licence: str,
-    data_licence: str,
+    license_text: str,
+    data_license: str,
 ) -> FinderBundle:
     """Write a finder's bundle in one step: built and verified beside its place, then moved there.
 
@@ -100,7 +100,7 @@ def write_finder_bundle(
         Must not exist, or be a bundle, which is then replaced.
     report
         None for a model that has not been evaluated; the card says so.
-    licence, data_licence
+    license_text, data_license
         Full texts.
 
     Raises
@@ -114,8 +114,8 @@ def write_finder_bundle(
         names.MODEL: model_path.read_bytes(),
         names.MANIFEST: manifest.to_json().encode(),
         names.CARD: render_finder_card(manifest, report).encode(),
-        names.LICENCE: licence.encode(),
-        names.DATA_LICENCE: data_licence.encode(),
+        names.LICENSE: license_text.encode(),
+        names.DATA_LICENSE: data_license.encode(),
     }
     if report is not None:
         contents[names.REPORT] = report.to_json().encode()

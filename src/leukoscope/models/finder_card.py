@@ -113,5 +113,5 @@ def _results(report: FinderReport | None) -> list[str]:
 
 
 def _licenses(manifest: FinderManifest) -> list[str]:
-    rows = [(record.part, record.licence, record.attribution or "-") for record in manifest.licences]
+    rows = [(record.part, record.license, record.attribution or "-") for record in manifest.licenses]
     return _table(("part", "license", "attribution"), rows)

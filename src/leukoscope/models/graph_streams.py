@@ -14,7 +14,7 @@ Floats = NDArray[np.float32]
 
 
 class GraphStreams:
-    """A compiled graph; every image goes through alone, so that its numbers do not depend on its neighbours.
+    """A compiled graph; every image goes through alone, so that its numbers do not depend on its neighbors.
 
     Parameters
     ----------

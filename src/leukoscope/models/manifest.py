@@ -3,7 +3,15 @@
 import json
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.core.errors import BundleError
@@ -49,16 +57,16 @@ class TrainingRecord(BundleRecord):
     groups: Count
     groups_sha256: Hash | None = Field(description="Of the sorted names of the training groups, one a line.")
     cells_sha256: Hash | None = Field(description="Of the cell table.")
-    initial_weights: str = Field(description="Where training started: an origin with its licence, or random.")
+    initial_weights: str = Field(description="Where training started: an origin with its license, or random.")
     seed: int | None = None
     git_commit: str | None = None
 
 
-class LicenceRecord(BundleRecord):
+class LicenseRecord(BundleRecord):
     """Under what terms a part may be used."""
 
     part: str = Field(description="What it covers, for instance 'weights' or 'sample cells'.")
-    licence: str = Field(description="SPDX identifier.")
+    license: str = Field(validation_alias=AliasChoices("license", "licence"), description="SPDX identifier.")
     attribution: str = ""
 
 
@@ -95,7 +103,10 @@ class ModelManifest(BundleRecord):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     libraries: dict[str, str] = Field(default_factory=dict, description="Versions the model was made with.")
-    licences: tuple[LicenceRecord, ...] = Field(min_length=1)
+    licenses: tuple[LicenseRecord, ...] = Field(
+        min_length=1,
+        validation_alias=AliasChoices("licenses", "licences"),  # as bundles before 0.4 spell it
+    )
 
     def to_json(self) -> str:
         """Return the text of ``manifest.json``: indented, with a newline at the end."""
@@ -182,7 +193,7 @@ class ExpectedCell(BundleRecord):
     novelty: float | None = Field(default=None, ge=0)
     embedding_norm: float = Field(ge=0, description="Euclidean length of the embedding.")
     activation_map: tuple[tuple[float, ...], ...] = Field(
-        description="(h, w), not normalised: of the class called, else of the likeliest; of the second class where the "
+        description="(h, w), not normalized: of the class called, else of the likeliest; of the second class where the "
         "graph has one logit."
     )
 

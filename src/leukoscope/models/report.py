@@ -30,7 +30,7 @@ class _Record(BaseModel):
 
 
 class Measurement(_Record):
-    """One number with everything that is needed to judge it.
+    """One number with everything that is needed to classify it.
 
     ``value`` is null where the data do not determine it, ``low`` and ``high`` where they do not determine an
     interval; ``not_estimable`` then says why.

@@ -178,7 +178,7 @@ class Session:
         }
 
     def run(self, cells: Cells) -> ForwardResult:
-        """Judge a batch.
+        """Classify a batch.
 
         Parameters
         ----------
@@ -202,7 +202,7 @@ class Session:
         """Start a forward pass in a thread of the engine and return at once.
 
         Meant for one cell a call: with as many calls open as ``in_flight`` every core is busy while the caller
-        decodes the next image, and a cell's numbers do not depend on its neighbours in a batch. Parameters and
+        decodes the next image, and a cell's numbers do not depend on its neighbors in a batch. Parameters and
         errors are those of ``run``; errors of the engine come out of ``result()``.
         """
         self._check_cells(cells)

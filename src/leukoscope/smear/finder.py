@@ -168,7 +168,7 @@ class ClassicalFinder:
         strong = open_mask(
             (signal > 0.75 * threshold) & (density[..., 1] > self.stain.foreground_threshold), 0.6 / um
         )
-        # The stain fades towards the rim of a nucleus; the same weaker signal elsewhere is no nucleus.
+        # The stain fades toward the rim of a nucleus; the same weaker signal elsewhere is no nucleus.
         weak = signal > max(settings.rim_share * threshold, settings.least_rim)
         mask = fill_holes(weak & dilate(strong, settings.rim_um / um), 6.0 / um**2)
         mask = open_mask(mask, max(0.3 / um, 1.0))
@@ -221,11 +221,11 @@ class ClassicalFinder:
             seeds = np.zeros(inner.shape, np.int32)
             for number in members:
                 seeds[np.isin(inner, groups[number])] = number + 1
-            labels = self._grow(seeds, inner, density[y0:y1, x0:x1], um)
+            labels = self._expand(seeds, inner, density[y0:y1, x0:x1], um)
             results.append((labels, (y0, x0, y1, x1), [number + 1 for number in members]))
         return results
 
-    def _grow(
+    def _expand(
         self, seeds: NDArray[np.int32], parts: NDArray[np.int32], density: Floats, um: float
     ) -> NDArray[np.int32]:
         """Grow seeds over cytoplasm: stained, near a nucleus, and of another color than red cells."""

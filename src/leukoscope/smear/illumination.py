@@ -190,7 +190,7 @@ def _brightest(green: NDArray[np.float64], patches: int = 6) -> NDArray[np.bool_
 
 
 def _solve(terms: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fit by least squares with a slight pull towards an even light, for fields with background on one side only."""
+    """Fit by least squares with a slight pull toward an even light, for fields with background on one side only."""
     degrees = np.array([degree for degree in range(_DEGREE + 1) for _ in range(degree + 1)])[: terms.shape[1]]
     pull = np.diag(np.where(degrees > 0, 3.0**degrees, 0.0)) * _PULL * len(terms)
     return np.asarray(np.linalg.solve(terms.T @ terms + pull, terms.T @ values), dtype=np.float64)

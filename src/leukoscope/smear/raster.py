@@ -189,22 +189,22 @@ def flood(height_map: Floats, seeds: NDArray[np.int32], mask: Bools, levels: int
     for level in steps:
         allowed = mask & (height_map >= level)
         while True:
-            grown = _grow(labels)
-            new = allowed & (labels == 0) & (grown > 0)
+            expanded = _expand(labels)
+            new = allowed & (labels == 0) & (expanded > 0)
             if not new.any():
                 break
-            labels[new] = grown[new]
+            labels[new] = expanded[new]
     return labels
 
 
-def _grow(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+def _expand(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     """Return the largest label among the four neighbors."""
-    grown = np.zeros_like(labels)
-    grown[1:] = labels[:-1]
-    np.maximum(grown[:-1], labels[1:], out=grown[:-1])
-    np.maximum(grown[:, 1:], labels[:, :-1], out=grown[:, 1:])
-    np.maximum(grown[:, :-1], labels[:, 1:], out=grown[:, :-1])
-    return grown
+    expanded = np.zeros_like(labels)
+    expanded[1:] = labels[:-1]
+    np.maximum(expanded[:-1], labels[1:], out=expanded[:-1])
+    np.maximum(expanded[:, 1:], labels[:, :-1], out=expanded[:, 1:])
+    np.maximum(expanded[:, :-1], labels[:, 1:], out=expanded[:, :-1])
+    return expanded
 
 
 _STEPS = np.array([[0, 1], [1, 0], [0, -1], [-1, 0]])

@@ -78,11 +78,11 @@ def wilson(successes: float, trials: float, z: float = Z_95) -> tuple[float, flo
         )
     share = successes / trials
     spread = z * z / trials
-    centre = (share + spread / 2) / (1 + spread)
+    center = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
     # At the ends the interval reaches 0 or 1 exactly; rounding must not leave 1e-17 there.
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == trials else min(1.0, centre + half)
+    low = 0.0 if successes == 0 else max(0.0, center - half)
+    high = 1.0 if successes == trials else min(1.0, center + half)
     return low, high
 
 
@@ -319,7 +319,7 @@ def _beta_quantile(probability: float, a: float, b: float) -> float:
 
 
 def _beta_cdf(x: float, a: float, b: float) -> float:
-    """Regularised incomplete beta function by Lentz' continued fraction (DLMF 8.17.22)."""
+    """Regularized incomplete beta function by Lentz' continued fraction (DLMF 8.17.22)."""
     if x <= 0 or x >= 1:
         return float(x >= 1)
     if x > (a + 1) / (a + b + 2):

@@ -23,17 +23,17 @@ from leukoscope.data.split_plan import Split, SplitPlan, read_splits, single_spl
 from leukoscope.data.splits import inner_folds
 from leukoscope.data.table import read_cells, read_classes
 from leukoscope.training import run_folder
-from leukoscope.training.batches.activation_cache import ActivationFeeder
+from leukoscope.training.batches.activation_cache import ActivationBatchSource
 from leukoscope.training.batches.dataset import CellSet, check_classes, load_cells
 from leukoscope.training.batches.frozen_source import GraphEngine
 from leukoscope.training.batches.pixel_source import PLAIN_VIEW
-from leukoscope.training.fit.callbacks import Listener
+from leukoscope.training.fit.callbacks import TrainingCallback
 from leukoscope.training.fit.checkpoint import FINAL
 from leukoscope.training.fit.curves import draw_curves
 from leukoscope.training.fit.memory import keep_freed_memory
 from leukoscope.training.fit.prediction import explain_failures
 from leukoscope.training.fit.scoring import score_rows, score_table
-from leukoscope.training.fit.state import Progressed, Task
+from leukoscope.training.fit.state import Task, TrainingState
 from leukoscope.training.fit.trainer import Finetuner
 from leukoscope.training.networks.cost import count_flops
 from leukoscope.training.networks.network import CellNetwork, outputs_of
@@ -57,7 +57,7 @@ def start_run(
     *,
     out: Path,
     config_name: str,
-    listener: Listener | None = None,
+    callback: TrainingCallback | None = None,
     engine: GraphEngine | None = None,
 ) -> Path:
     """Train, score, and return the run folder.
@@ -74,7 +74,7 @@ def start_run(
         Parent of the run folder.
     config_name
         Part of the folder's name.
-    listener
+    callback
         Hears of progress.
     engine
         Computes the frozen part of the network where ``engine.frozen_forward`` allows it.
@@ -96,7 +96,7 @@ def start_run(
         )
     folder = Path(fabric.broadcast(str(folder)))
     try:
-        return _execute_run(fabric, folder, settings, listener or Listener(), engine)
+        return _execute_run(fabric, folder, settings, callback or TrainingCallback(), engine)
     except Exception:
         if fabric.is_global_zero and not _has_progress(folder):
             shutil.rmtree(
@@ -107,7 +107,7 @@ def start_run(
 
 def resume_run(
     folder: Path,
-    listener: Listener | None = None,
+    callback: TrainingCallback | None = None,
     engine: GraphEngine | None = None,
     overrides: Sequence[str] = (),
 ) -> Path:
@@ -117,7 +117,7 @@ def resume_run(
     ----------
     folder
         The run folder.
-    listener, engine
+    callback, engine
         As in ``start_run``; the result is bit-equal only with the same engine.
     overrides
         ``score.key=value``; where they differ from the run's, its models score again.
@@ -143,7 +143,7 @@ def resume_run(
             missing_ok=True
         )  # first, so that no scores stand under others' settings
         run_folder.write_config(folder, settings)
-    return _execute_run(launch(settings.engine), folder, settings, listener or Listener(), engine)
+    return _execute_run(launch(settings.engine), folder, settings, callback or TrainingCallback(), engine)
 
 
 def launch(engine: EngineSettings) -> Fabric:
@@ -234,12 +234,16 @@ def _has_progress(folder: Path) -> bool:
 
 
 def _execute_run(
-    fabric: Fabric, folder: Path, settings: TrainSettings, listener: Listener, engine: GraphEngine | None
+    fabric: Fabric,
+    folder: Path,
+    settings: TrainSettings,
+    callback: TrainingCallback,
+    engine: GraphEngine | None,
 ) -> Path:
     started = time.perf_counter()
     if not fabric.is_global_zero:
-        listener = Listener()
-    cells = read_run_cells(fabric, folder, settings, listener)
+        callback = TrainingCallback()
+    cells = read_run_cells(fabric, folder, settings, callback)
     members = _plan_members(cells, folder, settings)
     tables: list[pd.DataFrame] = []
     embeddings: list[NDArray[np.float32]] = []
@@ -264,29 +268,29 @@ def _execute_run(
             cells,
             task,
             settings=settings,
-            listener=listener,
+            callback=callback,
             shared=shared,
             engine=engine,
         )
-        progressed = tuner.fit()
-        histories += progressed.history
-        training_seconds += progressed.seconds
+        training_state = tuner.fit()
+        histories += training_state.history
+        training_seconds += training_state.seconds
         # Kept embeddings make training look cheaper than it is; what later models recall, the first one computed.
-        spared |= progressed.recalled and member is members[0]
+        spared |= training_state.recalled and member is members[0]
         if fabric.is_global_zero:
             run_folder.write_log(folder, histories)
         if member.number is not None:
-            best_epochs.append(progressed.best_epochs)
+            best_epochs.append(training_state.best_epochs)
         with explain_failures(settings.score.batch_size):
             scored = _score_member(tuner, member, folder)
         tables.append(scored.table)
         embeddings.append(scored.embeddings)
         seconds_per_image = scored.seconds_per_image
         if fabric.is_global_zero:
-            _tidy(task, folder, progressed, member)
+            _tidy(task, folder, training_state, member)
         provenance = {
             **_describe_model(network, origin),
-            "frozen_forward": tuner.feeders.forward_name,
+            "frozen_forward": tuner.batch_sources.forward_name,
         }
     if fabric.is_global_zero:
         scores = pd.concat(tables, ignore_index=True)
@@ -321,7 +325,9 @@ def make_network(settings: TrainSettings, classes: ClassSchema = BINARY) -> tupl
     return network, origin
 
 
-def read_run_cells(fabric: Fabric, folder: Path, settings: TrainSettings, listener: Listener) -> CellSet:
+def read_run_cells(
+    fabric: Fabric, folder: Path, settings: TrainSettings, callback: TrainingCallback
+) -> CellSet:
     """Decode the run's cells into the memory map beside the run folders, or open it."""
     table, classes = read_cells(folder / "cells.csv"), read_classes(folder / "cells.csv")
     images = Path(run_folder.read_inputs(folder).images)
@@ -332,14 +338,14 @@ def read_run_cells(fabric: Fabric, folder: Path, settings: TrainSettings, listen
     def advance(done: int, total: int) -> None:
         nonlocal shown
         if not shown:
-            listener.begin("Decoding", total)
-        listener.advance(done - shown)
+            callback.begin("Decoding", total)
+        callback.advance(done - shown)
         shown = done
 
     if fabric.is_global_zero:
         load_cells(table, paths, settings.network.input_px, cache, advance, classes=classes)
         if shown:
-            listener.end()
+            callback.end()
     fabric.barrier()
     return load_cells(table, paths, settings.network.input_px, cache, classes=classes)
 
@@ -376,7 +382,7 @@ class Scored(NamedTuple):
 def _score_member(tuner: Finetuner, member: Member, folder: Path) -> Scored:
     """Score what the member is asked for: an inner model its held-out fold, the final one all parts."""
     cells = tuner.cells
-    views = tuner.feeders.of_scores()
+    views = tuner.batch_sources.of_scores()
     if member.number is not None:
         wanted = [("validation", member.task.validation, str(member.number))]
     else:
@@ -394,22 +400,22 @@ def _score_member(tuner: Finetuner, member: Member, folder: Path) -> Scored:
                 rows,
                 views=views,
                 batch_size=tuner.settings.score.batch_size,
-                listener=tuner.listener,
+                callback=tuner.callback,
             )
             tables.append(score_table(cells, rows, part, inner_fold, logits))
             embeddings.append(embedding)
     seconds = time.perf_counter() - begin
-    kept = isinstance(views[0], ActivationFeeder)
-    if isinstance(views[0], ActivationFeeder):
+    kept = isinstance(views[0], ActivationBatchSource)
+    if isinstance(views[0], ActivationBatchSource):
         views[0].keep()
     table = pd.concat(tables, ignore_index=True)
     return Scored(table, np.concatenate(embeddings), None if kept else seconds / len(table))
 
 
-def _tidy(task: Task, folder: Path, progressed: Progressed, member: Member) -> None:
+def _tidy(task: Task, folder: Path, training_state: TrainingState, member: Member) -> None:
     name = "curves.png" if member.number is None else f"curves-inner-{member.number}.png"
-    if progressed.history:
-        draw_curves(progressed.history, folder / name, f"{folder.name}, {task.name} model")
+    if training_state.history:
+        draw_curves(training_state.history, folder / name, f"{folder.name}, {task.name} model")
     for cache in task.folder.glob("cache-*"):
         shutil.rmtree(cache, ignore_errors=True)
 

@@ -32,7 +32,7 @@ class NetworkSettings:
         ``linear``: Dropout, Dense(K). ``paper``: Dense(128, ReLU), BatchNorm, Dropout, Dense(K). K is 1 for two
         classes, else one a class.
     pixel_mean, pixel_std
-        What pixels (0..255; red, green, blue) are normalised by, and the background set to 0: mean over cells, and
+        What pixels (0..255; red, green, blue) are normalized by, and the background set to 0: mean over cells, and
         standard deviation within a cell. Empty for the backbone's own, which are those of photographs.
     pooling
         ``average``: the mean of every channel over the whole map. ``moments``: its mean and mean square over the cell,
@@ -44,7 +44,7 @@ class NetworkSettings:
     standardise_features
         Bring every pooled feature to mean 0 and standard deviation 1 over the training cells before the head.
     descriptor_head
-        Add a linear term in the nine scalars (area, box, colour moments), measured inside the graph.
+        Add a linear term in the nine scalars (area, box, color moments), measured inside the graph.
     descriptor_products
         Add their 45 products too (squares included); needs ``descriptor_head``.
     drop_rate
@@ -201,7 +201,7 @@ class HeadFitSettings:
     Parameters
     ----------
     penalty
-        Weight of the penalty in mean loss + penalty / 2 * (sum of squared weights), on standardised features; 0 leaves
+        Weight of the penalty in mean loss + penalty / 2 * (sum of squared weights), on standardized features; 0 leaves
         the fit out. It needs the linear head and ``standardise_features``. With both stages' epochs at 0 it is all
         that is trained.
     """
@@ -221,7 +221,7 @@ class StageSettings:
     epochs
         At most so many; 0 leaves the stage out.
     learning_rate
-        Of the head; the backbone's is smaller by the optimiser's ``layer_decay``.
+        Of the head; the backbone's is smaller by the optimizer's ``layer_decay``.
     unfreeze_layers
         The last so many layers of the backbone are trained: 0 none, -1 all. A layer is a module that has parameters of
         its own or no children (convolution, norm, activation, gate; not Identity), in the order of execution.
@@ -242,8 +242,8 @@ class StageSettings:
 
 
 @dataclass(frozen=True)
-class OptimiserSettings:
-    """The optimiser.
+class OptimizerSettings:
+    """The optimizer.
 
     Parameters
     ----------
@@ -331,7 +331,7 @@ class EngineSettings:
     Parameters
     ----------
     batch_size
-        Of an optimiser step, over all devices together.
+        Of an optimizer step, over all devices together.
     accelerator, devices, nodes, precision
         As Lightning Fabric names them; ``precision`` is ``32-true``, ``bf16-mixed``, ``16-mixed``, ...
     threads
@@ -394,7 +394,7 @@ class TrainSettings:
     stage2: StageSettings = field(
         default_factory=lambda: StageSettings(epochs=15, learning_rate=1e-4, unfreeze_layers=-1)
     )
-    optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     batch_norm: BatchNormSettings = field(default_factory=BatchNormSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)

@@ -19,10 +19,10 @@ from leukoscope.core.io import check_output_file
 from leukoscope.data.split_plan import read_splits, select_rows
 from leukoscope.data.splits import InnerFold, inner_folds
 from leukoscope.data.table import read_cells, read_classes
-from leukoscope.training.batches.activation_cache import ActivationFeeder
+from leukoscope.training.batches.activation_cache import ActivationBatchSource
 from leukoscope.training.batches.dataset import CellSet, load_cells
 from leukoscope.training.batches.frozen_source import GraphEngine
-from leukoscope.training.fit.callbacks import Listener
+from leukoscope.training.fit.callbacks import TrainingCallback
 from leukoscope.training.fit.prediction import area_under_curve, explain_failures
 from leukoscope.training.fit.scoring import score_rows
 from leukoscope.training.fit.state import Task
@@ -37,7 +37,7 @@ DEFAULT_SPACE: dict[str, Range] = {
     "stage2.learning_rate": {"low": 1e-6, "high": 3e-4, "log": True},
     "stage2.unfreeze_layers": {"choices": [0, 30, 90, -1]},
     "network.drop_rate": {"low": 0.0, "high": 0.6},
-    "optimiser.weight_decay": {"low": 1e-4, "high": 0.1, "log": True},
+    "optimizer.weight_decay": {"low": 1e-4, "high": 0.1, "log": True},
     "augment.stain": {"low": 0.0, "high": 0.2},
     "loss.label_smoothing": {"low": 0.0, "high": 0.15},
     "head_fit.penalty": {"low": 1e-3, "high": 1.0, "log": True},
@@ -87,7 +87,7 @@ def search(
     trials: int,
     study_path: Path,
     folds: int,
-    listener: Listener | None = None,
+    callback: TrainingCallback | None = None,
     engine: GraphEngine | None = None,
 ) -> dict[str, Any]:
     """Run trials until the study holds ``trials`` of them, in this process alone.
@@ -105,7 +105,7 @@ def search(
     folds
         Inner folds, by group; a trial's value is the mean over them of the AUC by cell of the model that training
         would keep, pruned below the median or where the loss is no longer a number.
-    listener, engine
+    callback, engine
         As in ``run.start_run``.
 
     Returns
@@ -120,7 +120,7 @@ def search(
         the settings ask for several processes.
     """
     _check_search(settings, space)
-    listener = listener or Listener()
+    callback = callback or TrainingCallback()
     cells = read_cells(table)
     plan = one_split(read_splits(splits, cells), split_name, cells)
     split = plan.splits[0]
@@ -136,19 +136,19 @@ def search(
         chosen = _suggest(trial, space)
         overrides = [f"{key}={json.dumps(value)}" for key, value in chosen.items()]
         tried = build(TrainSettings, apply_overrides(to_mapping(settings), overrides))
-        return _judge(
+        return _predict(
             fabric,
             load_cells(side, paths, tried.network.input_px, folder / "cache", classes=read_classes(table)),
             inner,
             settings=tried,
             folder=folder,
             trial=trial,
-            listener=listener,
+            callback=callback,
             engine=engine,
         )
 
     try:
-        _run_missing(study, objective, trials, listener)
+        _run_missing(study, objective, trials, callback)
     except Exception:
         if is_new and not _finished(study):  # a search that never began leaves nothing
             study_path.unlink(missing_ok=True)
@@ -183,7 +183,7 @@ def _why_idle(key: str, settings: TrainSettings, space: Mapping[str, Range]) -> 
         return "it is about the machine, not about the model"
     if section in stages and name != "epochs" and not stages[section]:
         return f"{section}.epochs is 0"
-    if not any(stages.values()) and (section in ("augment", "optimiser") or key in _OF_STEPS):
+    if not any(stages.values()) and (section in ("augment", "optimizer") or key in _OF_STEPS):
         return "the recipe has no epochs"
     return None
 
@@ -230,7 +230,7 @@ def _check_study_file(path: Path) -> None:
         raise UsageError(f"{path}: exists and is no study; name another file with --study")
 
 
-def _run_missing(study: optuna.Study, objective: Any, trials: int, listener: Listener) -> None:
+def _run_missing(study: optuna.Study, objective: Any, trials: int, callback: TrainingCallback) -> None:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)  # cut off by a kill; its parameters are drawn again
         study.enqueue_trial(trial.params)
@@ -238,7 +238,7 @@ def _run_missing(study: optuna.Study, objective: Any, trials: int, listener: Lis
         study.optimize(objective, n_trials=1)
         last = study.trials[-1]
         value = f"{last.value:.4f}" if last.state is TrialState.COMPLETE else "pruned"
-        listener.say(f"trial {done + 1} of {trials}: {value}  {last.params}")
+        callback.say(f"trial {done + 1} of {trials}: {value}  {last.params}")
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         raise TrainingError("no trial was finished; widen the search space or allow more trials")
 
@@ -259,7 +259,7 @@ def _suggest(trial: Trial, space: Mapping[str, Range]) -> dict[str, Any]:
     return chosen
 
 
-def _judge(
+def _predict(
     fabric: Fabric,
     cells: CellSet,
     inner: list[InnerFold],
@@ -267,7 +267,7 @@ def _judge(
     settings: TrainSettings,
     folder: Path,
     trial: Trial,
-    listener: Listener,
+    callback: TrainingCallback,
     engine: GraphEngine | None,
 ) -> float:
     """Return the mean over inner folds of the kept model's AUC on the held-out fold."""
@@ -286,7 +286,7 @@ def _judge(
             cells,
             task,
             settings=settings,
-            listener=listener,
+            callback=callback,
             shared=folder / "cache",
             engine=engine,
         )
@@ -305,13 +305,13 @@ def _judge(
 
 def _score_fold(tuner: Finetuner) -> float:
     """Return the AUC by cell of a trained model on the cells that were held out."""
-    rows, views = tuner.task.validation, tuner.feeders.of_scores()
+    rows, views = tuner.task.validation, tuner.batch_sources.of_scores()
     batch_size = tuner.settings.score.batch_size
     with explain_failures(batch_size):
         logits, _ = score_rows(
-            tuner.fabric, tuner.network, rows, views=views, batch_size=batch_size, listener=tuner.listener
+            tuner.fabric, tuner.network, rows, views=views, batch_size=batch_size, callback=tuner.callback
         )
-    if isinstance(views[0], ActivationFeeder):
+    if isinstance(views[0], ActivationBatchSource):
         views[0].keep()
     found = area_under_curve(logits, tuner.cells.labels[rows])
     return float("nan") if found is None else found

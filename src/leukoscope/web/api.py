@@ -40,9 +40,9 @@ _UPLOAD_PROBLEMS = (413, 415, 422, 507)
 def uploaded_files() -> list[FileStorage]:
     """Return the files of the request; at least one, all of them in the field ``files``."""
     check_multipart(request)
-    strangers = sorted(set(request.files) - {"files"})
-    if strangers:
-        raise invalid(f"unknown file field {strangers[0][:40]!r}; send images as 'files'.")
+    unknown = sorted(set(request.files) - {"files"})
+    if unknown:
+        raise invalid(f"unknown file field {unknown[0][:40]!r}; send images as 'files'.")
     files = request.files.getlist("files")
     if not files:
         raise invalid("files: no file was sent; send one or more fields named 'files'.")
@@ -52,7 +52,7 @@ def uploaded_files() -> list[FileStorage]:
 @blueprint.post("/api/v1/predict")
 @operation(
     Operation(
-        "Judge images and wait for the results",
+        "Classify images and wait for the results",
         "predict",
         CellResults,
         form=UploadForm,
@@ -61,21 +61,21 @@ def uploaded_files() -> list[FileStorage]:
     )
 )
 def predict() -> Response:
-    """Judge the images of one request."""
+    """Classify the images of one request."""
     limits = services().settings.limits
     files = uploaded_files()
     form = parse_form(UploadForm, request)
     uploads = receive(files, limits, limits.request_files)
-    judged = services().service.judge_request(
+    scored = services().service.predict_request(
         uploads, clean_subject(form.subject), form.heat_map, reservation()
     )
-    results = [item.result for item in judged]
+    results = [item.result for item in scored]
     if form.heat_map:
         results = [
             result.model_copy(update={"heat_map": f"/api/v1/history/{item.record.case}/pictures/heat"})
             if "heat" in services().service.pictures_of(item.record.case)
             else result
-            for result, item in zip(results, judged, strict=True)
+            for result, item in zip(results, scored, strict=True)
         ]
     return _json(CellResults(results))
 
@@ -94,11 +94,11 @@ def predict() -> Response:
 )
 def create_job() -> Response:
     """Take images and answer at once."""
-    board, limits = services().jobs, services().settings.limits
+    queue, limits = services().jobs, services().settings.limits
     files = uploaded_files()
     form = parse_form(JobForm, request)
     uploads = receive(files, limits, limits.job_files)
-    job = board.create(uploads, clean_subject(form.subject), form.more, form.heat_map)
+    job = queue.create(uploads, clean_subject(form.subject), form.more, form.heat_map)
     response = _json(job_status(job, services().model.classes), 202)
     response.headers["Location"] = f"/api/v1/jobs/{job.job}"
     return response
@@ -118,11 +118,11 @@ def create_job() -> Response:
 )
 def extend_job(job: str) -> Response:
     """Take further images of a job."""
-    board, limits = services().jobs, services().settings.limits
-    board.get(job)
+    queue, limits = services().jobs, services().settings.limits
+    queue.get(job)
     files = uploaded_files()
     form = parse_form(JobForm, request)
-    state = board.add(job, receive(files, limits, limits.job_files), form.more)
+    state = queue.add(job, receive(files, limits, limits.job_files), form.more)
     return _json(job_status(state, services().model.classes), 202)
 
 
@@ -265,7 +265,9 @@ def health() -> Response:
 
 
 @blueprint.get("/readyz")
-@operation(Operation("Whether images can be judged and stored", "operation", Health, also=((503, Health),)))
+@operation(
+    Operation("Whether images can be classified and stored", "operation", Health, also=((503, Health),))
+)
 def ready() -> Response:
     """Check engine and records."""
     try:

@@ -1,4 +1,4 @@
-"""The application factory: settings, a model and its judge in; a Flask application out."""
+"""The application factory: settings, a model and its classify in; a Flask application out."""
 
 import time
 from typing import Any
@@ -7,15 +7,15 @@ from flask import Flask, Response, g, request
 
 from leukoscope.imaging.decode import DecodeLimits
 from leukoscope.inference.predictor import Predictor
-from leukoscope.web import problems, security, words
-from leukoscope.web.artefacts import Artefacts
+from leukoscope.web import problems, security, texts
+from leukoscope.web.artifacts import Artifacts
 from leukoscope.web.batching import Batcher
 from leukoscope.web.context import EXTENSION, Services
-from leukoscope.web.jobs import JobBoard
+from leukoscope.web.jobs import JobQueue
 from leukoscope.web.memory import Memory
 from leukoscope.web.metrics import Metrics
-from leukoscope.web.model import KnownModel
-from leukoscope.web.prediction import Judge, judge_with
+from leukoscope.web.model import ServedModel
+from leukoscope.web.prediction import PredictFn, make_predict_fn
 from leukoscope.web.service import Service
 from leukoscope.web.settings import MEBIBYTE, WebSettings, check_exposure
 from leukoscope.web.storage.database import Database
@@ -31,7 +31,7 @@ class WebApplication(Flask):
     request_class = MemoryRequest
 
 
-def create_app(settings: WebSettings, model: KnownModel, judge: Judge) -> Flask:
+def create_app(settings: WebSettings, model: ServedModel, predict: PredictFn) -> Flask:
     """Build the application and start its threads; ``close_app`` ends them.
 
     Parameters
@@ -40,8 +40,8 @@ def create_app(settings: WebSettings, model: KnownModel, judge: Judge) -> Flask:
         Checked for exposure: a public address needs a token.
     model
         What pages and API say about the model.
-    judge
-        The engine: judges a batch of images in one call, from several threads at once.
+    predict
+        The engine: classifies a batch of images in one call, from several threads at once.
 
     Raises
     ------
@@ -66,23 +66,23 @@ def create_app(settings: WebSettings, model: KnownModel, judge: Judge) -> Flask:
     gate = security.register(app, settings, memory)
     database = Database(settings.database_url, settings.lock_wait_s)
     database.migrate()
-    artefacts = Artefacts(limits.artefact_mb * MEBIBYTE, limits.artefact_minutes * 60.0)
-    history = History(database, on_delete=artefacts.forget)
+    artifacts = Artifacts(limits.artifact_mb * MEBIBYTE, limits.artifact_minutes * 60.0)
+    history = History(database, on_delete=artifacts.forget)
     history.note("started", "system", model=model.reference.sha256[:16], version=model.reference.version)
     metrics = Metrics()
     batcher = Batcher(
-        judge,
+        predict,
         metrics,
         batch=settings.batch,
         wait_ms=settings.batch_wait_ms,
         queue_images=limits.queue_images,
     )
-    service = Service(settings, batcher, history, metrics, artefacts)
+    service = Service(settings, batcher, history, metrics, artifacts)
     app.extensions[EXTENSION] = Services(
-        settings, model, database, history, metrics, batcher, service, JobBoard(service), gate, memory
+        settings, model, database, history, metrics, batcher, service, JobQueue(service), gate, memory
     )
     problems.register(app)
-    words.register(app)
+    texts.register(app)
     _measure(app, metrics)
     _add_routes(app)
     return app
@@ -90,7 +90,7 @@ def create_app(settings: WebSettings, model: KnownModel, judge: Judge) -> Flask:
 
 def open_app(settings: WebSettings, predictor: Predictor) -> Flask:
     """Build the application over a predictor; see ``create_app``."""
-    return create_app(settings, KnownModel.from_bundle(predictor.bundle), judge_with(predictor))
+    return create_app(settings, ServedModel.from_bundle(predictor.bundle), make_predict_fn(predictor))
 
 
 def decode_limits(settings: WebSettings) -> DecodeLimits:

@@ -16,12 +16,12 @@ from threading import Condition, Thread
 from leukoscope.core.errors import EngineError
 from leukoscope.inference.cells import Prediction
 from leukoscope.web.metrics import Metrics
-from leukoscope.web.prediction import Judge, ToJudge
+from leukoscope.web.prediction import PredictFn, PredictionRequest
 from leukoscope.web.problems import busy
 
 logger = logging.getLogger(__name__)
 
-Waiting = tuple[ToJudge, "Future[Prediction]"]
+Waiting = tuple[PredictionRequest, "Future[Prediction]"]
 
 
 class Batcher:
@@ -29,29 +29,29 @@ class Batcher:
 
     Parameters
     ----------
-    judge
-        Judges a batch of images in one call; called from ``feeders`` threads at once.
+    predict
+        Classifies a batch of images in one call; called from ``batch_sources`` threads at once.
     batch
         Images in one call, at most.
     wait_ms
         How long the first image of a batch waits for company.
     queue_images
         Images that may wait in the request lane.
-    feeders
+    batch_sources
         Batches on their way at once: with two, one is decoded and sent back while the engine works on the other.
     """
 
     def __init__(
         self,
-        judge: Judge,
+        predict: PredictFn,
         metrics: Metrics,
         *,
         batch: int,
         wait_ms: float,
         queue_images: int,
-        feeders: int = 2,
+        batch_sources: int = 2,
     ) -> None:
-        self._judge, self._metrics = judge, metrics
+        self._predict, self._metrics = predict, metrics
         self._batch, self._wait_s, self._limit = batch, wait_ms / 1000, queue_images
         self._requests: deque[Waiting] = deque()
         self._jobs: deque[Waiting] = deque()
@@ -61,7 +61,7 @@ class Batcher:
         metrics.watch_queue(lambda: len(self._requests), lambda: len(self._jobs))
         self._threads = [
             Thread(target=self._run, name=f"leukoscope-engine-{number}", daemon=True)
-            for number in range(feeders)
+            for number in range(batch_sources)
         ]
         for thread in self._threads:
             thread.start()
@@ -73,7 +73,7 @@ class Batcher:
 
     @property
     def wait_s(self) -> int:
-        """Seconds until what waits now will be judged, rounded up."""
+        """Seconds until what waits now will be classified, rounded up."""
         return math.ceil((len(self._requests) + len(self._jobs)) * self._seconds_per_image) + 1
 
     @property
@@ -81,7 +81,7 @@ class Batcher:
         """True while images are taken."""
         return not self._closed and all(thread.is_alive() for thread in self._threads)
 
-    def submit(self, images: Sequence[ToJudge]) -> list["Future[Prediction]"]:
+    def submit(self, images: Sequence[PredictionRequest]) -> list["Future[Prediction]"]:
         """Queue the first images of one request, all or none.
 
         Raises
@@ -101,13 +101,13 @@ class Batcher:
                 )
             return self._append(self._requests, images)
 
-    def submit_more(self, images: Sequence[ToJudge]) -> list["Future[Prediction]"]:
+    def submit_more(self, images: Sequence[PredictionRequest]) -> list["Future[Prediction]"]:
         """Queue further images of a request whose first were taken; the caller waits for these before it sends more."""
         with self._changed:
             self._check_open()
             return self._append(self._requests, images)
 
-    def submit_job(self, images: Sequence[ToJudge]) -> list["Future[Prediction]"]:
+    def submit_job(self, images: Sequence[PredictionRequest]) -> list["Future[Prediction]"]:
         """Queue images of a job; the caller holds back by waiting for them before it sends more."""
         with self._changed:
             self._check_open()
@@ -127,7 +127,9 @@ class Batcher:
         for thread in self._threads:
             thread.join(timeout=30)
 
-    def _append(self, lane: "deque[Waiting]", images: Sequence[ToJudge]) -> list["Future[Prediction]"]:
+    def _append(
+        self, lane: "deque[Waiting]", images: Sequence[PredictionRequest]
+    ) -> list["Future[Prediction]"]:
         entries: list[Waiting] = [(image, Future()) for image in images]
         lane.extend(entries)
         self._changed.notify_all()
@@ -173,19 +175,19 @@ class Batcher:
     def _answer(self, entries: list[Waiting]) -> None:
         self._metrics.batch_size.observe(len(entries))
         try:
-            predictions = self._judge([image for image, _ in entries])
+            predictions = self._predict([image for image, _ in entries])
             if len(predictions) != len(entries):
                 raise EngineError(f"the engine gave {len(predictions)} answers for {len(entries)} images")
         except Exception as error:
             if len(entries) == 1:
-                logger.error("an image could not be judged: %s", type(error).__name__)
+                logger.error("an image could not be classified: %s", type(error).__name__)
                 entries[0][1].set_exception(
                     error
                     if isinstance(error, EngineError)
                     else EngineError("the engine failed on this image")
                 )
                 return
-            for entry in entries:  # one image must not take its neighbours down
+            for entry in entries:  # one image must not take its neighbors down
                 self._answer([entry])
             return
         for (_, future), prediction in zip(entries, predictions, strict=True):

@@ -6,10 +6,10 @@ from typing import cast
 from flask import Flask, current_app
 
 from leukoscope.web.batching import Batcher
-from leukoscope.web.jobs import JobBoard
+from leukoscope.web.jobs import JobQueue
 from leukoscope.web.memory import Memory
 from leukoscope.web.metrics import Metrics
-from leukoscope.web.model import KnownModel
+from leukoscope.web.model import ServedModel
 from leukoscope.web.security import Gate
 from leukoscope.web.service import Service
 from leukoscope.web.settings import WebSettings
@@ -24,13 +24,13 @@ class Services:
     """The parts of one running application."""
 
     settings: WebSettings
-    model: KnownModel
+    model: ServedModel
     database: Database
     history: History
     metrics: Metrics
     batcher: Batcher
     service: Service
-    jobs: JobBoard
+    jobs: JobQueue
     gate: Gate
     memory: Memory
 

@@ -1,7 +1,7 @@
-"""Large batches: images are taken at once and judged one after the other while the caller looks at the progress.
+"""Large batches: images are taken at once and classified one after the other while the caller looks at the progress.
 
-A job's images live in memory until they are judged; its results are stored as they come and outlive the job and a
-restart. What was not judged when the process ended must be sent again.
+A job's images live in memory until they are classified; its results are stored as they come and outlive the job and a
+restart. What was not classified when the process ended must be sent again.
 """
 
 import logging
@@ -41,7 +41,7 @@ class JobState(StrEnum):
 
 @dataclass(slots=True)
 class _Parcel:
-    """The images of one request, and the memory set aside for them until the last of them is judged."""
+    """The images of one request, and the memory set aside for them until the last of them is classified."""
 
     uploads: deque[Upload]
     memory: Reservation
@@ -86,7 +86,7 @@ class Job:
             self.parcels.popleft().memory.release()
 
 
-class JobBoard:
+class JobQueue:
     """All jobs of the process and the thread that works them off, a few images of each in turn."""
 
     def __init__(self, service: Service) -> None:
@@ -159,7 +159,7 @@ class JobBoard:
         job.receiving, job.touched = more, time.monotonic()
 
     def _forget_old(self) -> None:
-        now, keep_s = time.monotonic(), self._limits.artefact_minutes * 60.0
+        now, keep_s = time.monotonic(), self._limits.artifact_minutes * 60.0
         for job in list(self._jobs.values()):
             if job.receiving and now - job.touched > _IDLE_S:
                 job.receiving = False
@@ -184,7 +184,7 @@ class JobBoard:
                 return
             parcel = job.parcels[0]
             uploads = next(chunks(list(islice(parcel.uploads, JOB_CHUNK)), JOB_CHUNK))
-        failure = self._judge(job, uploads)
+        failure = self._predict(job, uploads)
         with self._changed:
             job.touched = time.monotonic()
             if failure is not None:
@@ -197,11 +197,11 @@ class JobBoard:
             if not parcel.uploads and job.parcels and job.parcels[0] is parcel:
                 job.parcels.popleft().memory.release()
 
-    def _judge(self, job: Job, uploads: list[Upload]) -> str | None:
-        """Judge and store; return what to tell people where it cannot be done."""
+    def _predict(self, job: Job, uploads: list[Upload]) -> str | None:
+        """Classify and store; return what to tell people where it cannot be done."""
         for pause_s in (*_RETRY_S, None):
             try:
-                judged = self._service.judge_job(uploads, job.subject, job.job, job.heat_map)
+                scored = self._service.predict_job(uploads, job.subject, job.job, job.heat_map)
             except (StorageError, Problem) as error:
                 if pause_s is not None and not self._closed:
                     time.sleep(pause_s)
@@ -211,8 +211,8 @@ class JobBoard:
                 return str(error)
             except Exception as error:
                 logger.error("a job failed", exc_info=error)
-                return "The images could not be judged; the reason has been logged."
+                return "The images could not be classified; the reason has been logged."
             with self._changed:
-                job.decisions.update(item.result.decision for item in judged)
+                job.decisions.update(item.result.decision for item in scored)
             return None
         raise AssertionError("unreachable")

@@ -35,7 +35,7 @@ class Memory:
             503 with Retry-After where the budget is spent.
         """
         reservation = Reservation(self)
-        reservation.grow(size_bytes)
+        reservation.expand(size_bytes)
         return reservation
 
     def take(self, size_bytes: int, own_bytes: int) -> None:
@@ -44,7 +44,7 @@ class Memory:
             others = self._held - own_bytes
             if others and self._held + size_bytes > self._limit:
                 raise busy(
-                    f"{self._held // MEBIBYTE} MB of images wait to be judged, at most {self._limit // MEBIBYTE} MB "
+                    f"{self._held // MEBIBYTE} MB of images wait, at most {self._limit // MEBIBYTE} MB "
                     "are held at once; try again after the given seconds.",
                     _RETRY_S,
                 )
@@ -62,7 +62,7 @@ class Reservation:
     def __init__(self, memory: Memory) -> None:
         self._memory, self._size = memory, 0
 
-    def grow(self, size_bytes: int) -> None:
+    def expand(self, size_bytes: int) -> None:
         """Set more aside; 503 where the budget is spent."""
         self._memory.take(size_bytes, self._size)
         self._size += size_bytes

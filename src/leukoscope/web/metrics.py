@@ -45,7 +45,7 @@ class Metrics:
             buckets=(0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
         )
         self.cells = Counter(
-            "leukoscope_cells", "Judged images.", ["decision", "origin"], registry=self.registry
+            "leukoscope_cells", "Predicted images.", ["decision", "origin"], registry=self.registry
         )
         self.rejections = Counter(
             "leukoscope_rejections", "Refused images.", ["reason"], registry=self.registry
@@ -66,7 +66,7 @@ class Metrics:
         self.registry.register(_QueueGauge(requests, jobs))
 
     def count(self, result: CellResult, origin: str) -> None:
-        """Count one judged image."""
+        """Count one classified image."""
         self.cells.labels(result.decision, origin).inc()
         if result.decision == "rejected":
             for reason in result.reasons:

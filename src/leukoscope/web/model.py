@@ -62,7 +62,7 @@ class Faithfulness:
 
 
 @dataclass(frozen=True)
-class KnownModel:
+class ServedModel:
     """A bundle as the pages show it."""
 
     reference: ModelReference
@@ -72,7 +72,7 @@ class KnownModel:
     card: str
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle) -> "KnownModel":
+    def from_bundle(cls, bundle: Bundle) -> "ServedModel":
         """Read what is shown from an opened bundle."""
         manifest = bundle.manifest
         reference = ModelReference(name=manifest.name, version=manifest.version, sha256=bundle.model_sha256)

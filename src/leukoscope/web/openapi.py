@@ -21,7 +21,7 @@ from leukoscope.web.storage.history import PICTURE_KINDS
 
 ViewT = TypeVar("ViewT", bound=Callable[..., Any])
 _TEMPLATE = "#/components/schemas/{model}"
-_PATH_WORDS = {
+_PATH_TEXTS = {
     "case": "Id of a stored case, such as `LK-7F3K9-2QD4M`.",
     "job": "Id of a job, from the answer that opened it.",
     "kind": "`cell`, or `heat`: the heat map at full opacity.",
@@ -72,7 +72,7 @@ def build_document(app: Flask, with_token: bool) -> dict[str, Any]:
             "title": "leukoscope",
             "version": "1",
             "summary": RESEARCH_USE,
-            "description": "Judges single-cell blood-smear images. " + (leukoscope.__doc__ or "").strip(),
+            "description": "Classifies single-cell blood-smear images. " + (leukoscope.__doc__ or "").strip(),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
@@ -139,7 +139,7 @@ def _path_parameter(name: str) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "string", "minLength": 1}
     if name == "kind":
         schema["enum"] = list(PICTURE_KINDS)
-    return {"name": name, "in": "path", "required": True, "description": _PATH_WORDS[name], "schema": schema}
+    return {"name": name, "in": "path", "required": True, "description": _PATH_TEXTS[name], "schema": schema}
 
 
 def _query_parameters(schema: dict[str, Any]) -> list[dict[str, Any]]:

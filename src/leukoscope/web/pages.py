@@ -52,13 +52,13 @@ def index() -> str:
 @blueprint.post("/jobs")
 def create_job() -> BaseResponse:
     """Take the upload form of a browser without JavaScript."""
-    board, limits = services().jobs, services().settings.limits
+    queue, limits = services().jobs, services().settings.limits
     files = [file for file in uploaded_files() if file.filename]
     if not files:
         raise invalid("No file was chosen. Go back and choose one or more images, or a ZIP archive.")
     form = parse_form(JobForm, request)
     uploads = receive(files, limits, limits.job_files)
-    job = board.create(uploads, clean_subject(form.subject), more=False, heat_map=True)
+    job = queue.create(uploads, clean_subject(form.subject), more=False, heat_map=True)
     return redirect(url_for("pages.job_page", job=job.job), 303)
 
 
@@ -191,7 +191,7 @@ def api_page() -> str:
 
 @blueprint.get("/legend.png")
 def legend() -> Response:
-    """Return the heat map's colour scale."""
+    """Return the heat map's color scale."""
     response = current_app.response_class(pictures.legend_bar(), mimetype="image/png")
     response.headers["Cache-Control"] = "public, max-age=3600"
     return response
@@ -231,17 +231,17 @@ def sign_out() -> BaseResponse:
 def panel_context(record: CaseRecord) -> dict[str, Any]:
     """Return what the panel of one case needs."""
     service, model = services().service, services().model
-    # What was measured belongs to the model at work, and tells nothing of a case that an earlier one judged.
-    judged_by_it = record.result.model.sha256 == model.reference.sha256
+    # What was measured belongs to the model at work, and tells nothing of a case that an earlier one classified.
+    predicted_by_it = record.result.model.sha256 == model.reference.sha256
     return {
         "record": record,
         "result": record.result,
         "name": service.name_of(record),
         "pictures": service.pictures_of(record.case),
-        "judged_by_it": judged_by_it,
-        "method": model.details.attribution if judged_by_it else "as the earlier model drew it",
-        "faithfulness": model.faithfulness if judged_by_it else None,
-        "alpha": model.decision.conformal.alpha if judged_by_it else None,
+        "predicted_by_it": predicted_by_it,
+        "method": model.details.attribution if predicted_by_it else "as the earlier model drew it",
+        "faithfulness": model.faithfulness if predicted_by_it else None,
+        "alpha": model.decision.conformal.alpha if predicted_by_it else None,
         "opacity": pictures.DEFAULT_OPACITY_PERCENT,
     }
 

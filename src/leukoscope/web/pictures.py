@@ -6,7 +6,7 @@ overlay that the command line draws at opacity p.
 
 from functools import lru_cache
 
-from leukoscope.imaging.overlay import OPACITY, colour_legend, encode_png, heat_map_overlay
+from leukoscope.imaging.overlay import OPACITY, color_legend, encode_png, heat_map_overlay
 from leukoscope.inference.cells import Prediction
 
 DEFAULT_OPACITY_PERCENT = round(100 * OPACITY)
@@ -27,5 +27,5 @@ def draw(prediction: Prediction) -> dict[str, bytes]:
 
 @lru_cache(maxsize=1)
 def legend_bar() -> bytes:
-    """Return the colour scale without words; the page writes them."""
-    return encode_png(colour_legend(320, 2 * _BAR_PX + 4)[1 : _BAR_PX - 1, 1:-1].copy())
+    """Return the color scale without words; the page writes them."""
+    return encode_png(color_legend(320, 2 * _BAR_PX + 4)[1 : _BAR_PX - 1, 1:-1].copy())

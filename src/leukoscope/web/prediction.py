@@ -11,21 +11,21 @@ NEUTRAL_NAME = "image"
 
 
 @dataclass(frozen=True, slots=True)
-class ToJudge:
+class PredictionRequest:
     """One image on its way to the engine."""
 
     content: bytes
     subject: str | None = None
 
 
-Judge = Callable[[Sequence[ToJudge]], Sequence[Prediction]]
+PredictFn = Callable[[Sequence[PredictionRequest]], Sequence[Prediction]]
 """The engine behind the queue: one prediction an image, in the given order; a refusal is a prediction too."""
 
 
-def judge_with(predictor: Predictor) -> Judge:
-    """Return the judge that asks ``predictor``."""
+def make_predict_fn(predictor: Predictor) -> PredictFn:
+    """Return the classify that asks ``predictor``."""
 
-    def judge(images: Sequence[ToJudge]) -> Sequence[Prediction]:
+    def predict(images: Sequence[PredictionRequest]) -> Sequence[Prediction]:
         return list(predictor.stream(Source(NEUTRAL_NAME, image.content, image.subject) for image in images))
 
-    return judge
+    return predict

@@ -116,12 +116,12 @@ def from_exception(error: Exception) -> Problem:
 def _what_is_too_large() -> str:
     sent, most = request.content_length or 0, request.max_content_length or 0
     if sent > most:
-        return f"The request has {_in_words(sent)}; at most {_in_words(most)} are taken. Send fewer or smaller files."
+        return f"The request has {_as_text(sent)}; at most {_as_text(most)} are taken. Send fewer or smaller files."
     parts, field = request.max_form_parts, request.max_form_memory_size or 0
-    return f"The form has more than {parts} parts or a field above {_in_words(field)}; send fewer at a time."
+    return f"The form has more than {parts} parts or a field above {_as_text(field)}; send fewer at a time."
 
 
-def _in_words(size_bytes: int) -> str:
+def _as_text(size_bytes: int) -> str:
     if size_bytes < MEBIBYTE:
         return f"{size_bytes / 1024:.0f} KB"
     return f"{size_bytes / MEBIBYTE:.1f}".removesuffix(".0") + " MB"

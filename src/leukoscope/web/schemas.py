@@ -39,9 +39,9 @@ class JobStatus(_Answer):
     job: str
     state: JobState
     total: int = Field(ge=0, description="Images taken so far.")
-    done: int = Field(ge=0, description="Images judged and stored.")
+    done: int = Field(ge=0, description="Images classified and stored.")
     decisions: dict[str, int] = Field(
-        description="Judged images by decision: each class, `uncertain` and `rejected`."
+        description="Predicted images by decision: each class, `uncertain` and `rejected`."
     )
     created_at: datetime
     subject: str | None

@@ -112,9 +112,9 @@ class Gate:
             self.verify(given.removeprefix("Bearer ").strip())
             return None
         if request.path.startswith("/api/") or request.path == "/metrics":
-            raise _unauthorised("Send the header 'Authorization: Bearer TOKEN'.")
+            raise _unauthorized("Send the header 'Authorization: Bearer TOKEN'.")
         if request.method not in SAFE_METHODS:
-            raise _unauthorised("Your session has ended; nothing was stored. Sign in and try again.")
+            raise _unauthorized("Your session has ended; nothing was stored. Sign in and try again.")
         return redirect(url_for("pages.sign_in", next=request.full_path.rstrip("?")))
 
     def verify(self, token: str) -> None:
@@ -131,7 +131,7 @@ class Gate:
         self.limiter.failed(request.remote_addr)
         services = current_app.extensions["leukoscope"]
         services.history.note("sign-in failed", "unknown")
-        raise _unauthorised("The token is wrong.")
+        raise _unauthorized("The token is wrong.")
 
     def sign_in(self) -> None:
         """Remember in the session that the token was given; a new token on the server ends such sessions."""
@@ -241,7 +241,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _unauthorised(detail: str) -> Problem:
+def _unauthorized(detail: str) -> Problem:
     return Problem(
         401, "unauthorised", "Sign-in needed", detail, {"WWW-Authenticate": 'Bearer realm="leukoscope"'}
     )

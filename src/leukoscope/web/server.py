@@ -120,12 +120,12 @@ def _address(settings: WebSettings, server: object) -> str:
     """Return an address under which the service answers: one that ``Gate.check_host`` lets through."""
     port = getattr(server, "effective_port", None)
     if port is None:  # several addresses of one name
-        listeners = [
-            listener
-            for listener in getattr(server, "map", {}).values()
-            if hasattr(listener, "effective_port")
+        callbacks = [
+            callback
+            for callback in getattr(server, "map", {}).values()
+            if hasattr(callback, "effective_port")
         ]
-        port = listeners[0].effective_port if listeners else 0
+        port = callbacks[0].effective_port if callbacks else 0
     shown = settings.host.strip("[]")
     if shown in EVERY_ADDRESS:
         shown = settings.hosts[0] if settings.hosts else "127.0.0.1"

@@ -1,4 +1,4 @@
-"""The core behind pages and API: images in, judged and stored cases out."""
+"""The core behind pages and API: images in, classified and stored cases out."""
 
 import hashlib
 import time
@@ -11,30 +11,30 @@ from threading import BoundedSemaphore
 
 from leukoscope.inference.cells import Prediction
 from leukoscope.inference.results import CellResult
-from leukoscope.web.artefacts import Artefacts
+from leukoscope.web.artifacts import Artifacts
 from leukoscope.web.batching import Batcher
 from leukoscope.web.memory import Reservation
 from leukoscope.web.metrics import Metrics
 from leukoscope.web.pictures import draw
-from leukoscope.web.prediction import ToJudge
+from leukoscope.web.prediction import PredictionRequest
 from leukoscope.web.problems import busy
 from leukoscope.web.settings import WebSettings
 from leukoscope.web.storage.history import CaseRecord, History, NewCase, UnknownCaseError
 from leukoscope.web.uploads import Upload, chunks
 
-Submit = Callable[[Sequence[ToJudge]], "list[Future[Prediction]]"]
+Submit = Callable[[Sequence[PredictionRequest]], "list[Future[Prediction]]"]
 
 _Drawn = tuple[NewCase, Mapping[str, bytes]]
 """What is to be stored of one image, and its pictures by kind."""
 
 _REQUEST_CHUNK = 32
-"""Images of a request that are unpacked and judged together: two full batches, one for each thread of the engine."""
+"""Images of a request that are unpacked and classified together: two full batches, one for each engine thread."""
 JOB_CHUNK = 8
-"""Images of a job that are judged and stored together: small, so that results appear as they are ready."""
+"""Images of a job that are classified and stored together: small, so that results appear as they are ready."""
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedUpload:
+class PredictedUpload:
     """A stored case with the name its caller gave."""
 
     record: CaseRecord
@@ -60,7 +60,7 @@ class _Order:
 
 
 class Service:
-    """Judges, records and remembers; shared by all requests."""
+    """Classifies, records and remembers; shared by all requests."""
 
     def __init__(
         self,
@@ -68,17 +68,17 @@ class Service:
         batcher: Batcher,
         history: History,
         metrics: Metrics,
-        artefacts: Artefacts,
+        artifacts: Artifacts,
     ) -> None:
         self.settings = settings
         self.batcher, self.history, self.metrics = batcher, history, metrics
         self._places = BoundedSemaphore(settings.limits.open_requests)
-        self.artefacts = artefacts
+        self.artifacts = artifacts
 
-    def judge_request(
+    def predict_request(
         self, uploads: Sequence[Upload], subject: str | None, heat_map: bool, memory: Reservation
-    ) -> list[JudgedUpload]:
-        """Judge the images of one request and store them; all of them or, on failure, none.
+    ) -> list[PredictedUpload]:
+        """Classify the images of one request and store them; all of them or, on failure, none.
 
         An archive is unpacked a few images at a time, for which ``memory`` is grown before.
 
@@ -89,21 +89,21 @@ class Service:
         """
         with self._place():
             parts = list(chunks(uploads, _REQUEST_CHUNK))
-            memory.grow(max((sum(upload.unpacked_bytes for upload in part) for part in parts), default=0))
+            memory.expand(max((sum(upload.unpacked_bytes for upload in part) for part in parts), default=0))
             end = time.monotonic() + self.settings.limits.wait_s
             order = _Order(subject, None, heat_map)
-            judged: list[_Drawn] = []
+            scored: list[_Drawn] = []
             for part in parts:
-                submit = self.batcher.submit_more if judged else self.batcher.submit
-                judged += self._judge(part, order, submit, end)
-            return self._store(uploads, judged, order)
+                submit = self.batcher.submit_more if scored else self.batcher.submit
+                scored += self._predict(part, order, submit, end)
+            return self._store(uploads, scored, order)
 
     @contextmanager
     def _place(self) -> Iterator[None]:
         if not self._places.acquire(blocking=False):
             self.metrics.refused.inc()
             raise busy(
-                f"{self.settings.limits.open_requests} requests are being judged, which is the limit; "
+                f"{self.settings.limits.open_requests} requests are being classified, which is the limit; "
                 "try again after the given seconds, or send many images as a job.",
                 self.batcher.wait_s,
             )
@@ -112,20 +112,20 @@ class Service:
         finally:
             self._places.release()
 
-    def judge_job(
+    def predict_job(
         self, uploads: Sequence[Upload], subject: str | None, job: str, heat_map: bool
-    ) -> list[JudgedUpload]:
-        """Judge and store some images of a job."""
+    ) -> list[PredictedUpload]:
+        """Classify and store some images of a job."""
         end = time.monotonic() + self.settings.limits.wait_s
         order = _Order(subject, job, heat_map)
-        return self._store(uploads, self._judge(uploads, order, self.batcher.submit_job, end), order)
+        return self._store(uploads, self._predict(uploads, order, self.batcher.submit_job, end), order)
 
     def name_of(self, record: CaseRecord) -> str:
         """Return what a page calls a case: the kept or still remembered file name, else its id."""
         if record.name is not None:
             return record.name
-        artefact = self.artefacts.get(record.case)
-        return artefact.name if artefact is not None else record.case
+        artifact = self.artifacts.get(record.case)
+        return artifact.name if artifact is not None else record.case
 
     def picture(self, case: str, kind: str) -> bytes | None:
         """Return a picture of a stored case from memory or, where kept, from the records.
@@ -138,35 +138,37 @@ class Service:
         try:
             self.history.get(case)
         except UnknownCaseError:
-            self.artefacts.forget(case)
+            self.artifacts.forget(case)
             raise
-        artefact = self.artefacts.get(case)
-        if artefact is not None and kind in artefact.pictures:
-            return artefact.pictures[kind]
+        artifact = self.artifacts.get(case)
+        if artifact is not None and kind in artifact.pictures:
+            return artifact.pictures[kind]
         return self.history.picture(case, kind)
 
     def pictures_of(self, case: str) -> set[str]:
         """Return the kinds of picture that can be shown of a case."""
-        artefact = self.artefacts.get(case)
-        return (set(artefact.pictures) if artefact is not None else set()) | self.history.kept_pictures(case)
+        artifact = self.artifacts.get(case)
+        return (set(artifact.pictures) if artifact is not None else set()) | self.history.kept_pictures(case)
 
     def cases_with_cell(self, cases: Sequence[str]) -> set[str]:
         """Return those of the cases whose cell can be shown."""
         remembered = {
             case
             for case in cases
-            if (artefact := self.artefacts.get(case)) is not None and "cell" in artefact.pictures
+            if (artifact := self.artifacts.get(case)) is not None and "cell" in artifact.pictures
         }
         return remembered | self.history.with_picture(
             [case for case in cases if case not in remembered], "cell"
         )
 
-    def _judge(self, uploads: Sequence[Upload], order: _Order, submit: Submit, end: float) -> list[_Drawn]:
+    def _predict(self, uploads: Sequence[Upload], order: _Order, submit: Submit, end: float) -> list[_Drawn]:
         """Return what is to be stored of each image; the images themselves are let go."""
         contents = [upload.read() for upload in uploads]
-        predictions = self._wait(submit([ToJudge(content, order.subject) for content in contents]), end)
+        predictions = self._wait(
+            submit([PredictionRequest(content, order.subject) for content in contents]), end
+        )
         keep_images, keep_names = self.settings.keep_images, self.settings.keep_names
-        judged: list[_Drawn] = []
+        scored: list[_Drawn] = []
         for upload, content, prediction in zip(uploads, contents, predictions, strict=True):
             pictures = draw(prediction) if order.heat_map or keep_images else {}
             new = NewCase(
@@ -177,19 +179,19 @@ class Service:
                 name=upload.name if keep_names else None,
                 pictures=tuple(pictures.items()) if keep_images else (),
             )
-            judged.append((new, pictures))
-        return judged
+            scored.append((new, pictures))
+        return scored
 
     def _store(
-        self, uploads: Sequence[Upload], judged: Sequence[_Drawn], order: _Order
-    ) -> list[JudgedUpload]:
-        records = self.history.record([new for new, _ in judged], actor=order.origin)
+        self, uploads: Sequence[Upload], scored: Sequence[_Drawn], order: _Order
+    ) -> list[PredictedUpload]:
+        records = self.history.record([new for new, _ in scored], actor=order.origin)
         stored = []
-        for record, upload, (_, pictures) in zip(records, uploads, judged, strict=True):
+        for record, upload, (_, pictures) in zip(records, uploads, scored, strict=True):
             self.metrics.count(record.result, record.origin)
             if order.job is not None or pictures:
-                self.artefacts.put(record.case, upload.name, {} if self.settings.keep_images else pictures)
-            stored.append(JudgedUpload(record, upload.name))
+                self.artifacts.put(record.case, upload.name, {} if self.settings.keep_images else pictures)
+            stored.append(PredictedUpload(record, upload.name))
         return stored
 
     def _wait(self, waiting: "Sequence[Future[Prediction]]", end: float) -> list[Prediction]:
@@ -199,4 +201,6 @@ class Service:
             for future in waiting:
                 future.cancel()
             limit_s = self.settings.limits.wait_s
-            raise busy(f"The images were not judged within {limit_s:g} s; nothing was stored.", 5) from None
+            raise busy(
+                f"The images were not classified within {limit_s:g} s; nothing was stored.", 5
+            ) from None

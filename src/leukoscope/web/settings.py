@@ -9,7 +9,7 @@ from leukoscope.core.errors import UsageError
 
 MEBIBYTE = 1024 * 1024
 SPARE_THREADS = 16
-"""Threads that judging never takes: pages, health checks and refusals are answered while the queue is full."""
+"""Threads that classifying never takes: pages, health checks and refusals are answered while the queue is full."""
 SHORTEST_TOKEN = 16
 EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - named to be told apart, not listened on
 """Hosts that stand for all addresses of the machine; no client writes them."""
@@ -47,12 +47,12 @@ class Limits:
     queue_images: int = 256
     """Images of requests that wait for the engine; beyond it likewise."""
     pending_mb: int = 256
-    """Uploads held in memory until they are judged, over all requests and jobs; beyond it the answer is 503."""
+    """Uploads held in memory until they are classified, over all requests and jobs; beyond it the answer is 503."""
     open_jobs: int = 64
     """Jobs that are not finished."""
-    artefact_mb: int = 192
+    artifact_mb: int = 192
     """Drawn cells and heat maps kept in memory for the pages; the oldest go first."""
-    artefact_minutes: int = 60
+    artifact_minutes: int = 60
     """How long names and pictures of a finished job stay in memory."""
     wait_s: float = 60.0
     """How long one request waits for its results."""
@@ -94,7 +94,7 @@ class WebSettings:
     lock_wait_s: float = 5.0
     """How long a writer waits for another process before the answer is 'busy'."""
     batch: int = 16
-    """Images judged in one pass at most."""
+    """Images classified in one pass at most."""
     batch_wait_ms: float = 3.0
     """How long an image waits for others to share its pass."""
     limits: Limits = field(default_factory=Limits)

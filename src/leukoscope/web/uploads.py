@@ -39,7 +39,7 @@ class MemoryRequest(FlaskRequest):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One image to judge.
+    """One image to classify.
 
     Attributes
     ----------

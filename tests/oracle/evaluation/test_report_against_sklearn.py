@@ -1,4 +1,4 @@
-"""Every number of a report against an independent library or a brute-force count, on the same judged rows."""
+"""Every number of a report against an independent library or a brute-force count, on the same classified rows."""
 
 import math
 
@@ -9,22 +9,22 @@ from scipy import optimize, stats
 from sklearn import metrics
 
 from evaluation_fixtures import FEW
-from leukoscope.evaluation.metrics_table import Context, judge_cells
-from leukoscope.evaluation.scored_split import fit_rules, judge_run, score_baselines
+from leukoscope.evaluation.metrics_table import Context, score_cells
+from leukoscope.evaluation.scored_split import fit_rules, score_baselines, score_run
 from leukoscope.evaluation.scores import read_run
 from leukoscope.evaluation.split_report import match_areas, report_split
 from synthetic_runs import write_run
 
 
 @pytest.fixture(scope="module")
-def judged(evaluated):
+def scored(evaluated):
     run = read_run(evaluated.runs[0])
-    return judge_run(run, fit_rules(run), score_baselines(run))
+    return score_run(run, fit_rules(run), score_baselines(run))
 
 
 @pytest.fixture(scope="module")
-def rows(judged) -> pd.DataFrame:
-    return judged.rows
+def rows(scored) -> pd.DataFrame:
+    return scored.rows
 
 
 def test_calls_and_scores_of_cells(evaluated, rows) -> None:
@@ -99,12 +99,12 @@ def mann_whitney(y: np.ndarray, score: np.ndarray) -> float:
     return (rank_sum - blasts * (blasts + 1) / 2) / (blasts * (len(y) - blasts))
 
 
-def test_difference_to_a_baseline_and_its_interval(evaluated, judged, rows) -> None:
+def test_difference_to_a_baseline_and_its_interval(evaluated, scored, rows) -> None:
     baseline = next(b for b in evaluated.report.splits[0].baselines if b.name == "nine_scalars")
     y, ours, theirs = (
         rows["label"].to_numpy(),
         rows["probability"].to_numpy(),
-        judged.baselines["nine_scalars"],
+        scored.baselines["nine_scalars"],
     )
     value = metrics.roc_auc_score(y, ours) - metrics.roc_auc_score(y, theirs)
     difference = baseline.differences["roc_auc"]
@@ -126,9 +126,9 @@ def test_difference_to_a_baseline_and_its_interval(evaluated, judged, rows) -> N
     assert difference.high - difference.low < 4 * (high - low)
 
 
-def test_area_matched_auc_by_counting_pairs(judged, rows) -> None:
+def test_area_matched_auc_by_counting_pairs(scored, rows) -> None:
     context = Context("s", FEW.bootstrap, FEW.bins)
-    matched = match_areas(judged, judge_cells(rows), context, 0.05)
+    matched = match_areas(scored, score_cells(rows), context, 0.05)
     size, p, blast = (
         np.log(rows["area_px"].to_numpy()),
         rows["probability"].to_numpy(),
@@ -182,12 +182,12 @@ def test_coverage_of_prediction_sets_by_counting(evaluated, rows) -> None:
     assert measures["decided"].value == pytest.approx(decided.mean())
 
 
-def test_pooled_cells_are_judged_by_the_rules_of_their_own_split(evaluated) -> None:
+def test_pooled_cells_are_classified_by_the_rules_of_their_own_split(evaluated) -> None:
     report = evaluated.report
     total = [split.cell.confusion for split in report.splits]
     for name in ("true_positive", "false_negative", "false_positive", "true_negative"):
         assert getattr(report.pooled.cell.confusion, name) == sum(getattr(c, name) for c in total)
 
 
-def test_the_same_input_gives_the_same_section(judged, evaluated) -> None:
-    assert report_split(judged, FEW, lambda _: None) == evaluated.report.splits[0]
+def test_the_same_input_gives_the_same_section(scored, evaluated) -> None:
+    assert report_split(scored, FEW, lambda _: None) == evaluated.report.splits[0]

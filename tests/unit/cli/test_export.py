@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 
 from leukoscope.assets import default_bundle_path
-from leukoscope.cli.export import Identity, export_run
-from leukoscope.cli.export_words import (
-    explained_words,
-    licence_records,
-    licence_text,
+from leukoscope.cli.bundle_texts import (
+    data_license_text,
+    explained_texts,
+    license_records,
     read_training_data,
-    tensor_words,
+    tensor_texts,
 )
+from leukoscope.cli.export import Identity, export_run
 from leukoscope.core.classes import BINARY
 from leukoscope.core.errors import UsageError
 from leukoscope.data.official import official_files
@@ -43,28 +43,28 @@ def test_a_model_of_official_cells_is_described_as_the_shipped_one(tmp_path):
     assert data.words.intended_use == shipped["intended_use"]
     said = shipped["limitations"][: len(data.limitations)]  # what the fit has to say follows
     assert list(data.limitations) == said
-    weights = shipped["licences"][0]["attribution"]
-    assert [record.model_dump() for record in licence_records(data, weights)] == shipped["licences"]
-    assert licence_text(data) == (default_bundle_path() / "DATA_LICENSE").read_text()
+    weights = shipped["licenses"][0]["attribution"]
+    assert [record.model_dump() for record in license_records(data, weights)] == shipped["licenses"]
+    assert data_license_text(data) == (default_bundle_path() / "DATA_LICENSE").read_text()
 
 
 def test_of_other_cells_only_what_is_known_is_said(tmp_path):
     run = write_run(tmp_path / "run")
     data = read_training_data(run, None, "")
     said = " ".join((data.words.name, data.words.title, data.words.intended_use, *data.limitations)).lower()
-    for fact in ("cnmc", "c-nmc", "b-all", "precursor", "one centre", "giemsa"):
+    for fact in ("cnmc", "c-nmc", "b-all", "precursor", "one center", "giemsa"):
         assert fact not in said
     assert data.limitations[0]
-    records = {record.part: record for record in licence_records(data, "random")}
-    assert (records["training data"].licence, records["training data"].attribution) == ("NOASSERTION", "")
-    assert records["sample cells"].licence == "CC-BY-3.0"
+    records = {record.part: record for record in license_records(data, "random")}
+    assert (records["training data"].license, records["training data"].attribution) == ("NOASSERTION", "")
+    assert records["sample cells"].license == "CC-BY-3.0"
 
-    (tmp_path / "licence.txt").write_text("Ask us.")
-    data = read_training_data(run, tmp_path / "licence.txt", "Our clinic")
-    records = {record.part: record for record in licence_records(data, "random")}
-    assert records["training data"].licence == "LicenseRef-training-data"
+    (tmp_path / "license.txt").write_text("Ask us.")
+    data = read_training_data(run, tmp_path / "license.txt", "Our clinic")
+    records = {record.part: record for record in license_records(data, "random")}
+    assert records["training data"].license == "LicenseRef-training-data"
     assert records["training data"].attribution == "Our clinic"
-    text = licence_text(data)
+    text = data_license_text(data)
     assert text.startswith("Ask us.")
     assert "C-NMC 2019" in text  # the sample cells' own
 
@@ -98,10 +98,10 @@ def test_subjects_with_both_labels_are_counted(tmp_path):
 )
 def test_tensors_are_described_as_the_network_pools(options, embedding, explained):
     network = CellNetwork(NetworkSettings(arch="resnet10t", input_px=64, weights="none", **options))
-    words = tensor_words(network, BINARY)
+    words = tensor_texts(network, BINARY)
     assert embedding in words["embedding"][0]
     assert explained in words["activation_map"][0]
-    assert ("last" in explained_words(network)) == (not options)
+    assert ("last" in explained_texts(network)) == (not options)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +132,6 @@ def test_scores_averaged_over_turns_are_not_exported(tmp_path):
         export_run(run, tmp_path / "bundle", IDENTITY)
 
 
-def test_a_licence_that_is_not_there_is_named(tmp_path):
+def test_a_license_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"none\.txt"):
         read_training_data(write_run(tmp_path / "run"), tmp_path / "none.txt", "")

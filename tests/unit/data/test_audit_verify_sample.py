@@ -47,7 +47,7 @@ def test_audit_counts_duplicates_by_what_they_cross():
         1,
     )
     assert audit.folds["fold_0"] == {
-        "cells": 3, "blast": 3, "normal": 0, "unlabelled": 0, "subjects": 2, "groups": 2, "duplicates": 1,
+        "cells": 3, "blast": 3, "normal": 0, "unlabeled": 0, "subjects": 2, "groups": 2, "duplicates": 1,
     }  # fmt: skip
     assert [item.subject for item in audit.subjects] == ["1", "2", "3", "5", "H4"]
     assert sum(item.blast + item.normal for item in audit.subjects) == 6

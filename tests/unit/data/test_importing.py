@@ -106,7 +106,7 @@ def test_row_that_contradicts_another_leaves_the_cell_unlabelled(tmp_path):
     assert (cells["label"].tolist(), [kind for kind, _ in kinds(report)]) == ([""], ["label_conflict"])
 
 
-def test_renamed_official_copies_are_recognised_by_their_pixels(tmp_path):
+def test_renamed_official_copies_are_recognized_by_their_pixels(tmp_path):
     image = Image.open(sample_cells_directory() / SHIPPED)
     (tmp_path / "data/unsorted").mkdir(parents=True)
     image.save(tmp_path / "data/unsorted/x.png")

@@ -50,7 +50,7 @@ def test_area_is_oriented_on_the_training_side_only(cells):
     assert area_baseline(flipped, train, test).auc == pytest.approx(1 - area_baseline(cells, train, test).auc)
 
 
-def test_nine_scalars_use_colour_and_are_repeatable(cells):
+def test_nine_scalars_use_color_and_are_repeatable(cells):
     train, test = sides(cells)
     scores = nine_scalars_baseline(cells, train, test, seed=1)
     assert scores.auc > area_baseline(cells, train, test).auc + 0.05

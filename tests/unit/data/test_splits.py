@@ -59,7 +59,7 @@ def test_official_removes_and_lists_groups_of_the_held_out_fold(cells):
     assert not set(first.removed) & set(first.train)
 
 
-def test_labelled_preliminary_set_is_held_out_and_never_trains(cells):
+def test_labeled_preliminary_set_is_held_out_and_never_trains(cells):
     more = subjects_table(
         COHORT | {"57": ("preliminary_test", "blast", 2), "H49": ("preliminary_test", "normal", 2)}
     )

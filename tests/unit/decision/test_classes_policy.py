@@ -96,7 +96,7 @@ def test_a_subject_is_pooled_by_its_mean_logits_and_counts_its_classes() -> None
     assert pooled.probabilities == pytest.approx(softmax(np.mean(logits, axis=0)))
     assert pooled.label == "neutrophil" or pooled.probability >= 0.5
     assert pooled.counts == {"lymphoblast": 1, "myeloblast": 1, "neutrophil": 1}
-    assert (pooled.cells, pooled.judged, pooled.uncertain, pooled.blasts) == (4, 4, 1, 3)
+    assert (pooled.cells, pooled.classified, pooled.uncertain, pooled.blasts) == (4, 4, 1, 3)
     assert pooled == pool_logits(logits, Counter(v.decision for v in verdicts), parameters(), classes=KINDS)
 
 

@@ -18,7 +18,7 @@ def draw_embeddings(rng: np.random.Generator, size: int, dimension: int = 200) -
 BASIS = np.linalg.qr(np.random.default_rng(99).normal(size=(200, 200)))[0]
 
 
-def test_training_cells_score_about_one_and_both_kinds_of_strangers_more() -> None:
+def test_training_cells_score_about_one_and_both_kinds_of_out_of_distribution_images_more() -> None:
     rng = np.random.default_rng(0)
     model = NoveltyModel.fit(draw_embeddings(rng, 2_000), components=10)
     unseen = model.score(draw_embeddings(rng, 500))
@@ -36,8 +36,8 @@ def test_score_is_the_mahalanobis_distance() -> None:
     model = NoveltyModel.fit(train, components=5)  # all but one direction: the residual is that one
     covariance = np.cov(train.T, bias=True)
     new = rng.normal(size=(20, 6)) * 3
-    centred = new - train.mean(axis=0)
-    expected = np.sqrt(np.einsum("nd,de,ne->n", centred, np.linalg.inv(covariance), centred) / 6)
+    centered = new - train.mean(axis=0)
+    expected = np.sqrt(np.einsum("nd,de,ne->n", centered, np.linalg.inv(covariance), centered) / 6)
     np.testing.assert_allclose(model.score(new), expected, rtol=1e-3)
 
 
@@ -66,11 +66,11 @@ def test_embeddings_on_one_side_of_the_origin_are_compared_by_direction() -> Non
     rng = np.random.default_rng(4)
     train = 5 + rng.normal(size=(500, 30))
     model = NoveltyModel.fit(train * rng.uniform(0.5, 2.0, size=(500, 1)))
-    assert model.normalised
+    assert model.normalized
     new = 5 + rng.normal(size=(50, 30))
     np.testing.assert_allclose(model.score(new), model.score(7 * new), rtol=1e-3)
     assert np.isfinite(model.score(np.zeros((1, 30)))).all()
-    assert not NoveltyModel.fit(train - 5).normalised
+    assert not NoveltyModel.fit(train - 5).normalized
     again = NoveltyModel.from_tensors(load(save(model.to_tensors())))
     np.testing.assert_array_equal(again.score(new), model.score(new))
 

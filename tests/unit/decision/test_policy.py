@@ -50,10 +50,10 @@ def make_parameters(
 
 
 def draw_disc(
-    radius: int = 90, size: int = 450, centre: tuple[int, int] | None = None, detail: float = 30
+    radius: int = 90, size: int = 450, center: tuple[int, int] | None = None, detail: float = 30
 ) -> np.ndarray:
     """A textured disc on black: what passes the input checks, without being a cell."""
-    row, column = centre or (size // 2, size // 2)
+    row, column = center or (size // 2, size // 2)
     y, x = np.ogrid[:size, :size]
     rgb = np.full((size, size, 3), 120.0) + np.random.default_rng(0).normal(size=(size, size, 1)) * detail
     rgb = np.clip(rgb, 40, 255).astype(np.uint8)
@@ -134,13 +134,13 @@ def flood(rgb: np.ndarray) -> np.ndarray:
         (flood(draw_disc()), [Reason.NOT_SEGMENTED]),
         (draw_disc(30), [Reason.WRONG_SCALE]),
         (draw_disc(150), [Reason.WRONG_SCALE]),
-        (draw_disc(centre=(40, 225)), [Reason.CUT_OFF]),
+        (draw_disc(center=(40, 225)), [Reason.CUT_OFF]),
         (
-            draw_disc(60) | draw_disc(50, centre=(80, 80)) | draw_disc(50, centre=(370, 370)),
+            draw_disc(60) | draw_disc(50, center=(80, 80)) | draw_disc(50, center=(370, 370)),
             [Reason.SEVERAL_OBJECTS],
         ),
         (draw_disc(detail=0), [Reason.BLURRED]),
-        (draw_disc(150, centre=(40, 225), detail=0), [Reason.CUT_OFF, Reason.BLURRED]),
+        (draw_disc(150, center=(40, 225), detail=0), [Reason.CUT_OFF, Reason.BLURRED]),
     ],
 )
 def test_input_checks_name_what_is_wrong(rgb: np.ndarray, codes: list[Reason]) -> None:
@@ -183,26 +183,32 @@ def test_unknown_operating_point_lists_the_known() -> None:
         decide(0.0, 1.0, CELL, make_parameters(), "yuoden")
 
 
-def judged(*logits: float) -> list[Verdict]:
+def scored(*logits: float) -> list[Verdict]:
     return [decide(z, 1.0, CELL, make_parameters()) for z in logits]
 
 
-def test_pooling_takes_the_mean_logit_of_judged_cells() -> None:
+def test_pooling_takes_the_mean_logit_of_classified_cells() -> None:
     refused = decide(50.0, 99.0, CELL, make_parameters())
-    pooled = pool_subject([*judged(6.0, 6.0, 0.4, -6.0), refused], make_parameters())
-    assert (pooled.cells, pooled.judged, pooled.rejected, pooled.uncertain, pooled.blasts) == (5, 4, 1, 1, 3)
+    pooled = pool_subject([*scored(6.0, 6.0, 0.4, -6.0), refused], make_parameters())
+    assert (pooled.cells, pooled.classified, pooled.rejected, pooled.uncertain, pooled.blasts) == (
+        5,
+        4,
+        1,
+        1,
+        3,
+    )
     assert pooled.probability == pytest.approx(1 / (1 + math.exp(-6.4 / 2 / 4)))
     assert pooled.decision == "blast"
     assert pooled.blast_share == 0.75
     assert pooled.blast_share_low < 0.75 < pooled.blast_share_high
-    assert pool_subject(judged(6.0), make_parameters(), "strict").decision == "blast"
-    assert pool_subject(judged(6.0, 2.1), make_parameters(), "strict").decision == "normal"
+    assert pool_subject(scored(6.0), make_parameters(), "strict").decision == "blast"
+    assert pool_subject(scored(6.0, 2.1), make_parameters(), "strict").decision == "normal"
 
 
 def test_pooling_without_evidence_says_so() -> None:
     nothing = pool_subject([], make_parameters())
     assert nothing.decision == "rejected" and nothing.probability is None and nothing.blast_share is None
-    doubt = pool_subject(judged(0.1, 0.3), make_parameters())
+    doubt = pool_subject(scored(0.1, 0.3), make_parameters())
     assert doubt.decision == "uncertain" and doubt.probability is not None
 
 

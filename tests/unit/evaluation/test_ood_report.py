@@ -1,4 +1,4 @@
-"""The gate measured on shipped cells against strangers, with an embedding that needs no network."""
+"""The gate measured on shipped cells against out-of-distribution images, with an embedding that needs no network."""
 
 import csv
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 from leukoscope.assets import sample_cells_directory, sample_table_path
 from leukoscope.decision.fit import DecisionSettings, ScoredRows, fit_decision
-from leukoscope.evaluation.ood_images import cut_out_cell, disc_on_black, make_strangers
+from leukoscope.evaluation.ood_images import cut_out_cell, disc_on_black, make_ood_images
 from leukoscope.evaluation.ood_report import MeasuredImages, measure_images, novelty_report
 from leukoscope.imaging.descriptors import describe_cell
 
@@ -16,7 +16,7 @@ CHECKED = ("area_px", "foreground_share", "focus", "border_contact_px", "compone
 
 
 def embed(cells: np.ndarray) -> np.ndarray:
-    """Colour and texture by hand: thumbnail, channel moments and fine detail."""
+    """Color and texture by hand: thumbnail, channel moments and fine detail."""
     scaled = cells.astype(np.float32) / 255
     thumbnail = scaled.reshape(len(cells), 8, 8, 8, 8, 3).mean(axis=(2, 4)).reshape(len(cells), -1)
     detail = np.abs(np.diff(scaled, axis=2)).mean(axis=(1, 2))
@@ -33,7 +33,7 @@ def cells() -> tuple[MeasuredImages, np.ndarray, np.ndarray, np.ndarray]:
     return measured, labels, np.array([r["subject"] for r in rows]), np.array([r["fold"] for r in rows])
 
 
-def test_gate_refuses_strangers_and_keeps_cells(cells) -> None:
+def test_gate_refuses_out_of_distribution_images_and_keeps_cells(cells) -> None:
     measured, labels, subjects, folds = cells
     first, second = folds == "fold_0", folds == "fold_1"
     rows = ScoredRows(
@@ -48,34 +48,34 @@ def test_gate_refuses_strangers_and_keeps_cells(cells) -> None:
         },
     )
     fit = fit_decision(rows, DecisionSettings(components=8))
-    strangers = {
-        kind: measure_images(images, embed, input_px=64) for kind, images in make_strangers(4).items()
+    ood_images = {
+        kind: measure_images(images, embed, input_px=64) for kind, images in make_ood_images(4).items()
     }
     unseen = MeasuredImages(
         measured.embeddings[second], [d for d, kept in zip(measured.descriptors, second, strict=True) if kept]
     )
-    report = novelty_report(fit.parameters, fit.novelty, unseen, subjects[second], strangers)
+    report = novelty_report(fit.parameters, fit.novelty, unseen, subjects[second], ood_images)
 
-    assert report.images == 8 * 4 + 5 == sum(result.images for result in report.strangers)
+    assert report.images == 8 * 4 + 5 == sum(result.images for result in report.ood_images)
     assert report.auroc >= 0.95 and report.refused >= 0.95
     assert report.cells_refused.value <= 0.1
     assert report.cells_refused.n_cells == second.sum()
-    by_kind = {result.kind: result for result in report.strangers}
+    by_kind = {result.kind: result for result in report.ood_images}
     assert by_kind["blank"].by_checks == 1
     assert by_kind["noise, disc on black"].by_checks <= 0.5  # Coarse noise counts as blurred.
     assert by_kind["noise, disc on black"].by_novelty >= 0.75
-    for result in report.strangers:
+    for result in report.ood_images:
         assert max(result.by_checks, result.by_novelty) <= result.refused
         assert result.refused_low <= result.refused <= result.refused_high
 
 
-def test_made_strangers_repeat_with_their_seed_and_are_what_they_claim() -> None:
-    first, again, other = make_strangers(2, seed=1), make_strangers(2, seed=1), make_strangers(2, seed=2)
+def test_made_out_of_distribution_images_repeat_with_their_seed_and_are_what_they_claim() -> None:
+    first, again, other = make_ood_images(2, seed=1), make_ood_images(2, seed=1), make_ood_images(2, seed=2)
     for kind, images in first.items():
         assert all(image.shape == (450, 450, 3) and image.dtype == np.uint8 for image in images)
         assert all((a == b).all() for a, b in zip(images, again[kind], strict=True))
     assert any((a != b).any() for a, b in zip(first["noise"], other["noise"], strict=True))
-    disc = describe_cell(first["flat colour, disc on black"][0])
+    disc = describe_cell(first["flat color, disc on black"][0])
     assert disc.area_px == pytest.approx(np.pi * 95**2, rel=0.01) and disc.border_contact_px == 0
 
 
@@ -100,6 +100,6 @@ def test_no_images_is_refused() -> None:
         measure_images([], embed, input_px=64)
 
 
-def test_disc_keeps_the_centre() -> None:
+def test_disc_keeps_the_center() -> None:
     disc = disc_on_black(np.full((450, 450, 3), 9, np.uint8), radius_px=50)
     assert disc[225, 225, 0] == 9 and not disc[0].any()

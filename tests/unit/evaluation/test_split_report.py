@@ -12,7 +12,7 @@ from leukoscope.decision.policy import decide
 from leukoscope.evaluation.cases import label_suspects, worst_errors
 from leukoscope.evaluation.metrics_table import pool_subjects
 from leukoscope.evaluation.protocol import evaluate
-from leukoscope.evaluation.scored_split import fit_rules, judge_run
+from leukoscope.evaluation.scored_split import fit_rules, score_run
 from leukoscope.evaluation.scores import read_run
 from leukoscope.evaluation.split_report import report_split
 from leukoscope.imaging.descriptors import Descriptors
@@ -21,9 +21,9 @@ from synthetic_runs import Cohort, write_run
 TINY = Cohort(4, 3, 12)
 
 
-def judged_run(folder: Path, **cohorts):
+def scored_run(folder: Path, **cohorts):
     run = read_run(write_run(folder, **cohorts))
-    return judge_run(run, fit_rules(run), {})
+    return score_run(run, fit_rules(run), {})
 
 
 def test_nothing_is_fitted_on_test_rows(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_fitted_counts_are_those_of_validation_rows(evaluated) -> None:
 
 
 def test_one_class_in_the_test_part_gives_reasons_and_no_numbers(tmp_path: Path) -> None:
-    split = judged_run(tmp_path / "run", train=TINY, test=Cohort(4, 0, 10))
+    split = scored_run(tmp_path / "run", train=TINY, test=Cohort(4, 0, 10))
     report = report_split(split, FEW, lambda _: None)
     for name in (
         "roc_auc",
@@ -63,7 +63,7 @@ def test_one_class_in_the_test_part_gives_reasons_and_no_numbers(tmp_path: Path)
 
 
 def test_one_subject_of_a_class_gives_values_without_intervals(tmp_path: Path) -> None:
-    split = judged_run(tmp_path / "run", train=TINY, test=Cohort(4, 1, 10))
+    split = scored_run(tmp_path / "run", train=TINY, test=Cohort(4, 1, 10))
     report = report_split(split, FEW, lambda _: None)
     auc = report.cell.measures["roc_auc"]
     assert auc.value is not None
@@ -81,7 +81,7 @@ def test_slices_hold_every_cell_once(evaluated) -> None:
 
 def test_worst_errors_are_wrong_and_confident_first(evaluated) -> None:
     run = read_run(evaluated.runs[0])
-    rows = judge_run(run, fit_rules(run), {}).rows
+    rows = score_run(run, fit_rules(run), {}).rows
     cases = worst_errors(rows, 10)
     truth = rows.set_index("cell")
     margins = [abs(truth.loc[case.cell, "margin"]) for case in cases]
@@ -128,16 +128,16 @@ def test_pooling_of_one_subject_by_hand() -> None:
             "threshold": 0.6,
         }
     )
-    judged, table = pool_subjects(rows, "mean")
-    assert judged.probability == pytest.approx([1 / (1 + np.exp(-2 / 3)), 0.5])
-    assert judged.calls.tolist() == [True, False]
+    scored, table = pool_subjects(rows, "mean")
+    assert scored.probability == pytest.approx([1 / (1 + np.exp(-2 / 3)), 0.5])
+    assert scored.calls.tolist() == [True, False]
     majority, _ = pool_subjects(rows, "majority")
     assert majority.calls.tolist() == [False, True]  # one of three; a tie is called blast
     assert table["cells"].tolist() == [3, 2]
 
 
 def test_people_who_share_images_are_one_person(tmp_path: Path) -> None:
-    split = judged_run(tmp_path / "run", train=TINY, test=TINY)
+    split = scored_run(tmp_path / "run", train=TINY, test=TINY)
     rows = split.rows.copy()
     first, second = rows.loc[rows["label"] == 1, "subject"].unique()[:2]
     rows.loc[rows["subject"].isin([first, second]), "group"] = f"{first}+{second}"
@@ -166,24 +166,24 @@ def test_model_and_baselines_are_called_at_the_same_threshold(evaluated) -> None
 def test_decided_cells_are_those_that_the_policy_decides(tmp_path: Path, seed: int) -> None:
     run = read_run(write_run(tmp_path / "run", train=Cohort(12, 8, 12), test=Cohort(12, 8, 12), seed=seed))
     rules = fit_rules(run)
-    split = judge_run(run, rules, {})
+    split = score_run(run, rules, {})
     fit = split.rows[~split.rows["unfit"]]
     report = report_split(dataclasses.replace(split, rows=fit), FEW, lambda _: None)
     names = [field.name for field in dataclasses.fields(Descriptors)]
-    judged = [
+    scored = [
         decide(logit, None, Descriptors(**row), rules.parameters).decision
         for logit, row in zip(fit["logit"], fit[names].to_dict("records"), strict=True)
     ]
     right = [
         (decision == "blast") == (label == 1)
-        for decision, label in zip(judged, fit["label"], strict=True)
+        for decision, label in zip(scored, fit["label"], strict=True)
         if decision != "uncertain"
     ]
     outcomes, measures = report.abstention.outcomes, report.abstention.measures
     assert outcomes["contradiction"] > 0
     assert [outcomes["blast"], outcomes["normal"]] == [
-        judged.count("blast"),
-        judged.count("normal"),
+        scored.count("blast"),
+        scored.count("normal"),
     ]
     assert measures["decided"].value == pytest.approx(len(right) / len(fit))
     assert measures["accuracy_of_decided"].value == pytest.approx(np.mean(right))
@@ -197,7 +197,7 @@ def test_caveats_say_what_the_cells_show_and_nothing_of_a_laboratory_they_do_not
 
 
 def test_a_subject_with_both_labels_is_left_out_at_subject_level(tmp_path: Path) -> None:
-    split = judged_run(tmp_path / "run", train=TINY, test=TINY)
+    split = scored_run(tmp_path / "run", train=TINY, test=TINY)
     rows = split.rows.copy()
     rows.loc[rows.index[0], "label"] = 1 - rows.loc[rows.index[0], "label"]
     report = report_split(dataclasses.replace(split, rows=rows), FEW, lambda _: None)

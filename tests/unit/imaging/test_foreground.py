@@ -54,7 +54,7 @@ def test_debris_is_not_counted_but_a_second_cell_is() -> None:
     assert component_areas(mask).tolist() == [2500, 400]
 
 
-def test_diagonal_neighbours_are_connected() -> None:
+def test_diagonal_neighbors_are_connected() -> None:
     assert count_components(np.eye(40, dtype=bool)) == 1
     assert count_components(np.eye(40, dtype=bool)[::-1]) == 1
 

@@ -16,7 +16,7 @@ from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.overlay import (
     MAX_SHEET_ITEMS,
     SheetItem,
-    colour_legend,
+    color_legend,
     contact_sheet,
     encode_png,
     heat_map_overlay,
@@ -34,7 +34,7 @@ def test_zero_attribution_leaves_the_cell() -> None:
     assert np.array_equal(heat_map_overlay(CELL, np.zeros((10, 10), np.float32)), CELL)
 
 
-def test_only_the_neighbourhood_of_the_attribution_changes() -> None:
+def test_only_the_neighborhood_of_the_attribution_changes() -> None:
     attribution = np.zeros((10, 10), np.float32)
     attribution[2, 7] = 1e-6  # small in itself, the strongest of this map
     changed = (heat_map_overlay(CELL, attribution) != CELL).any(axis=2)
@@ -60,7 +60,7 @@ def test_opacity() -> None:
 
 
 def test_stronger_is_lighter_all_the_way() -> None:
-    legend = colour_legend(512, 60)[10]
+    legend = color_legend(512, 60)[10]
     assert (np.diff(luminance(legend[2:-2:16])) > 0).all()
     assert luminance(legend[-3]) > 20 * luminance(legend[2])
 
@@ -89,15 +89,15 @@ def item(decision: str, **more: object) -> SheetItem:
     return SheetItem(decision=decision, **{**known, **more})  # type: ignore[arg-type]
 
 
-def test_decisions_differ_without_colour() -> None:
-    grey = [luminance(contact_sheet([item(decision, probability=None)])) for decision in BINARY.decisions]
-    card = [(sheet[340:] < 0.4) for sheet in grey]
+def test_decisions_differ_without_color() -> None:
+    gray = [luminance(contact_sheet([item(decision, probability=None)])) for decision in BINARY.decisions]
+    card = [(sheet[340:] < 0.4) for sheet in gray]
     for first in range(4):
         for second in range(first):
             assert np.count_nonzero(card[first] ^ card[second]) > 60
 
 
-def test_grid_grows_with_the_items() -> None:
+def test_grid_expands_with_the_items() -> None:
     one, four, five = (contact_sheet([item("blast")] * count, columns=4).shape for count in (1, 4, 5))
     assert four[1] > one[1]
     assert four[0] == one[0]
@@ -115,7 +115,7 @@ def drawn_cell(sheet: np.ndarray, column: int) -> np.ndarray:
     return sheet[128 + 14 : 128 + 14 + 208, left : left + 208]
 
 
-def test_a_rejected_cell_has_the_scale_of_the_judged_ones() -> None:
+def test_a_rejected_cell_has_the_scale_of_the_classified_ones() -> None:
     sheet = contact_sheet([item("blast"), item("rejected", probability=None)])
     assert np.array_equal(drawn_cell(sheet, 0), drawn_cell(sheet, 1))
     photograph = np.full((450, 450, 3), 200, np.uint8)

@@ -108,7 +108,7 @@ def test_check_measures_each_cell_and_counts_the_rest(small_predictor: Predictor
     seen = []
     check = check_explanations(small_predictor, cells, progress=lambda *state: seen.append(state))
     assert check.sources == tuple(source.name for source in sources)
-    assert check.passed_over == 1
+    assert check.skipped == 1
     assert seen[-1] == (len(sources), len(sources))
     for source, entry in zip(sources, check.measures, strict=True):
         assert entry.area_share == pytest.approx(cell_mask(decode_image(source.content)).mean())

@@ -243,7 +243,7 @@ def test_subject_pool_equals_the_policys_pooling(small_predictor: Predictor) -> 
     assert [entry.subject for entry in results] == list(verdicts)
     for entry in results:
         wanted = pool_subject(verdicts[entry.subject], make_decision())
-        for name in ("decision", "cells", "judged", "rejected", "uncertain", "blasts"):
+        for name in ("decision", "cells", "classified", "rejected", "uncertain", "blasts"):
             assert getattr(entry, name) == getattr(wanted, name)
         assert entry.probability == pytest.approx(wanted.probability, abs=1e-12)
         assert entry.blast_share_low == pytest.approx(wanted.blast_share_low)

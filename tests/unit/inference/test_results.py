@@ -15,7 +15,7 @@ OLD = {
     "area_px": 30000, "heat_map": None, "duration_ms": 5.0, "case": None, "notice": "n",
 }  # fmt: skip
 OLD_SUBJECT = {
-    "subject": "11", "cells": 3, "judged": 2, "rejected": 1, "uncertain": 0, "blasts": 2, "blast_share": 1.0,
+    "subject": "11", "cells": 3, "classified": 2, "rejected": 1, "uncertain": 0, "blasts": 2, "blast_share": 1.0,
     "blast_share_low": 0.3, "blast_share_high": 1.0, "probability": 0.9, "decision": "blast", "model": MODEL,
     "notice": "n",
 }  # fmt: skip
@@ -53,7 +53,7 @@ def test_a_subject_of_schema_1_is_read() -> None:
         {"status": "called", "decision": "uncertain", "label": None},
         {"status": "uncertain", "label": "blast"},
         {"status": "called", "label": "blast", "decision": "normal"},
-        {"colour": "red"},
+        {"color": "red"},
     ],
 )
 def test_a_record_that_contradicts_itself_is_refused(change: dict) -> None:

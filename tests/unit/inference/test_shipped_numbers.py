@@ -8,7 +8,7 @@ import pytest
 from leukoscope.assets import default_bundle_path
 from leukoscope.core.classes import BINARY
 from leukoscope.inference.predictor import Predictor
-from leukoscope.inference.sample import judge_sample
+from leukoscope.inference.sample import predict_sample
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_logits_probabilities_decisions_and_maps_are_those_of_the_bundle(shipped
     """``expected.json`` was written by the binary code; decisions are at least as old as the bundle."""
     expected = shipped.bundle.expected
     decision = shipped.bundle.decision
-    for cell, prediction in zip(expected.cells, judge_sample(shipped), strict=True):
+    for cell, prediction in zip(expected.cells, predict_sample(shipped), strict=True):
         result = prediction.result
         assert result.decision == cell.decision
         if result.logit is None:

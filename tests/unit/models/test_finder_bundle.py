@@ -118,8 +118,8 @@ def test_a_bundle_is_replaced_and_nothing_else(copy: Path, tmp_path: Path) -> No
         "model_path": bundle.model_path,
         "manifest": bundle.manifest,
         "report": None,
-        "licence": "Apache-2.0\n",
-        "data_licence": "MIT\n",
+        "license_text": "Apache-2.0\n",
+        "data_license": "MIT\n",
     }
     written = write_finder_bundle(copy, **parts)  # type: ignore[arg-type]
     assert written.report is None and "report.json" not in written.sums

@@ -33,8 +33,8 @@ def write_again(source: Path, target: Path) -> Bundle:
         decision=bundle.decision,
         novelty=bundle.novelty,
         report=None,
-        licence="Apache-2.0\n",
-        data_licence="CC-BY-3.0\n",
+        license_text="Apache-2.0\n",
+        data_license="CC-BY-3.0\n",
         sample=sample,
         expected=bundle.expected,
     )
@@ -92,8 +92,8 @@ def test_parts_that_do_not_fit_leave_nothing_behind(small_bundle_path: Path, tmp
             decision=bundle.decision,
             novelty=bundle.novelty,
             report=None,
-            licence="",
-            data_licence="",
+            license_text="",
+            data_license="",
             sample=[],
             expected=bundle.expected,
         )
@@ -144,8 +144,8 @@ def test_a_model_that_answers_otherwise_is_found(small_bundle_path: Path, tmp_pa
         decision=bundle.decision,
         novelty=bundle.novelty,
         report=None,
-        licence="",
-        data_licence="",
+        license_text="",
+        data_license="",
         sample=sample,
         expected=ExpectedOutputs.model_validate(content),
     )
@@ -191,7 +191,7 @@ def test_sample_cells_need_names_of_their_own(tmp_path: Path) -> None:
                 decision=bundle.decision,
                 novelty=bundle.novelty,
                 report=None,
-                licence="",
-                data_licence="",
+                license_text="",
+                data_license="",
                 sample=sample,
             )

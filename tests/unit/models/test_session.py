@@ -49,7 +49,7 @@ def test_many_threads_share_one_session(model: bytes) -> None:
     session = Session(model, threads=2)
     wanted = forward_by_hand(Weights.draw(), CELLS)[0]
 
-    def judge(turn: int) -> bool:
+    def predict(turn: int) -> bool:
         index = turn % len(CELLS)
         if turn % 3:
             have = session.run(CELLS[index : index + 1]).logits[0]
@@ -57,7 +57,7 @@ def test_many_threads_share_one_session(model: bytes) -> None:
         return bool(np.allclose(session.run(CELLS).logits, wanted, rtol=2e-5, atol=1e-6))
 
     with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(judge, range(60)))
+        assert all(pool.map(predict, range(60)))
 
 
 def test_started_passes_may_be_abandoned(model: bytes) -> None:

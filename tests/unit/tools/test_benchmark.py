@@ -8,25 +8,25 @@ import torch
 from typer.testing import CliRunner
 
 from leukoscope_tools.__main__ import app
-from leukoscope_tools.benchmark.backends import CONTESTANTS as RUNNABLE
+from leukoscope_tools.benchmark.backends import BACKENDS as RUNNABLE
 from leukoscope_tools.benchmark.backends import Job
 from leukoscope_tools.benchmark.machine import MachineWatch, resident_mb
 from leukoscope_tools.benchmark.records import derive_targets, read_performance, read_stream
-from leukoscope_tools.benchmark.run import CONTESTANTS, light_install_mb
+from leukoscope_tools.benchmark.run import BACKENDS, light_install_mb
 
 
-def test_every_contestant_can_be_run() -> None:
-    assert set(CONTESTANTS) - {"keras_grad_cam"} == set(RUNNABLE)
+def test_every_backend_can_be_run() -> None:
+    assert set(BACKENDS) - {"keras_grad_cam"} == set(RUNNABLE)
 
 
 @pytest.mark.parametrize("name", ["torch_eager", "torch_grad_cam"])
-def test_torch_contestants_follow_the_network(name: str, tmp_path: Path) -> None:
+def test_torch_backends_follow_the_network(name: str, tmp_path: Path) -> None:
     cells = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
     np.save(tmp_path / "prepared.npy", cells)
     threads = torch.get_num_threads()
     try:
-        contestant = RUNNABLE[name](Job("", [], str(tmp_path / "prepared.npy"), 1, "resnet10t", 64))
-        assert [entry.wall_ms > 0 for entry in contestant.judge(range(2))] == [True, True]
+        backend = RUNNABLE[name](Job("", [], str(tmp_path / "prepared.npy"), 1, "resnet10t", 64))
+        assert [entry.wall_ms > 0 for entry in backend.predict(range(2))] == [True, True]
     finally:
         torch.set_num_threads(threads)
 
@@ -48,7 +48,7 @@ def test_the_machine_says_what_was_called(monkeypatch: pytest.MonkeyPatch) -> No
     assert machine.others_share is None or 0 <= machine.others_share <= 1
 
 
-def test_a_benchmark_without_a_contestant_or_with_a_broken_image_fails(
+def test_a_benchmark_without_a_backend_or_with_a_broken_image_fails(
     small_bundle_path: Path, tmp_path: Path
 ) -> None:
     def run(*words: str) -> tuple[int, str]:
@@ -89,11 +89,11 @@ def test_a_quick_run_measures_and_writes(small_bundle_path: Path, tmp_path: Path
     }
 
 
-def test_an_unknown_contestant_is_wrong_usage() -> None:
+def test_an_unknown_backend_is_wrong_usage() -> None:
     assert CliRunner().invoke(app, ["benchmark", "predict", "--only", "abacus"]).exit_code == 2
 
 
-def test_a_contestant_that_cannot_run_is_left_out_with_its_reason(small_bundle_path: Path) -> None:
+def test_a_backend_that_cannot_run_is_left_out_with_its_reason(small_bundle_path: Path) -> None:
     words = [
         "benchmark",
         "predict",

@@ -15,11 +15,11 @@ from leukoscope_tools.benchmark.records import (
     StreamReport,
     derive_targets,
     read_performance,
-    render_contestants,
+    render_backends,
     render_stream,
     write_record,
 )
-from leukoscope_tools.documents.publish import find_drift, publish
+from leukoscope_tools.documents.publish import find_stale, publish
 
 MACHINE = Machine(
     created="2026-01-01T00:00:00+00:00",
@@ -78,8 +78,8 @@ def test_targets_that_nobody_measured_are_left_out() -> None:
     assert [target.value for target in derive_targets(performance())] == [450]  # the installation alone
 
 
-def test_the_table_has_every_contestant_and_names_who_did_not_run() -> None:
-    text = render_contestants(performance(*ROWS))
+def test_the_table_has_every_backend_and_names_who_did_not_run() -> None:
+    text = render_backends(performance(*ROWS))
     assert [line.split(" | ")[0] for line in text.splitlines()[2:10]] == [f"| {entry.name}" for entry in ROWS]
     assert len({line.count("|") for line in text.splitlines()[:10]}) == 1
     assert "keras_grad_cam, not installed" in text
@@ -92,11 +92,11 @@ def test_a_page_is_rendered_from_the_file_and_a_changed_figure_is_found(tmp_path
     page = tmp_path / "performance.md"
     page.write_text(f"<!-- leukoscope: {what} performance=performance.json -->\n<!-- /leukoscope -->\n")
     assert publish(page)
-    assert find_drift(page) == []
+    assert find_stale(page) == []
     digits = [place for place, letter in enumerate(page.read_text()) if letter in "12345"]
     text = page.read_text()
     page.write_text(text[: digits[-1]] + "9" + text[digits[-1] + 1 :])
-    assert [drift.what for drift in find_drift(page)] == [what]
+    assert [stale.what for stale in find_stale(page)] == [what]
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:

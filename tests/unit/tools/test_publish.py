@@ -4,7 +4,7 @@ import pytest
 
 from leukoscope.core.errors import UsageError
 from leukoscope.models.report import Supplement, format_measurement, write_report
-from leukoscope_tools.documents.publish import TABLES, find_drift, has_blocks, publish
+from leukoscope_tools.documents.publish import TABLES, find_stale, has_blocks, publish
 
 CLOSE = "<!-- /leukoscope -->"
 
@@ -21,19 +21,19 @@ def document(folder: Path, text: str) -> Path:
     return path
 
 
-def test_a_table_is_written_found_current_and_found_drifted(folder: Path, evaluated) -> None:
+def test_a_table_is_written_found_current_and_found_gone_stale(folder: Path, evaluated) -> None:
     path = document(folder, f"# Title\n<!-- leukoscope: results report=reports/report.json -->{CLOSE}\nend\n")
-    assert [drift.line for drift in find_drift(path)] == [2]
+    assert [stale.line for stale in find_stale(path)] == [2]
     assert publish(path)
     assert not publish(path)
-    assert find_drift(path) == []
+    assert find_stale(path) == []
     text = path.read_text()
     auc = format_measurement(evaluated.report.pooled.cell.measures["roc_auc"])
     assert auc in text
     assert text.startswith("# Title\n")
     assert text.endswith("\nend\n")
     path.write_text(text.replace(auc, "0.999 (0.998 to 1.000)"))
-    assert [drift.what for drift in find_drift(path)] == ["results"]
+    assert [stale.what for stale in find_stale(path)] == ["results"]
 
 
 @pytest.mark.parametrize("what", sorted(TABLES))
@@ -129,4 +129,4 @@ def test_examples_in_code_are_left_alone(folder: Path) -> None:
     path.write_text(text + block)
     assert publish(path)
     assert path.read_text().startswith(text)
-    assert find_drift(path) == []
+    assert find_stale(path) == []

@@ -68,10 +68,10 @@ def test_the_exact_head_is_scikit_learns_multinomial_regression() -> None:
     fit_head(
         network, embedding, None, labels.float(), weights=torch.ones(90), objective=objective, penalty=0.05
     )
-    inputs = network.standardise(embedding).double().numpy()
+    inputs = network.standardize(embedding).double().numpy()
     oracle = LogisticRegression(C=1 / (0.05 * 90), tol=1e-9, max_iter=5000).fit(inputs, labels)
     with torch.no_grad():
-        shares = torch.softmax(network.classify(network.standardise(embedding)), dim=1).numpy()
+        shares = torch.softmax(network.classify(network.standardize(embedding)), dim=1).numpy()
     np.testing.assert_allclose(shares, oracle.predict_proba(inputs), atol=2e-3)
 
 

@@ -205,7 +205,7 @@ def test_flips_and_zoom_are_what_they_say():
     expected, found = (
         describe_pixels(cells),
         describe_pixels(turned),
-    )  # neither size nor colour is touched by turning
+    )  # neither size nor color is touched by turning
     np.testing.assert_allclose(found[:, 0], expected[:, 0], rtol=0.01)
     np.testing.assert_allclose(found[:, 3:6], expected[:, 3:6], rtol=0.01)
 

@@ -34,7 +34,7 @@ def without_activations(model: nn.Module) -> nn.Module:
     return model
 
 
-def normalised(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+def normalized(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     mean, std = (torch.tensor(model.default_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     return (images - mean) / std
 
@@ -47,43 +47,43 @@ def images() -> torch.Tensor:
 @torch.no_grad()
 def test_growth_preserves_the_function_where_the_activations_are_linear(images: torch.Tensor) -> None:
     source = random_source()
-    grown = growth.grow(source)
-    source, grown = without_activations(source), without_activations(grown)
-    expected = source.forward_features(normalised(source, images))
-    found = grown.forward_features(normalised(grown, images))[:, : expected.shape[1]] / growth.SHARPNESS
-    # The pixel normalisation is folded into the stem; its zero padding then differs along the border alone.
+    expanded = growth.expand(source)
+    source, expanded = without_activations(source), without_activations(expanded)
+    expected = source.forward_features(normalized(source, images))
+    found = expanded.forward_features(normalized(expanded, images))[:, : expected.shape[1]] / growth.SHARPNESS
+    # The pixel normalization is folded into the stem; its zero padding then differs along the border alone.
     inner = (slice(None), slice(None), slice(1, None), slice(1, None))
     relative = (found - expected)[inner].abs().max() / expected[inner].abs().max()
     assert float(relative) < 0.05
-    source.default_cfg = grown.default_cfg  # the same normalisation: nothing is folded, and all is exact
-    grown = without_activations(growth.grow(source))
+    source.default_cfg = expanded.default_cfg  # the same normalization: nothing is folded, and all is exact
+    expanded = without_activations(growth.expand(source))
     expected = source.forward_features(images)
-    found = grown.forward_features(images)[:, : expected.shape[1]] / growth.SHARPNESS
+    found = expanded.forward_features(images)[:, : expected.shape[1]] / growth.SHARPNESS
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
 @torch.no_grad()
 def test_matched_statistics_bring_the_features_closer(images: torch.Tensor) -> None:
     source = random_source()
-    plain, matched = growth.grow(source), growth.grow(source)
+    plain, matched = growth.expand(source), growth.expand(source)
     growth.match_statistics(
         source, matched, torch.rand(16, 3, SIDE_PX, SIDE_PX, generator=torch.Generator().manual_seed(2))
     )
 
     def distance(model: nn.Module) -> float:
-        expected = source.forward_features(normalised(source, images)).mean((2, 3))
-        found = model.forward_features(normalised(model, images)).mean((2, 3))[:, : expected.shape[1]]
+        expected = source.forward_features(normalized(source, images)).mean((2, 3))
+        found = model.forward_features(normalized(model, images)).mean((2, 3))[:, : expected.shape[1]]
         return float((found / growth.SHARPNESS - expected).norm() / expected.norm())
 
     assert distance(matched) < 0.5 * distance(plain)
 
 
 def test_every_new_part_can_learn() -> None:
-    grown = growth.grow(random_source()).train()
-    grown(torch.rand(2, 3, SIDE_PX, SIDE_PX)).square().mean().backward()
+    expanded = growth.expand(random_source()).train()
+    expanded(torch.rand(2, 3, SIDE_PX, SIDE_PX)).square().mean().backward()
     silent = [
         name
-        for name, value in grown.named_parameters()
+        for name, value in expanded.named_parameters()
         if value.grad is None or not value.grad.abs().max() > 0
     ]
     # Behind a gain of zero nothing is learnt until the gain itself has moved; the gains must move.
@@ -91,9 +91,9 @@ def test_every_new_part_can_learn() -> None:
     assert not [name for name in silent if "se.conv_expand" in name and ".0.se" in name]
 
 
-def test_the_same_seed_grows_the_same_network() -> None:
+def test_the_same_seed_expands_the_same_network() -> None:
     source = random_source()
-    first, second, other = growth.grow(source), growth.grow(source), growth.grow(source, seed=1)
+    first, second, other = growth.expand(source), growth.expand(source), growth.expand(source, seed=1)
     assert all(
         torch.equal(a, b)
         for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
@@ -103,7 +103,7 @@ def test_the_same_seed_grows_the_same_network() -> None:
 
 def test_a_narrower_network_is_refused() -> None:
     with pytest.raises(WeightsError, match=r"efficientnet_b0|\(.*\)"):
-        growth.grow(random_source(), arch="efficientnet_b0")
+        growth.expand(random_source(), arch="efficientnet_b0")
 
 
 def test_the_source_file_is_opened_only_with_the_pinned_hash(tmp_path: Path) -> None:
@@ -127,22 +127,22 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_networks_that_see_the_same_pixels_need_nothing_folded(images: torch.Tensor) -> None:
     source = random_source()
-    grown = growth.grow(source, same_pixels=True)
-    source, grown = without_activations(source), without_activations(grown)
+    expanded = growth.expand(source, same_pixels=True)
+    source, expanded = without_activations(source), without_activations(expanded)
     expected = source.forward_features(images)
-    found = grown.forward_features(images)[:, : expected.shape[1]] / growth.SHARPNESS
+    found = expanded.forward_features(images)[:, : expected.shape[1]] / growth.SHARPNESS
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
 @torch.no_grad()
-def test_statistics_are_matched_under_the_given_normalisation(images: torch.Tensor) -> None:
+def test_statistics_are_matched_under_the_given_normalization(images: torch.Tensor) -> None:
     source = random_source()
-    grown = growth.grow(source, same_pixels=True)
-    growth.match_statistics(source, grown, images, lambda values: 4.0 * values - 2.0)
+    expanded = growth.expand(source, same_pixels=True)
+    growth.match_statistics(source, expanded, images, lambda values: 4.0 * values - 2.0)
     seen: dict[str, torch.Tensor] = {}
-    for name, model in (("source", source), ("grown", grown)):
+    for name, model in (("source", source), ("grown", expanded)):
         norm = model.bn1
-        normed = growth._normalised(norm, model.conv_stem(4.0 * images - 2.0))
+        normed = growth._normalized(norm, model.conv_stem(4.0 * images - 2.0))
         seen[name] = normed.mean((0, 2, 3))
     width = len(seen["source"])
     torch.testing.assert_close(seen["grown"][:width] / growth.SHARPNESS, seen["source"], rtol=1e-2, atol=1e-2)

@@ -46,17 +46,17 @@ def fitted(penalty: float, descriptors: bool, weights: np.ndarray | None = None)
         objective=objective,
         penalty=penalty,
     )
-    inputs = [network.standardise(embedding)] + ([] if measured is None else [network.expand(measured)])
+    inputs = [network.standardize(embedding)] + ([] if measured is None else [network.expand(measured)])
     with torch.no_grad():
         logits = network.classify(
-            network.standardise(embedding).float(), None if measured is None else measured.float()
+            network.standardize(embedding).float(), None if measured is None else measured.float()
         )[:, 0]
     return torch.cat(inputs, dim=1).double().numpy(), labels.numpy(), counted, logits.numpy()
 
 
 @pytest.mark.parametrize("penalty", [0.01, 0.3])
 @pytest.mark.parametrize("descriptors", [False, True])
-def test_fit_is_penalised_logistic_regression(penalty, descriptors):
+def test_fit_is_penalized_logistic_regression(penalty, descriptors):
     inputs, labels, _, logits = fitted(penalty, descriptors)
     oracle = LogisticRegression(C=1.0 / (penalty * len(labels)), max_iter=5000, tol=1e-10)
     expected = oracle.fit(inputs, labels).decision_function(inputs)

@@ -1,4 +1,4 @@
-"""Freezing, optimiser, loss, weights, settings, configurations."""
+"""Freezing, optimizer, loss, weights, settings, configurations."""
 
 import math
 from pathlib import Path
@@ -9,14 +9,14 @@ from safetensors.torch import save_file
 
 from leukoscope.core.config import apply_overrides, build, read_toml
 from leukoscope.core.errors import ConfigError, TrainingError, WeightsError
-from leukoscope.training.fit.optimizer import AveragedWeights, Objective, make_optimiser, set_learning_rate
+from leukoscope.training.fit.optimizer import AveragedWeights, Objective, make_optimizer, set_learning_rate
 from leukoscope.training.fit.prediction import explain_failures
 from leukoscope.training.networks.freezing import freeze_boundary, list_layers, set_modes, set_trainable
 from leukoscope.training.networks.network import CellNetwork
 from leukoscope.training.settings import (
     LossSettings,
     NetworkSettings,
-    OptimiserSettings,
+    OptimizerSettings,
     StageSettings,
     TrainSettings,
 )
@@ -94,20 +94,20 @@ def test_learning_rates_fall_towards_the_input():
     network = small()
     stage = StageSettings(5, 1e-3, unfreeze_layers=-1)
     set_trainable(network, stage)
-    optimiser = make_optimiser(network, stage, OptimiserSettings(layer_decay=0.5, weight_decay=0.1))
-    rates = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    optimizer = make_optimizer(network, stage, OptimizerSettings(layer_decay=0.5, weight_decay=0.1))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     parameters = dict(network.named_parameters())
     assert rates[id(parameters["head.dense.weight"])] == 1e-3
     assert rates[id(parameters["backbone.model.layer4.0.conv1.weight"])] == pytest.approx(5e-4)
     assert rates[id(parameters["backbone.model.layer3.0.conv1.weight"])] == pytest.approx(2.5e-4)
     assert len(rates) == sum(parameter.requires_grad for parameter in parameters.values())
-    decays = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decays[id(parameters["head.dense.bias"])] == 0
     assert decays[id(parameters["head.dense.weight"])] == 0.1
-    settings = OptimiserSettings(schedule="cosine")
-    assert set_learning_rate(optimiser, settings, 0.05, 0.1) == pytest.approx(5e-4)
-    assert set_learning_rate(optimiser, settings, 0.1, 0.1) == pytest.approx(1e-3)
-    assert set_learning_rate(optimiser, settings, 0.55, 0.1) == pytest.approx(5e-4)
+    settings = OptimizerSettings(schedule="cosine")
+    assert set_learning_rate(optimizer, settings, 0.05, 0.1) == pytest.approx(5e-4)
+    assert set_learning_rate(optimizer, settings, 0.1, 0.1) == pytest.approx(1e-3)
+    assert set_learning_rate(optimizer, settings, 0.55, 0.1) == pytest.approx(5e-4)
 
 
 def test_averaged_weights_follow_and_swap_back():
@@ -226,9 +226,9 @@ def test_networks_that_cannot_be_are_refused():
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("optimiser.clip_norm=-1", r"clip_norm = -1\.0\b.*\b0\b"),
-        ("optimiser.warmup_epochs=-1", r"warmup_epochs = -1\.0\b.*\b0\b"),
-        ("optimiser.weight_decay=-0.1", r"weight_decay = -0\.1\b.*\b0\b"),
+        ("optimizer.clip_norm=-1", r"clip_norm = -1\.0\b.*\b0\b"),
+        ("optimizer.warmup_epochs=-1", r"warmup_epochs = -1\.0\b.*\b0\b"),
+        ("optimizer.weight_decay=-0.1", r"weight_decay = -0\.1\b.*\b0\b"),
         ("augment.rotation_degrees=-15", r"rotation_degrees = -15\.0\b.*\b0\b.*\b180\b"),
         ("augment.rotation_degrees=270", r"rotation_degrees = 270\.0\b.*\b0\b.*\b180\b"),
         ("augment.stain=nan", r"stain = nan\b.*\b0\b.*\b0\.5\b"),

@@ -23,7 +23,7 @@ def database(file: Path):
     database.migrate()
     with database.write() as session:
         for number in range(LINES):
-            append(session, "judged", "api", {"cases": [f"LK-{number}"]})
+            append(session, "classified", "api", {"cases": [f"LK-{number}"]})
     yield database
     database.close()
 
@@ -87,7 +87,7 @@ def test_a_log_rewritten_as_a_whole_is_found_by_an_anchor_only(database, file, t
     other.migrate()
     with other.write() as session:
         for number in range(LINES):
-            append(session, "judged", "api", {"cases": [f"LK-forged-{number}"]})
+            append(session, "classified", "api", {"cases": [f"LK-forged-{number}"]})
     assert check(other).intact
     assert not check(other, anchor).intact and check(other, anchor).fault
     other.close()
@@ -111,7 +111,7 @@ def test_a_wrong_anchor_is_a_usage_error(database, anchor):
 def test_a_failed_change_leaves_no_line(database):
     def change() -> None:
         with database.write() as session:
-            append(session, "judged", "api", {})
+            append(session, "classified", "api", {})
             raise StorageError("stop")
 
     with pytest.raises(StorageError):

@@ -10,7 +10,7 @@ from leukoscope.inference.cells import Prediction
 from leukoscope.inference.results import CellResult, ModelReference
 from leukoscope.web.batching import Batcher
 from leukoscope.web.metrics import Metrics
-from leukoscope.web.prediction import ToJudge
+from leukoscope.web.prediction import PredictionRequest
 from leukoscope.web.problems import Problem
 
 PATIENCE_S = 250
@@ -19,7 +19,7 @@ MODEL = ModelReference(name="echo", version="1", sha256="b" * 64)
 
 
 class Echo:
-    """A judge that answers with the image's own bytes; it can be held still and made to fail."""
+    """A classify that answers with the image's own bytes; it can be held still and made to fail."""
 
     def __init__(self) -> None:
         self.batches: list[list[bytes]] = []
@@ -42,42 +42,47 @@ class Echo:
 
 
 @pytest.fixture
-def judge():
+def predict():
     return Echo()
 
 
 @pytest.fixture
-def make_batcher(judge):
+def make_batcher(predict):
     made = []
 
-    def make(batch=8, wait_ms=5.0, queue_images=16, feeders=1):
+    def make(batch=8, wait_ms=5.0, queue_images=16, batch_sources=1):
         made.append(
             Batcher(
-                judge, Metrics(), batch=batch, wait_ms=wait_ms, queue_images=queue_images, feeders=feeders
+                predict,
+                Metrics(),
+                batch=batch,
+                wait_ms=wait_ms,
+                queue_images=queue_images,
+                batch_sources=batch_sources,
             )
         )
         return made[-1]
 
     yield make
-    judge.go.set()
+    predict.go.set()
     for batcher in made:
         batcher.close()
 
 
-def images(*names: str) -> list[ToJudge]:
-    return [ToJudge(name.encode()) for name in names]
+def images(*names: str) -> list[PredictionRequest]:
+    return [PredictionRequest(name.encode()) for name in names]
 
 
-def hold(judge, batcher) -> None:
+def hold(predict, batcher) -> None:
     """Keep the engine busy with one image, so that what comes next waits."""
-    judge.go.clear()
+    predict.go.clear()
     batcher.submit(images("first"))
-    assert judge.entered.acquire(timeout=PATIENCE_S)
+    assert predict.entered.acquire(timeout=PATIENCE_S)
     assert batcher.waiting == 0
 
 
-def test_everybody_gets_their_own_answer_and_batches_form(judge, make_batcher):
-    batcher = make_batcher(queue_images=500, feeders=2)
+def test_everybody_gets_their_own_answer_and_batches_form(predict, make_batcher):
+    batcher = make_batcher(queue_images=500, batch_sources=2)
 
     def ask(number: int) -> bool:
         futures = batcher.submit(images(f"{number}a", f"{number}b"))
@@ -85,26 +90,26 @@ def test_everybody_gets_their_own_answer_and_batches_form(judge, make_batcher):
 
     with ThreadPoolExecutor(32) as pool:
         assert all(pool.map(ask, range(100)))
-    assert sum(map(len, judge.batches)) == 200
-    assert max(map(len, judge.batches)) <= 8
-    assert len(judge.batches) <= 100  # the two images of a request are never apart
+    assert sum(map(len, predict.batches)) == 200
+    assert max(map(len, predict.batches)) <= 8
+    assert len(predict.batches) <= 100  # the two images of a request are never apart
 
 
-def test_a_second_batch_is_taken_while_the_first_is_judged(judge, make_batcher):
-    batcher = make_batcher(feeders=2)
-    hold(judge, batcher)
+def test_a_second_batch_is_taken_while_the_first_is_classified(predict, make_batcher):
+    batcher = make_batcher(batch_sources=2)
+    hold(predict, batcher)
     second = batcher.submit(images("second"))[0]
-    assert judge.entered.acquire(timeout=PATIENCE_S)
+    assert predict.entered.acquire(timeout=PATIENCE_S)
     assert second.running()
     third = batcher.submit(images("third"))[0]
     assert batcher.waiting == 1  # both feeders are at work
-    judge.go.set()
+    predict.go.set()
     assert third.result(PATIENCE_S).result.source == "third"
 
 
-def test_a_full_queue_refuses_at_once_and_names_a_time(judge, make_batcher):
+def test_a_full_queue_refuses_at_once_and_names_a_time(predict, make_batcher):
     batcher = make_batcher(queue_images=3)
-    hold(judge, batcher)
+    hold(predict, batcher)
     batcher.submit(images("1", "2"))
     with pytest.raises(
         Problem
@@ -116,11 +121,11 @@ def test_a_full_queue_refuses_at_once_and_names_a_time(judge, make_batcher):
     batcher.submit(images("3"))
 
 
-def test_one_bad_image_does_not_take_its_neighbours_down(judge, make_batcher):
+def test_one_bad_image_does_not_take_its_neighbors_down(predict, make_batcher):
     batcher = make_batcher()
-    hold(judge, batcher)
+    hold(predict, batcher)
     good1, bad, good2 = batcher.submit(images("a", "poison", "b"))
-    judge.go.set()
+    predict.go.set()
     assert good1.result(PATIENCE_S).result.source == "a"
     assert good2.result(PATIENCE_S).result.source == "b"
     with pytest.raises(EngineError) as caught:
@@ -129,37 +134,37 @@ def test_one_bad_image_does_not_take_its_neighbours_down(judge, make_batcher):
     assert batcher.submit(images("after"))[0].result(PATIENCE_S).result.source == "after"
 
 
-def test_requests_go_first_but_jobs_are_not_starved(judge, make_batcher):
+def test_requests_go_first_but_jobs_are_not_starved(predict, make_batcher):
     batcher = make_batcher(batch=4, queue_images=100)
-    hold(judge, batcher)
+    hold(predict, batcher)
     jobs = batcher.submit_job(images("job1", "job2"))
     requests = batcher.submit(images(*[f"r{number}" for number in range(9)]))
-    judge.go.set()
+    predict.go.set()
     for future in [*jobs, *requests]:
         future.result(PATIENCE_S)
-    assert judge.batches[1] == [b"r0", b"r1", b"r2", b"job1"]
-    assert judge.batches[2] == [b"r3", b"r4", b"r5", b"job2"]
+    assert predict.batches[1] == [b"r0", b"r1", b"r2", b"job1"]
+    assert predict.batches[2] == [b"r3", b"r4", b"r5", b"job2"]
 
 
-def test_cancelled_images_are_not_judged(judge, make_batcher):
+def test_cancelled_images_are_not_classified(predict, make_batcher):
     batcher = make_batcher()
-    hold(judge, batcher)
+    hold(predict, batcher)
     given_up, wanted = batcher.submit(images("given up", "wanted"))
     assert given_up.cancel()
-    judge.go.set()
+    predict.go.set()
     wanted.result(PATIENCE_S)
-    assert b"given up" not in [content for batch in judge.batches for content in batch]
+    assert b"given up" not in [content for batch in predict.batches for content in batch]
 
 
-def test_closing_answers_those_who_wait(judge, make_batcher):
+def test_closing_answers_those_who_wait(predict, make_batcher):
     batcher = make_batcher()
-    hold(judge, batcher)
+    hold(predict, batcher)
     waiting = batcher.submit(images("a"))[0]
     closer = threading.Thread(target=batcher.close)
     closer.start()
     with pytest.raises(EngineError):
         waiting.result(PATIENCE_S)
-    judge.go.set()
+    predict.go.set()
     closer.join(PATIENCE_S)
     assert not batcher.alive
     with pytest.raises(EngineError):

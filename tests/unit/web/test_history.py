@@ -171,7 +171,7 @@ def test_deletion_removes_review_and_picture_from_the_file_itself(history, file)
         history.get(stored.case)
     with history.database.read() as session:
         events = session.scalars(select(AuditEntry.event).order_by(AuditEntry.sequence)).all()
-        assert events == ["judged", "reviewed", "deleted"]
+        assert events == ["classified", "reviewed", "deleted"]
         assert verify(session).intact
 
 

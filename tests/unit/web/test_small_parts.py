@@ -14,15 +14,14 @@ from leukoscope.core.terms import RESEARCH_USE, Reason
 from leukoscope.inference.results import CellResult, ModelReference
 from leukoscope.models.bundle import Bundle
 from leukoscope.models.report import Measurement, Supplement
-from leukoscope.web.artefacts import Artefacts
-from leukoscope.web.model import Faithfulness, KnownModel
+from leukoscope.web.artifacts import Artifacts
+from leukoscope.web.model import Faithfulness, ServedModel
 from leukoscope.web.parsing import own_address
 from leukoscope.web.problems import Problem
 from leukoscope.web.security import FailureLimiter, secret_key
 from leukoscope.web.settings import Limits, WebSettings, check_exposure, is_loopback
 from leukoscope.web.storage.history import NewCase
-from leukoscope.web.uploads import clean_name, clean_subject
-from leukoscope.web.words import (
+from leukoscope.web.texts import (
     SHORT_REASONS,
     digits_apart,
     probability,
@@ -30,6 +29,7 @@ from leukoscope.web.words import (
     sentence,
     ticks,
 )
+from leukoscope.web.uploads import clean_name, clean_subject
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_guessing_is_slowed_down_by_address(monkeypatch):
 
 
 def test_pictures_in_memory_are_bounded_in_bytes():
-    memory = Artefacts(limit_bytes=10_000, keep_s=60)
+    memory = Artifacts(limit_bytes=10_000, keep_s=60)
     for number in range(50):
         memory.put(f"c{number}", "name", {"cell": bytes(1000)})
         assert memory.size <= 10_000 + 2000
@@ -150,8 +150,8 @@ def test_pictures_in_memory_are_bounded_in_bytes():
 
 def test_pictures_in_memory_expire(monkeypatch):
     now = 0.0
-    monkeypatch.setattr("leukoscope.web.artefacts.time.monotonic", lambda: now)
-    memory = Artefacts(limit_bytes=10_000, keep_s=60)
+    monkeypatch.setattr("leukoscope.web.artifacts.time.monotonic", lambda: now)
+    memory = Artifacts(limit_bytes=10_000, keep_s=60)
     memory.put("a", "name", {})
     now = 59.0
     assert memory.get("a") is not None
@@ -284,7 +284,7 @@ def test_every_reason_has_a_short_form_that_fits_a_table():
     ],
 )
 def test_what_was_measured_about_heat_maps_is_told(value, low, high, holds, words):
-    model = KnownModel.from_bundle(Bundle.open(default_bundle_path()))
+    model = ServedModel.from_bundle(Bundle.open(default_bundle_path()))
     assert model.report is not None
     gap = Measurement(
         value=value,

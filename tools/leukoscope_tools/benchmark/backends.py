@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope_tools.benchmark.worker import Contestant, Timed, each, serve, time_call
+from leukoscope_tools.benchmark.worker import Backend, Timed, each, serve, time_call
 
 STREAM_PASSES = 4
-"""Passes over the cells in a round where they are judged together, so that its end is a small part of it."""
+"""Skips the cells in a round where they are classified together, so that its end is a small part of it."""
 RANDOM = "random weights, same architecture; cells prepared before"
 
 
@@ -30,7 +30,7 @@ class Job:
     prepared
         The same cells as the network takes them: a file of uint8 (N, S, S, 3).
     threads, architecture, input_px
-        Of every contestant.
+        Of every backend.
     """
 
     bundle: str
@@ -70,22 +70,22 @@ def _compile(job: Job, *, batch: int, map_too: bool = True, streams: int = 1) ->
     return openvino, core.compile_model(model, "CPU", settings)
 
 
-def engine_single(job: Job) -> Contestant:
+def engine_single(job: Job) -> Backend:
     """One request, every thread."""
     openvino, compiled = _compile(job, batch=1)
     request = compiled.create_infer_request()
     tensors = [openvino.Tensor(np.ascontiguousarray(cell[None])) for cell in job.cells()]
-    return Contestant(each(lambda index: request.infer({0: tensors[index]})), len(tensors))
+    return Backend(each(lambda index: request.infer({0: tensors[index]})), len(tensors))
 
 
-def engine_without_map(job: Job) -> Contestant:
+def engine_without_map(job: Job) -> Backend:
     """The same without the third output, and with it directly after: what the map costs is small beside any noise."""
     openvino, compiled = _compile(job, batch=1, map_too=False)
     without, complete = (engine.create_infer_request() for engine in (compiled, _compile(job, batch=1)[1]))
     tensors = [openvino.Tensor(np.ascontiguousarray(cell[None])) for cell in job.cells()]
     ratios: list[float] = []
 
-    def judge(indices: range) -> list[Timed]:
+    def predict(indices: range) -> list[Timed]:
         times = []
         for index in indices:
             pair = (without, complete)[:: 1 if index % 2 else -1]  # neither is always the second
@@ -94,47 +94,47 @@ def engine_without_map(job: Job) -> Contestant:
             times.append(measured[without])
         return times
 
-    return Contestant(judge, len(tensors), map_ratios=ratios)
+    return Backend(predict, len(tensors), map_ratios=ratios)
 
 
-def engine_streams(job: Job) -> Contestant:
+def engine_streams(job: Job) -> Backend:
     """The engine's own queue, one stream a thread."""
     openvino, compiled = _compile(job, batch=1, streams=job.threads)
     queue = openvino.AsyncInferQueue(compiled, 2 * job.threads)
     cells = [np.ascontiguousarray(cell[None]) for cell in job.cells()] * STREAM_PASSES
 
-    def judge(indices: range) -> list[Timed]:
+    def predict(indices: range) -> list[Timed]:
         for index in indices:
             queue.start_async({0: cells[index]})
         queue.wait_all()
         return []
 
-    return Contestant(judge, len(cells))
+    return Backend(predict, len(cells))
 
 
-def _engine_batches(job: Job, size: int) -> Contestant:
+def _engine_batches(job: Job, size: int) -> Backend:
     _, compiled = _compile(job, batch=size)
     request = compiled.create_infer_request()
     cells = job.cells()
     cells = np.resize(cells, (-(-len(cells) // size) * size, *cells.shape[1:]))
 
-    def judge(indices: range) -> list[Timed]:
+    def predict(indices: range) -> list[Timed]:
         for start in indices[::size]:
             request.infer({0: cells[start : start + size]})
         return []
 
-    return Contestant(judge, len(cells))
+    return Backend(predict, len(cells))
 
 
-def predict_single(job: Job) -> Contestant:
+def predict_single(job: Job) -> Backend:
     """The predictor, one file after the other."""
     from leukoscope.inference.predictor import Predictor
 
     predictor = Predictor.open(Path(job.bundle), threads=job.threads)
-    return Contestant(each(lambda index: predictor.predict(Path(job.files[index]))), len(job.files))
+    return Backend(each(lambda index: predictor.predict(Path(job.files[index]))), len(job.files))
 
 
-def predict_stream(job: Job) -> Contestant:
+def predict_stream(job: Job) -> Backend:
     """The predictor's stream over all files."""
     from leukoscope.inference.cells import Source
     from leukoscope.inference.predictor import Predictor
@@ -142,14 +142,14 @@ def predict_stream(job: Job) -> Contestant:
     predictor = Predictor.open(Path(job.bundle), threads=job.threads, streaming=True)
     files = job.files * STREAM_PASSES
 
-    def judge(indices: range) -> list[Timed]:
+    def predict(indices: range) -> list[Timed]:
         sources = (Source(files[index], Path(files[index])) for index in indices)
         maps = sum(prediction.activation_map is not None for prediction in predictor.stream(sources))
         if maps != len(indices):
             raise RuntimeError(f"{len(indices) - maps} cells were refused before their forward pass")
         return []
 
-    return Contestant(judge, len(files))
+    return Backend(predict, len(files))
 
 
 def _onnxruntime_session(job: Job) -> Any:
@@ -164,22 +164,22 @@ def _onnxruntime_session(job: Job) -> Any:
     )
 
 
-def onnxruntime_single(job: Job) -> Contestant:
+def onnxruntime_single(job: Job) -> Backend:
     """ONNX Runtime, one cell at a time."""
     session, cells = _onnxruntime_session(job), job.cells()
-    return Contestant(each(lambda index: session.run(None, {"cells": cells[index : index + 1]})), len(cells))
+    return Backend(each(lambda index: session.run(None, {"cells": cells[index : index + 1]})), len(cells))
 
 
-def onnxruntime_batch_16(job: Job) -> Contestant:
+def onnxruntime_batch_16(job: Job) -> Backend:
     """ONNX Runtime in batches of 16."""
     session, cells = _onnxruntime_session(job), job.cells()
 
-    def judge(indices: range) -> list[Timed]:
+    def predict(indices: range) -> list[Timed]:
         for start in indices[::16]:
             session.run(None, {"cells": cells[start : min(start + 16, indices.stop)]})
         return []
 
-    return Contestant(judge, len(cells))
+    return Backend(predict, len(cells))
 
 
 def _torch_network(job: Job) -> Any:
@@ -194,20 +194,20 @@ def _torch_network(job: Job) -> Any:
     return torch, CellNetwork(settings).eval()
 
 
-def _torch_forward(job: Job, *, compiled: bool) -> Contestant:
+def _torch_forward(job: Job, *, compiled: bool) -> Backend:
     torch, network = _torch_network(job)
     if compiled:
         network = torch.compile(network)
     cells = torch.from_numpy(job.cells())
 
-    def judge(index: int) -> object:
+    def predict(index: int) -> object:
         with torch.inference_mode():
             return network(cells[index : index + 1])
 
-    return Contestant(each(judge), len(cells), RANDOM)
+    return Backend(each(predict), len(cells), RANDOM)
 
 
-def torch_grad_cam(job: Job) -> Contestant:
+def torch_grad_cam(job: Job) -> Backend:
     """What most explanation scripts do: eager forward, autograd, the grad-cam package."""
     torch, network = _torch_network(job)
     grad_cam = importlib.import_module("pytorch_grad_cam")  # of the development tools, not of an extra
@@ -215,18 +215,18 @@ def torch_grad_cam(job: Job) -> Contestant:
 
     class LogitOnly(torch.nn.Module):  # type: ignore[misc, name-defined]
         def forward(self, images: Any) -> Any:
-            return network.classify(network.standardise(network.embed(images)))
+            return network.classify(network.standardize(network.embed(images)))
 
     cells = torch.from_numpy(job.cells()).permute(0, 3, 1, 2).float()
-    images = network.normalise(cells)
+    images = network.normalize(cells)
     model = LogitOnly()
     model.network = network
     cam = grad_cam.GradCAM(model, [network.backbone.units[-1]])
     targets = [targets_module.ClassifierOutputTarget(0)]
-    return Contestant(each(lambda index: cam(images[index : index + 1], targets)), len(images), RANDOM)
+    return Backend(each(lambda index: cam(images[index : index + 1], targets)), len(images), RANDOM)
 
 
-CONTESTANTS: dict[str, Callable[[Job], Contestant]] = {
+BACKENDS: dict[str, Callable[[Job], Backend]] = {
     "engine_single": engine_single,
     "engine_without_map": engine_without_map,
     "engine_streams": engine_streams,
@@ -243,4 +243,4 @@ CONTESTANTS: dict[str, Callable[[Job], Contestant]] = {
 
 
 if __name__ == "__main__":
-    serve(lambda job: CONTESTANTS[sys.argv[1]](Job(**job)))  # type: ignore[arg-type]
+    serve(lambda job: BACKENDS[sys.argv[1]](Job(**job)))  # type: ignore[arg-type]

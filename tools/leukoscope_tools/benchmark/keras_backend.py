@@ -11,7 +11,7 @@ import numpy as np
 
 
 def prepare(job: dict[str, Any]) -> Any:
-    """Return the contestant."""
+    """Return the backend."""
     worker: Any = importlib.import_module("worker")  # beside this file; leukoscope is not installed here
     tf: Any = importlib.import_module("tensorflow")  # of this Python, not of leukoscope's environment
     tf.config.threading.set_intra_op_parallelism_threads(job["threads"])
@@ -33,14 +33,14 @@ def prepare(job: dict[str, Any]) -> Any:
     explain = tf.function(explain_eagerly)
     cells = [tf.constant(cell[None].astype(np.float32)) for cell in np.load(job["prepared"])]
 
-    def judge(index: int) -> None:
+    def predict(index: int) -> None:
         logits, activation_map = explain(cells[index])
         logits.numpy(), activation_map.numpy()
 
     note = (
         f"TensorFlow {tf.__version__}, tf.function; random weights, same architecture; cells prepared before"
     )
-    return worker.Contestant(worker.each(judge), len(cells), note)
+    return worker.Backend(worker.each(predict), len(cells), note)
 
 
 if __name__ == "__main__":

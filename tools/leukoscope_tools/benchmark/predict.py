@@ -31,19 +31,19 @@ def benchmark_predict(
         Path | None, typer.Option("--bundle", "-b", metavar="DIR", help="Bundle; the shipped one by default.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of every contestant; every core by default.")
+        int | None, typer.Option(min=1, help="Threads of every backend; every core by default.")
     ] = None,
     cells: Annotated[int, typer.Option(min=1, help="Cells, spread over those given.")] = 30,
     rounds: Annotated[
-        int, typer.Option(min=1, help="Rounds in which every contestant judges every cell.")
+        int, typer.Option(min=1, help="Rounds in which every backend classifies every cell.")
     ] = 7,
     keras_python: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A Python that has TensorFlow, for the Keras contestant."),
+        typer.Option(metavar="FILE", help="A Python that has TensorFlow, for the Keras backend."),
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Run only these contestants (names as in the JSON); repeatable."),
+        typer.Option(help="Run only these backends (names as in the JSON); repeatable."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="8 cells, 2 rounds: to see that it works.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything as JSON.")] = None,
@@ -51,7 +51,7 @@ def benchmark_predict(
 ) -> None:
     """Measure predictions: raw engine, this program, torch with grad-cam, torch.compile, ONNX Runtime, Keras.
 
-    Every contestant is a process of its own with the same cells and threads; all of them judge the cells in turn, round
+    Every backend is a process of its own with the same cells and threads; all of them classify the cells in turn, round
     after round. What is not installed is left out and named.
     """
     from leukoscope.core.io import check_output_file
@@ -74,7 +74,7 @@ def benchmark_predict(
         typer.echo(measured.model_dump_json(indent=1))
     if not measured.rows:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in measured.left_out.items())
-        raise LeukoscopeError(f"no contestant ran ({reasons}); name others with --only")
+        raise LeukoscopeError(f"no backend ran ({reasons}); name others with --only")
     if out is not None:
         performance.write_record(measured, out)
     if not as_json:

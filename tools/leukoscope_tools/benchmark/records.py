@@ -71,7 +71,7 @@ class ModelFacts(Record):
 
 
 class Measured(Record):
-    """What one contestant needed; null where it does not measure that."""
+    """What one backend needed; null where it does not measure that."""
 
     name: str
     title: str
@@ -125,7 +125,7 @@ class Performance(Record):
     rounds: int
     light_install_mb: float
     rows: tuple[Measured, ...]
-    left_out: dict[str, str] = Field(description="Contestant -> why it did not run.")
+    left_out: dict[str, str] = Field(description="Backend -> why it did not run.")
 
 
 class MemorySample(Record):
@@ -252,8 +252,8 @@ def render_model(measured: Performance) -> str:
     )
 
 
-def render_contestants(measured: Performance) -> str:
-    """Return the table of all contestants."""
+def render_backends(measured: Performance) -> str:
+    """Return the table of all backends."""
     columns = ("ms a cell", "p50 ms", "p95 ms", "cells/s", "processor ms", "start, s", "peak memory, MB")
     lines = [f"| | {' | '.join(columns)} | |", "|---|" + "---:|" * len(columns) + "---|"]
     for row in measured.rows:
@@ -313,7 +313,7 @@ def render_stream(report: StreamReport) -> str:
 PERFORMANCE_BLOCKS: Mapping[str, Callable[[Performance], str]] = {
     "conditions": render_conditions,
     "model": render_model,
-    "contestants": render_contestants,
+    "backends": render_backends,
     "targets": render_targets,
 }
 """Name of a block in a document -> its text."""

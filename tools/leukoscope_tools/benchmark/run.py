@@ -1,6 +1,6 @@
 """Run ``benchmark predict``: every backend is a process of its own, and all of them run in each round.
 
-A machine is not equally fast from one minute to the next. So all contestants are started, and then judge the cells in
+A machine is not equally fast from one minute to the next. So all backends are started, and then classify the cells in
 turn, round after round; ratios are taken within a round.
 """
 
@@ -27,7 +27,7 @@ from leukoscope_tools.benchmark.records import Measured, ModelFacts, Performance
 if TYPE_CHECKING:
     from leukoscope.models.bundle import Bundle
 
-CONTESTANTS: dict[str, str] = {
+BACKENDS: dict[str, str] = {
     "engine_single": "OpenVINO alone, one cell at a time",
     "engine_without_map": "OpenVINO alone, the map cut out of the graph",
     "engine_streams": "OpenVINO alone, one stream a thread",
@@ -47,6 +47,7 @@ SHELL = {
     "shell_warm": "the same, model cache warm",
 }
 TIMEOUT_S = 900
+_TOOLS_FOLDER = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,17 @@ class BenchmarkOptions:
 
 
 def run_benchmark(options: BenchmarkOptions, say: Callable[[str], None]) -> Performance:
-    """Run every contestant and return what was measured; ``say`` gets a line a start and a line a round.
+    """Run every backend and return what was measured; ``say`` gets a line a start and a line a round.
 
     Raises
     ------
     UsageError
-        An unknown contestant, or no image.
+        An unknown backend, or no image.
     """
-    known = {**CONTESTANTS, **SHELL}
+    known = {**BACKENDS, **SHELL}
     unknown = [name for name in options.only if name not in known]
     if unknown:
-        raise UsageError(f"contestant {unknown[0]!r}: expected one of {', '.join(known)}")
+        raise UsageError(f"backend {unknown[0]!r}: expected one of {', '.join(known)}")
     from leukoscope.assets import default_bundle_path
     from leukoscope.models.bundle import Bundle
     from leukoscope.models.session import usable_cores
@@ -87,17 +88,17 @@ def run_benchmark(options: BenchmarkOptions, say: Callable[[str], None]) -> Perf
         folder = Path(name)
         job = _write_job(paths, folder, bundle, threads)
         runners: list[_Worker | _Shell] = []
-        for contestant in known:
-            if options.only and contestant not in options.only:
+        for backend in known:
+            if options.only and backend not in options.only:
                 continue
-            if contestant in SHELL:
-                runners.append(_Shell(contestant, bundle.directory, Path(job["files"][0]), folder))
+            if backend in SHELL:
+                runners.append(_Shell(backend, bundle.directory, Path(job["files"][0]), folder))
                 continue
-            say(f"starting {CONTESTANTS[contestant]}")
+            say(f"starting {BACKENDS[backend]}")
             try:
-                runners.append(stack.enter_context(_Worker(contestant, job, options.keras_python, folder)))
+                runners.append(stack.enter_context(_Worker(backend, job, options.keras_python, folder)))
             except _LeftOut as reason:
-                left_out[contestant] = str(reason)
+                left_out[backend] = str(reason)
         for number in range(options.rounds):
             say(f"round {number + 1} of {options.rounds}")
             first = number % max(1, len(runners))
@@ -195,17 +196,25 @@ def _write_job(paths: list[Path], folder: Path, bundle: "Bundle", threads: int) 
     }
 
 
-class _LeftOut(Exception):  # noqa: N818 - a contestant that cannot run is no error
+class _LeftOut(Exception):  # noqa: N818 - a backend that cannot run is no error
     pass
 
 
 class _Worker:
-    """A contestant's process, from its start on; it waits between the rounds."""
+    """A backend's process, from its start on; it waits between the rounds."""
 
     def __init__(self, name: str, job: dict[str, Any], keras_python: Path | None, folder: Path) -> None:
         self.name = name
         self._answers: list[dict[str, Any]] = []
-        environment = {**os.environ, "OMP_NUM_THREADS": str(job["threads"]), "LEUKOSCOPE_CACHE": "off"}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(job["threads"]),
+            "LEUKOSCOPE_CACHE": "off",
+            # This package is not installed: the child finds it where this process did.
+            "PYTHONPATH": os.pathsep.join(
+                [str(_TOOLS_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
+        }
         command = [sys.executable, "-m", "leukoscope_tools.benchmark.backends", name]
         if name == "keras_grad_cam":
             if keras_python is None:
@@ -235,7 +244,7 @@ class _Worker:
         self._process.communicate()
 
     def run_round(self) -> None:
-        """Judge all cells once."""
+        """Classify all cells once."""
         self._answers.append(self._ask("next"))
 
     def measured(self, title: str) -> Measured:

@@ -26,8 +26,8 @@ from leukoscope_tools.benchmark.records import (
 MAX_SAMPLES = 400
 SIGNALS = ("SIGINT", "SIGKILL")
 STOPS_WITHIN = 10
-"""All stops come within this fraction of the rows, so that one process judges the rest and its memory can be seen."""
-JUDGED, SOME_REFUSED = 0, 1
+"""All stops come within this fraction of the rows: one process classifies the rest, so that its memory can be seen."""
+PREDICTED, SOME_REFUSED = 0, 1
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +43,9 @@ def benchmark_stream(
         list[str] | None, typer.Argument(help="Cell images or folders; the shipped cells by default.")
     ] = None,
     *,
-    rows: Annotated[int, typer.Option(min=10, help="Images to judge; those given are repeated.")] = 100_000,
+    rows: Annotated[
+        int, typer.Option(min=10, help="Images to classify; those given are repeated.")
+    ] = 100_000,
     stops: Annotated[
         int, typer.Option(min=0, help="How often the run is stopped from outside and resumed.")
     ] = 2,
@@ -55,7 +57,7 @@ def benchmark_stream(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Judge a long list, to see whether its memory is flat and every row survives being stopped.
+    """Classify a long list, to see whether its memory is flat and every row survives being stopped.
 
     Runs leukoscope predict --stdin-list --out in a process of its own, interrupts it (SIGINT) and kills it (SIGKILL) in
     turn, resumes it, and compares every result with the list and with the other results of the same cell. Interrupted
@@ -140,7 +142,7 @@ class _Stream:
                 process.send_signal(signal.SIGINT)
                 process.wait()
                 raise
-        if signal_name is None and process.returncode not in (JUDGED, SOME_REFUSED):
+        if signal_name is None and process.returncode not in (PREDICTED, SOME_REFUSED):
             raise EngineError(f"leukoscope predict ended with {process.returncode}; run it by hand")
 
     def count(self) -> int:

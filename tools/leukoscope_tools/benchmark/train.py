@@ -63,7 +63,7 @@ def benchmark_train(
 
     The time of an epoch does not depend on what the cells show, so that no cohort is needed.
     """
-    from leukoscope.cli.train import make_listener, read_settings
+    from leukoscope.cli.train import make_callback, read_settings
     from leukoscope_tools.benchmark.machine import MachineWatch
     from leukoscope_tools.benchmark.records import write_record
     from leukoscope_tools.benchmark.training_records import TrainingSpeed, render_training_speed
@@ -73,7 +73,7 @@ def benchmark_train(
     overrides = [*(set_ or []), *(QUICK if quick else ())]
     overrides += [] if threads is None else [f"engine.threads={threads}"]
     settings = read_settings(config, overrides)
-    watch, listener = MachineWatch(), make_listener(quiet=as_json)
+    watch, callback = MachineWatch(), make_callback(quiet=as_json)
     try:
         with TemporaryDirectory(dir=work) as name:
             measured = _measure(
@@ -83,10 +83,10 @@ def benchmark_train(
                 images=QUICK_IMAGES if quick else images,
                 epochs=epochs,
                 plain_images=QUICK_IMAGES if quick else plain_images,
-                listener=listener,
+                callback=callback,
             )
     finally:
-        listener.close()
+        callback.close()
     result = TrainingSpeed.model_validate({"machine": watch.machine(measured.pop("threads")), **measured})
     if out is not None:
         write_record(result, out)
@@ -101,7 +101,7 @@ def _measure(
     images: int,
     epochs: int,
     plain_images: int,
-    listener: Any,
+    callback: Any,
 ) -> dict[str, Any]:
     import numpy as np
 
@@ -123,6 +123,6 @@ def _measure(
         validation=validation,
         plain_images=plain_images,
         epochs=epochs,
-        listener=listener,
+        callback=callback,
         engine=OpenVinoGraphs(),
     )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from leukoscope.core.errors import UsageError
 from leukoscope.training.batches.dataset import CellSet, load_cells
 from leukoscope.training.batches.frozen_source import GraphEngine
-from leukoscope.training.fit.callbacks import Listener
+from leukoscope.training.fit.callbacks import TrainingCallback
 from leukoscope.training.fit.state import Task
 from leukoscope.training.fit.trainer import Finetuner
 from leukoscope.training.run import launch, make_network
@@ -34,7 +34,7 @@ def measure_training(
     validation: NDArray[np.int64],
     plain_images: int,
     epochs: int = 0,
-    listener: Listener | None = None,
+    callback: TrainingCallback | None = None,
     engine: GraphEngine | None = None,
 ) -> dict[str, Any]:
     """Time epochs of the recipe, without early stopping, and plain torch on some of the same cells.
@@ -52,7 +52,7 @@ def measure_training(
         to warm up and one that is timed; its seconds per epoch are for as many cells as the recipe has.
     epochs
         Of each stage that are timed, after one that warms up; 0 for all of the recipe, the first one timed too.
-    listener, engine
+    callback, engine
         As in ``run.start_run``.
 
     Returns
@@ -67,7 +67,7 @@ def measure_training(
     UsageError
         Views drawn in advance make later epochs cheaper, so that some epochs do not speak for all.
     """
-    listener = listener or Listener()
+    callback = callback or TrainingCallback()
     if epochs and settings.augment.views:
         raise UsageError(
             f"augment.views = {settings.augment.views}: views drawn in advance make later epochs cheaper; "
@@ -81,7 +81,7 @@ def measure_training(
         begin = time.perf_counter()
         network, _ = make_network(timed)
         task = Task("recipe", train, validation, folder / "recipe")
-        tuner = Finetuner(fabric, network, cells, task, settings=timed, listener=listener, engine=engine)
+        tuner = Finetuner(fabric, network, cells, task, settings=timed, callback=callback, engine=engine)
         history = tuner.fit().history
         wall_seconds = time.perf_counter() - begin
         peak_mb = peak_memory_mb()
@@ -112,7 +112,7 @@ def measure_training(
         "views": settings.augment.views,
         "batch_size": settings.engine.batch_size,
         "precision": settings.engine.precision,
-        "frozen_forward": tuner.feeders.forward_name,
+        "frozen_forward": tuner.batch_sources.forward_name,
         "device": str(fabric.device),
         "threads": torch.get_num_threads(),
         "images_per_epoch": images,
@@ -206,6 +206,6 @@ def _measure_plain(
     )
     network, _ = make_network(plain)
     task = Task("plain torch", rows, rows[:0], folder / f"plain-{name}")
-    tuner = Finetuner(launch(plain.engine), network, cells, task, settings=plain, listener=Listener())
+    tuner = Finetuner(launch(plain.engine), network, cells, task, settings=plain, callback=TrainingCallback())
     last = tuner.fit().history[-1]
     return last["seconds"] / len(rows), last["processor_seconds"] / len(rows)

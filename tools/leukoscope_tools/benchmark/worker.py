@@ -1,6 +1,6 @@
 """The worker process of ``benchmark predict``: answers once when it is ready, then once per round.
 
-Only the standard library is imported, because the Keras contestant runs this in an environment without leukoscope.
+Only the standard library is imported, because the Keras backend runs this in an environment without leukoscope.
 """
 
 import json
@@ -21,73 +21,71 @@ class Timed(NamedTuple):
     cpu_ms: float
 
 
-Judge = Callable[[range], list[Timed]]
+PredictFn = Callable[[range], list[Timed]]
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """Something that judges cells.
+class Backend:
+    """Something that classifies cells.
 
     Attributes
     ----------
-    judge
-        Judges the cells in this range and returns the times of each, or nothing where it judges them together.
+    predict
+        Classifies the cells in this range and returns the times of each, or nothing where it classifies them together.
     cells
         How many there are.
     note
         What the table says of it.
     map_ratios
-        Filled by ``judge`` where it also runs the graph with its map: the time with by the time without, cell by cell.
+        Filled by ``predict`` where it also runs the graph with its map: time with by time without, cell by cell.
     """
 
-    judge: Judge
+    predict: PredictFn
     cells: int
     note: str = ""
     map_ratios: list[float] = field(default_factory=list)
 
 
-def time_call(judge: Callable[..., object], *arguments: object) -> Timed:
+def time_call(predict: Callable[..., object], *arguments: object) -> Timed:
     """Time one call."""
     began, began_cpu = time.perf_counter(), time.process_time()
-    judge(*arguments)
+    predict(*arguments)
     return Timed(1e3 * (time.perf_counter() - began), 1e3 * (time.process_time() - began_cpu))
 
 
-def each(judge: Callable[[int], object]) -> Judge:
-    """Return a ``Contestant.judge`` that judges one cell after the other and times each."""
-    return lambda cells: [time_call(judge, index) for index in cells]
+def each(predict: Callable[[int], object]) -> PredictFn:
+    """Return a ``Backend.classify`` that classifies one cell after the other and times each."""
+    return lambda cells: [time_call(predict, index) for index in cells]
 
 
-def serve(prepare: Callable[[dict[str, object]], Contestant]) -> None:
-    """Read the job, prepare, answer when the first cell is judged, then judge all cells for every line that comes."""
+def serve(prepare: Callable[[dict[str, object]], Backend]) -> None:
+    """Read the job, prepare, answer after the first cell, then classify all cells for every line that comes."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print does not mix with the answers
     try:
-        contestant = prepare(json.loads(sys.stdin.readline()))
+        backend = prepare(json.loads(sys.stdin.readline()))
     except ModuleNotFoundError as error:
         _send(answers, {"left_out": f"{error.name} is not installed"})
         return
-    contestant.judge(range(1))
-    _send(answers, {"note": contestant.note})
-    contestant.judge(
-        range(contestant.cells)
-    )  # every shape compiled, every buffer made, before the first round
+    backend.predict(range(1))
+    _send(answers, {"note": backend.note})
+    backend.predict(range(backend.cells))  # every shape compiled, every buffer made, before the first round
     for _ in sys.stdin:
-        _send(answers, _run_round(contestant))
+        _send(answers, _run_round(backend))
 
 
-def _run_round(contestant: Contestant) -> dict[str, object]:
-    contestant.map_ratios.clear()
+def _run_round(backend: Backend) -> dict[str, object]:
+    backend.map_ratios.clear()
     times: list[Timed] = []
-    whole = time_call(lambda: times.extend(contestant.judge(range(contestant.cells))))
-    wall_ms, cpu_ms = whole.wall_ms / contestant.cells, whole.cpu_ms / contestant.cells
+    whole = time_call(lambda: times.extend(backend.predict(range(backend.cells))))
+    wall_ms, cpu_ms = whole.wall_ms / backend.cells, whole.cpu_ms / backend.cells
     if times:
         wall_ms, cpu_ms = (statistics.fmean(column) for column in zip(*times, strict=True))
     return {
         "ms": wall_ms,
         "cpu_ms": cpu_ms,
         "single_ms": [entry.wall_ms for entry in times],
-        "map_ratios": contestant.map_ratios,
+        "map_ratios": backend.map_ratios,
         "peak_memory_mb": peak_mb(),
     }
 

@@ -10,7 +10,7 @@ A block stands between two comments, which a reader of the rendered page does no
 ``report=``; ``supplement`` takes ``report=`` and ``name=``, that of one of its supplements;
 ``comparison`` takes ``comparison=``; ``literature`` takes nothing; ``value`` stands within a line and takes
 ``report=``, ``measure=`` and, where wanted, ``level=subject`` and ``split=``. ``conditions``, ``model``,
-``contestants`` and ``targets`` take ``performance=``, ``stream`` takes ``stream=`` and ``training`` takes
+``backends`` and ``targets`` take ``performance=``, ``stream`` takes ``stream=`` and ``training`` takes
 ``training=``: files that the benchmark commands wrote. Paths are relative to the document; names
 with blanks stand in quotation marks.
 """
@@ -64,12 +64,12 @@ RESULT_NAMES = (
 SUBJECT_NAMES = ("roc_auc", "accuracy", "sensitivity", "specificity", "f1_weighted")
 
 
-class DriftError(LeukoscopeError):
+class StaleError(LeukoscopeError):
     """A document shows other numbers than the report it names."""
 
 
 @dataclass(frozen=True)
-class Drift:
+class StaleText:
     """One block whose text is not what its report gives."""
 
     path: Path
@@ -95,11 +95,11 @@ def publish(path: Path) -> bool:
     return True
 
 
-def find_drift(path: Path) -> list[Drift]:
+def find_stale(path: Path) -> list[StaleText]:
     """Return the blocks of a document that ``publish`` would change."""
     text = _read(path)
     return [
-        Drift(path, text.count("\n", 0, match.start()) + 1, match["what"])
+        StaleText(path, text.count("\n", 0, match.start()) + 1, match["what"])
         for match in _blocks(text, path)
         if _render(match, path) != text[match.start("body") : match.end("body")]
     ]
@@ -271,9 +271,9 @@ def _points(report: Report) -> str:
 
 
 def _abstention(report: Report) -> str:
-    judged = [(split, split.abstention) for split in report.columns() if split.abstention is not None]
+    scored = [(split, split.abstention) for split in report.columns() if split.abstention is not None]
     return _columns_table(
-        [_title(split) for split, _ in judged], [one.measures for _, one in judged], ABSTENTION_MEASURES
+        [_title(split) for split, _ in scored], [one.measures for _, one in scored], ABSTENTION_MEASURES
     )
 
 

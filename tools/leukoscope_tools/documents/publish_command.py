@@ -17,14 +17,14 @@ def publish(
 
     A block is written between <!-- leukoscope: results report=PATH --> and <!-- /leukoscope -->.
     """
-    from leukoscope_tools.documents.publish import DriftError, find_drift
+    from leukoscope_tools.documents.publish import StaleError, find_stale
     from leukoscope_tools.documents.publish import publish as publish_document
 
     if check:
-        drifts = [drift for path in documents for drift in find_drift(path)]
-        if drifts:
-            places = "; ".join(f"{drift.path}:{drift.line} ({drift.what})" for drift in drifts)
-            raise DriftError(f"differs from its report: {places}; run: make published")
+        stale_texts = [stale for path in documents for stale in find_stale(path)]
+        if stale_texts:
+            places = "; ".join(f"{stale.path}:{stale.line} ({stale.what})" for stale in stale_texts)
+            raise StaleError(f"differs from its report: {places}; run: make published")
         typer.echo(f"{len(documents)} documents show what their reports say.")
         return
     for path in documents:

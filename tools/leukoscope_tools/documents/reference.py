@@ -21,15 +21,15 @@ def docs(
     from leukoscope.core.errors import LeukoscopeError
 
     pages = render_reference()
-    drifted = [name for name, text in pages.items() if _read(out / name) != text]
+    stale = [name for name, text in pages.items() if _read(out / name) != text]
     if check:
-        if drifted:
-            raise LeukoscopeError(f"{', '.join(drifted)} in {out}: not what the code says; run: make docs")
+        if stale:
+            raise LeukoscopeError(f"{', '.join(stale)} in {out}: not what the code says; run: make docs")
         typer.echo(f"{len(pages)} pages in {out} are what the code says.")
         return
-    for name in drifted:
+    for name in stale:
         write_text(out / name, pages[name])
-    typer.echo(f"{out}: {len(drifted)} of {len(pages)} pages written anew")
+    typer.echo(f"{out}: {len(stale)} of {len(pages)} pages written anew")
 
 
 def render_reference() -> dict[str, str]:

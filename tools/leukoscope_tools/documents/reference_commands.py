@@ -73,13 +73,13 @@ def _section(entry: Entry) -> list[str]:
     shown = [item for item in entry.command.params if item.name not in COMPLETION and not item.hidden]
     arguments = [item for item in shown if item.param_type_name == "argument"]
     options = [item for item in shown if item.param_type_name == "option"]
-    usage = [_argument_word(item) for item in arguments]
-    usage += [f"{_option_words(item, hints)[0]}" for item in options if item.required]
+    usage = [_argument_text(item) for item in arguments]
+    usage += [f"{_option_text(item, hints)[0]}" for item in options if item.required]
     lines = [f"## leukoscope {entry.name}", "", *_prose(entry)]
     optional = ["[OPTIONS]"] if any(not item.required for item in options) else []
     lines += ["", "```text", " ".join(["leukoscope", entry.name, *optional, *usage]), "```"]
     if arguments:
-        rows = [[f"`{_argument_word(item)}`", _description(item, hints)] for item in arguments]
+        rows = [[f"`{_argument_text(item)}`", _description(item, hints)] for item in arguments]
         lines += ["", *_table(["argument", "meaning"], rows)]
     if options:
         rows = [[_option_cell(item, hints), _description(item, hints)] for item in options]
@@ -109,12 +109,12 @@ def _prose(entry: Entry) -> list[str]:
     return said[1:]
 
 
-def _argument_word(item: Any) -> str:
+def _argument_text(item: Any) -> str:
     word = item.name.strip("_").upper() + ("..." if item.nargs == -1 else "")
     return word if item.required else f"[{word}]"
 
 
-def _option_words(item: Any, hints: dict[str, Any]) -> list[str]:
+def _option_text(item: Any, hints: dict[str, Any]) -> list[str]:
     long_first = sorted(item.opts, key=lambda word: not word.startswith("--"))
     if item.is_flag:
         return [*long_first, *item.secondary_opts]
@@ -126,7 +126,7 @@ def _option_words(item: Any, hints: dict[str, Any]) -> list[str]:
 
 
 def _option_cell(item: Any, hints: dict[str, Any]) -> str:
-    return ", ".join(f"`{word}`" for word in _option_words(item, hints)).replace("|", "\\|")
+    return ", ".join(f"`{word}`" for word in _option_text(item, hints)).replace("|", "\\|")
 
 
 def _description(item: Any, hints: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 NOTICE_BUNDLE = """\
-A bundle is a folder with one model and everything that is needed to use it, to judge it and to trust it. It holds
+A bundle is a folder with one model and everything that is needed to use it, to classify it and to trust it. It holds
 data only: no code, no pickle. It is the only thing that passes from training to prediction.
 
 ```console
@@ -27,15 +27,15 @@ leukoscope bundle verify
 report give, and that the sample cells get the expected answers. A bundle that is opened is checked in the same way,
 except for the last two. A file that is not in the list below, a link, or a byte that differs is an error."""
 
-FILE_WORDS = {
+FILE_TEXTS = {
     "MODEL": "The network as an ONNX graph, weights inside; no operators but ONNX's own.",
     "MANIFEST": "What the model is, below.",
     "DECISION": "The fitted numbers of the decision layer, below.",
     "NOVELTY": "Mean, directions and scales of the training embeddings.",
     "REPORT": "The measured results; left out where the model has not been evaluated.",
     "CARD": "The model card, rendered from manifest, decision and report.",
-    "LICENCE": "Licence of the weights.",
-    "DATA_LICENCE": "Licence and attribution of the training data and of the sample cells.",
+    "LICENSE": "License of the weights.",
+    "DATA_LICENSE": "License and attribution of the training data and of the sample cells.",
     "EXPECTED": "What the model answered for the sample cells, below; the cells lie beside it.",
     "SUMS": "SHA-256 of every other file. The bundle's own SHA-256 is that of this file.",
 }
@@ -121,7 +121,7 @@ def render_bundle() -> str:
     from leukoscope.models import files, manifest
 
     rows = []
-    for name, words in FILE_WORDS.items():
+    for name, words in FILE_TEXTS.items():
         file = getattr(files, name)
         limit = files.LIMITS[file] // files.MIB
         rows.append([f"`{file}`", words, f"{limit:,} MiB", "no" if file in files.OPTIONAL else "yes"])
@@ -135,15 +135,15 @@ def render_bundle() -> str:
         "## Graph",
         "",
         f"Input `{manifest.INPUT_NAME}`: uint8 (N, S, S, 3), RGB on the black canvas, resized as a whole; N is free. "
-        "Scaling and normalisation are inside the graph. Outputs: `logits` float32 (N, K), or (N, 1) of two classes, "
+        "Scaling and normalization are inside the graph. Outputs: `logits` float32 (N, K), or (N, 1) of two classes, "
         "`embedding` float32 (N, D), `activation_map` float32 (N, K, h, w), or (N, 1, h, w), exact "
-        "Grad-CAM after ReLU, not normalised.",
+        "Grad-CAM after ReLU, not normalized.",
     ]
     for model, title in (
         (manifest.Manifest, "`manifest.json`"),
         (manifest.TensorSpec, "`inputs`, `outputs`"),
         (manifest.TrainingRecord, "`training`"),
-        (manifest.LicenceRecord, "`licences`"),
+        (manifest.LicenseRecord, "`licenses`"),
         (parameters.DecisionParameters, "`decision.json`"),
         (parameters.OperatingPoint, "`operating_points`"),
         (parameters.ConformalQuantiles, "`conformal`"),
@@ -164,14 +164,14 @@ def _heading(name: str) -> str:
 
 def render_glossary() -> str:
     """Return the page of words, decisions and reasons."""
-    from leukoscope.core.terms import GLOSSARY, REASON_WORDS, STATUS_WORDS
+    from leukoscope.core.terms import GLOSSARY, REASON_TEXTS, STATUS_TEXTS
 
     lines = ["# Words", "", "One word for one thing, in code, messages, pages and reports.", ""]
     lines += _table(["word", "meaning"], [[word, text] for word, text in GLOSSARY.items()])
     lines += ["", "## Statuses", ""]
-    lines += _table(["code", "words"], [[f"`{code}`", text] for code, text in STATUS_WORDS.items()])
+    lines += _table(["code", "words"], [[f"`{code}`", text] for code, text in STATUS_TEXTS.items()])
     lines += ["", "## Reasons", "", "Codes are stable; texts may improve.", ""]
-    lines += _table(["code", "words"], [[f"`{code}`", text] for code, text in REASON_WORDS.items()])
+    lines += _table(["code", "words"], [[f"`{code}`", text] for code, text in REASON_TEXTS.items()])
     return "\n".join(lines) + "\n"
 
 
@@ -196,18 +196,18 @@ def _is_section(item: Any) -> bool:
 def _settings_table(items: Iterable[Any], defaults: Any, words: Mapping[str, str], prefix: str) -> list[str]:
     rows = []
     for item in items:
-        kind, default = _type_words(item.type), _toml(getattr(defaults, item.name))
+        kind, default = _type_text(item.type), _toml(getattr(defaults, item.name))
         rows.append([f"`{prefix}{item.name}`", kind, default, _rst_to_markdown(words[item.name])])
     return _table(["key", "type", "default", "meaning"], rows)
 
 
 def _attribute_table(defaults: Any, skip: tuple[str, ...] = ()) -> list[str]:
     """Document a dataclass whose fields are followed by their docstrings."""
-    words = _attribute_words(type(defaults))
+    words = _attribute_text(type(defaults))
     rows = [
         [
             f"`{item.name}`",
-            _type_words(item.type),
+            _type_text(item.type),
             _toml(getattr(defaults, item.name)),
             _rst_to_markdown(words.get(item.name, "")),
         ]
@@ -217,7 +217,7 @@ def _attribute_table(defaults: Any, skip: tuple[str, ...] = ()) -> list[str]:
     return _table(["key", "type", "default", "meaning"], rows)
 
 
-def _attribute_words(kind: type) -> dict[str, str]:
+def _attribute_text(kind: type) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     assert isinstance(body, ast.ClassDef)
     words = {}
@@ -231,14 +231,14 @@ def _attribute_words(kind: type) -> dict[str, str]:
     return words
 
 
-def _type_words(kind: Any) -> str:
+def _type_text(kind: Any) -> str:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return " or ".join(f"`{_plain(part)}`" for part in parts)
     if origin in (UnionType, typing.Union):
-        return " or ".join(_type_words(part) for part in parts if part is not NoneType) + ", or left out"
+        return " or ".join(_type_text(part) for part in parts if part is not NoneType) + ", or left out"
     if origin is tuple:
-        return f"list of {_plural(_type_words(parts[0]))}"
+        return f"list of {_plural(_type_text(parts[0]))}"
     return {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}[kind]
 
 
@@ -266,12 +266,12 @@ def _model_table(model: type[BaseModel]) -> list[str]:
     rows = []
     for name, entry in schema["properties"].items():
         rows.append(
-            [f"`{name}`", _json_words(entry, definitions), entry.get("description", "").replace("|", "\\|")]
+            [f"`{name}`", _json_text(entry, definitions), entry.get("description", "").replace("|", "\\|")]
         )
     return _table(["field", "type", "meaning"], rows)
 
 
-def _json_words(entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+def _json_text(entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     if "$ref" in entry:
         name = entry["$ref"].rpartition("/")[2]
         codes = definitions[name].get("enum")
@@ -279,14 +279,14 @@ def _json_words(entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> str
             f"object ({name})" if codes is None else f"text, a code of [{name}](glossary.md#{_heading(name)})"
         )
     if "anyOf" in entry:
-        return " or ".join(_json_words(part, definitions) for part in entry["anyOf"])
+        return " or ".join(_json_text(part, definitions) for part in entry["anyOf"])
     if "const" in entry:
         return f"`{json.dumps(entry['const'])}`"
     if "enum" in entry:
         return " or ".join(f"`{value}`" for value in entry["enum"])
     if entry.get("type") == "array":
         inner = entry.get("items")
-        return f"list of {_plural(_json_words(inner, definitions))}" if inner else "list"
+        return f"list of {_plural(_json_text(inner, definitions))}" if inner else "list"
     names = {
         "integer": "whole number",
         "string": "text",

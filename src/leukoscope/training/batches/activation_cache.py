@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 
 from leukoscope.training.batches.embedding_store import EmbeddingStore, StoredEmbeddings
-from leukoscope.training.batches.frozen_source import FrozenFeeder
+from leukoscope.training.batches.frozen_source import FrozenBatchSource
 from leukoscope.training.batches.pixel_source import PLAIN_VIEW, Batch
 
 
-class ActivationFeeder:
+class ActivationBatchSource:
     """Runs a frozen part once a cell and view, and keeps what comes out.
 
     Parameters
@@ -35,7 +35,7 @@ class ActivationFeeder:
 
     def __init__(
         self,
-        source: FrozenFeeder,
+        source: FrozenBatchSource,
         *,
         folder: Path,
         dtype: str,

@@ -20,7 +20,7 @@ _COLUMNS = 16
 Window = tuple[slice, slice]  # rows, columns
 
 # Optical densities of haematoxylin, eosin and DAB by red, green and blue (Ruifrok and Johnston 2001), as unit rows.
-# Here only a basis of colour in which Tellez et al. (2018, doi 10.1109/TMI.2018.2820199; 2019, doi
+# Here only a basis of color in which Tellez et al. (2018, doi 10.1109/TMI.2018.2820199; 2019, doi
 # 10.1016/j.media.2019.101544) perturb: the stain of C-NMC is another one.
 _STAINS = torch.nn.functional.normalize(
     torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]]), dim=1

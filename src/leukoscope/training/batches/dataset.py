@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class CellSet:
-    """Labelled cells with their pixels.
+    """Labeled cells with their pixels.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def load_cells(
     Parameters
     ----------
     table, paths
-        Rows of labelled cells, and the file of each.
+        Rows of labeled cells, and the file of each.
     input_px
         Side of the prepared cells.
     folder

@@ -1,7 +1,7 @@
 """The frozen part of the network: in torch, or through an engine that is handed in.
 
 Training may not know the engines of the operating world. Whoever sees both worlds (the command line) hands in a
-``GraphEngine``; the frozen units are then written to ONNX, normalisation included, and run there. Both ways compute the
+``GraphEngine``; the frozen units are then written to ONNX, normalization included, and run there. Both ways compute the
 same function and differ by rounding only.
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leukoscope.core.errors import ConfigError
-from leukoscope.training.batches.pixel_source import PLAIN_VIEW, Batch, Feeder, PixelFeeder
+from leukoscope.training.batches.pixel_source import PLAIN_VIEW, Batch, BatchSource, PixelBatchSource
 from leukoscope.training.export import export_part
 from leukoscope.training.networks.network import CellNetwork
 from leukoscope.training.settings import EngineSettings
@@ -53,7 +53,7 @@ class GraphEngine(Protocol):
 class FrozenUnits(nn.Module):
     """Units ``start`` to ``stop`` (exclusive) of the backbone, as one function.
 
-    From the start the input is pixels, 0..255, and normalisation is part of it; up to the end the output is the
+    From the start the input is pixels, 0..255, and normalization is part of it; up to the end the output is the
     embedding (N, D).
     """
 
@@ -64,7 +64,7 @@ class FrozenUnits(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the input of unit ``stop``."""
         if self.start == 0:
-            images = self.network.normalise(images)
+            images = self.network.normalize(images)
         if self.stop == len(self.network.backbone):
             return self.network.embed(images, self.start)
         activations: Tensor = self.network.backbone(images, self.start, self.stop)
@@ -134,7 +134,7 @@ class FrozenPart:
         return self._graph
 
 
-class FrozenFeeder:
+class FrozenBatchSource:
     """Feeds what comes out of a frozen part, computed anew for every batch.
 
     Parameters
@@ -145,7 +145,7 @@ class FrozenFeeder:
         Its first unit is the source's ``start``.
     """
 
-    def __init__(self, source: Feeder, part: FrozenPart) -> None:
+    def __init__(self, source: BatchSource, part: FrozenPart) -> None:
         self._source, self._part = source, part
         self.start = part.units.stop
         self.count = source.count
@@ -179,7 +179,7 @@ class FrozenFeeder:
         return Batch(self._part.in_torch(images), descriptors)
 
     def _input(self, rows: NDArray[np.int64], view: int) -> tuple[Tensor, Tensor | None]:
-        if isinstance(self._source, PixelFeeder):
+        if isinstance(self._source, PixelBatchSource):
             return self._source.pixels_and_descriptors(rows, view)
         batch = self._source.batch(rows, view)
         return batch.activations, batch.descriptors

@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     """(B, 9), or None without a descriptor head."""
 
 
-class Feeder(Protocol):
+class BatchSource(Protocol):
     """Gives batches."""
 
     start: int
@@ -57,13 +57,13 @@ class Feeder(Protocol):
         ...
 
 
-class PixelFeeder:
-    """Augments and normalises pixels; the whole network runs in every step.
+class PixelBatchSource:
+    """Augments and normalizes pixels; the whole network runs in every step.
 
     Parameters
     ----------
     network
-        For the normalisation.
+        For the normalization.
     cells
         All cells of the run.
     settings, seed
@@ -109,7 +109,7 @@ class PixelFeeder:
     def batch(self, rows: NDArray[np.int64], view: int) -> Batch:
         """Return the batch of some cells under one view."""
         pixels, descriptors = self.pixels_and_descriptors(rows, view)
-        images = self._network.normalise(pixels).contiguous(memory_format=torch.channels_last)
+        images = self._network.normalize(pixels).contiguous(memory_format=torch.channels_last)
         return Batch(images, descriptors)
 
     def pixels_and_descriptors(self, rows: NDArray[np.int64], view: int) -> tuple[Tensor, Tensor | None]:
@@ -158,10 +158,10 @@ class PixelFeeder:
         return self._drawn[1]
 
 
-class TurnedFeeder(PixelFeeder):
+class TurnedBatchSource(PixelBatchSource):
     """Feeds plain cells turned by quarters and mirrored: exact changes of the pixels, for averaging scores."""
 
-    def __init__(self, pixels: PixelFeeder, quarters: int, mirrored: bool) -> None:
+    def __init__(self, pixels: PixelBatchSource, quarters: int, mirrored: bool) -> None:
         self.__dict__.update(pixels.__dict__)
         self._quarters, self._mirrored = quarters, mirrored
 

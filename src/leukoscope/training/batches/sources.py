@@ -6,13 +6,18 @@ from pathlib import Path
 import numpy as np
 from lightning_fabric import Fabric
 
-from leukoscope.training.batches.activation_cache import ActivationFeeder
+from leukoscope.training.batches.activation_cache import ActivationBatchSource
 from leukoscope.training.batches.augment import StainStatistics, measure_stain
 from leukoscope.training.batches.dataset import CellSet
 from leukoscope.training.batches.embedding_store import EmbeddingStore
-from leukoscope.training.batches.frozen_source import FrozenFeeder, FrozenPart, GraphEngine, choose_engine
-from leukoscope.training.batches.pixel_source import Feeder, PixelFeeder, TurnedFeeder
-from leukoscope.training.fit.callbacks import Listener
+from leukoscope.training.batches.frozen_source import (
+    FrozenBatchSource,
+    FrozenPart,
+    GraphEngine,
+    choose_engine,
+)
+from leukoscope.training.batches.pixel_source import BatchSource, PixelBatchSource, TurnedBatchSource
+from leukoscope.training.fit.callbacks import TrainingCallback
 from leukoscope.training.fit.state import Task
 from leukoscope.training.networks.freezing import freeze_boundary
 from leukoscope.training.networks.network import CellNetwork
@@ -21,7 +26,7 @@ from leukoscope.training.settings import StageSettings, TrainSettings
 LARGEST_DISK_SHARE = 0.8
 
 
-class Feeders:
+class BatchSources:
     """Makes the feeders of one model.
 
     Parameters
@@ -30,7 +35,7 @@ class Feeders:
         Launched.
     network, cells, task, settings
         As in ``Finetuner``.
-    listener
+    callback
         Is told where activations are not kept for want of space.
     engine
         Computes frozen parts where the settings allow it; None for torch.
@@ -46,17 +51,17 @@ class Feeders:
         task: Task,
         *,
         settings: TrainSettings,
-        listener: Listener,
+        callback: TrainingCallback,
         engine: GraphEngine | None,
         shared: Path | None,
     ) -> None:
         self._fabric, self._network, self._cells, self._task = fabric, network, cells, task
-        self._settings, self._listener, self._shared = settings, listener, shared
+        self._settings, self._listener, self._shared = settings, callback, shared
         self._engine = choose_engine(settings.engine, fabric.device, len(cells.labels), engine)
         self._folder = task.folder / f"cache-{fabric.global_rank}"
         self._end = len(network.backbone)
-        self.pixels = self._pixel_feeder()
-        self.of_run: Feeder = self.pixels
+        self.pixels = self._pixel_batch_source()
+        self.of_run: BatchSource = self.pixels
 
     @property
     def forward_name(self) -> str:
@@ -66,7 +71,7 @@ class Feeders:
         engine, precision = self._engine
         return f"{engine.name} {precision}"
 
-    def start(self) -> Feeder:
+    def start(self) -> BatchSource:
         """Decide on the feeder of the whole run; the layers that no stage trains have their final values."""
         boundary = freeze_boundary(self._network, self._settings.stages)
         store = None
@@ -76,38 +81,40 @@ class Feeders:
         self.of_run = self._behind(self.pixels, boundary, "", store)
         return self.of_run
 
-    def of_stage(self, number: int, stage: StageSettings) -> Feeder:
+    def of_stage(self, number: int, stage: StageSettings) -> BatchSource:
         """Return the feeder of a stage that begins: it may freeze more layers than the run as a whole."""
         of_run, stop = self.of_run, freeze_boundary(self._network, (stage,))
         if stop <= of_run.start:
             return of_run
-        keeps = isinstance(of_run, ActivationFeeder) and of_run.keep_views
+        keeps = isinstance(of_run, ActivationBatchSource) and of_run.keep_views
         return self._behind(of_run if keeps else self.pixels, stop, f"stage-{number}")
 
-    def of_scores(self) -> list[Feeder]:
+    def of_scores(self) -> list[BatchSource]:
         """Return one feeder for each view that a score averages; the whole network has its final values."""
         turned = [
-            TurnedFeeder(self.pixels, number % 4, number >= 4)
+            TurnedBatchSource(self.pixels, number % 4, number >= 4)
             for number in range(1, self._settings.score.tta)
         ]
         if self._engine is None:
             return [self.of_run, *turned]
         part = self._part(0, self._end)
-        plain = self.of_run if self.of_run.start == self._end else FrozenFeeder(self.pixels, part)
-        return [plain, *(FrozenFeeder(pixels, part) for pixels in turned)]
+        plain = self.of_run if self.of_run.start == self._end else FrozenBatchSource(self.pixels, part)
+        return [plain, *(FrozenBatchSource(pixels, part) for pixels in turned)]
 
-    def _behind(self, source: Feeder, stop: int, name: str, store: EmbeddingStore | None = None) -> Feeder:
+    def _behind(
+        self, source: BatchSource, stop: int, name: str, store: EmbeddingStore | None = None
+    ) -> BatchSource:
         """Return a feeder of unit ``stop``, which keeps what it is worth keeping."""
         engine = self._settings.engine
         keeping = engine.activation_cache == "auto"
         if stop <= source.start or not (keeping or self._engine):
             return source
-        frozen = FrozenFeeder(source, self._part(source.start, stop))
+        frozen = FrozenBatchSource(source, self._part(source.start, stop))
         if not keeping:
             return frozen
         augment = self._settings.augment
         views = augment.views if augment.changes_anything else 0
-        feeder = ActivationFeeder(
+        batch_source = ActivationBatchSource(
             frozen,
             folder=self._folder / name,
             dtype="float32" if name and stop == self._end else engine.cache_dtype,
@@ -116,7 +123,7 @@ class Feeders:
             keep_views=views > 0,
             store=store,
         )
-        needed = feeder.view_bytes * (views + 1)
+        needed = batch_source.view_bytes * (views + 1)
         self._task.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self._task.folder).free
         if needed > LARGEST_DISK_SHARE * free:
@@ -125,17 +132,17 @@ class Feeders:
                 f"{free / 1e9:.1f} GB are free in {self._task.folder}"
             )
             return frozen
-        return feeder
+        return batch_source
 
     def _part(self, start: int, stop: int) -> FrozenPart:
         return FrozenPart(self._network, start, stop, fabric=self._fabric, engine=self._engine)
 
-    def _pixel_feeder(self) -> PixelFeeder:
+    def _pixel_batch_source(self) -> PixelBatchSource:
         stain = None
         if self._settings.augment.stain_mix:
             mean, std = measure_stain(self._cells.images)
             stain = StainStatistics(mean, std, self._cells.groups, self._task.train)
-        return PixelFeeder(
+        return PixelBatchSource(
             self._network,
             self._cells,
             self._settings.augment,

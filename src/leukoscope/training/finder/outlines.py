@@ -127,7 +127,7 @@ def outline_middle(rgb: NDArray[np.uint8], microns_per_pixel: float) -> Outline 
         return None
     seed = ndimage.binary_fill_holes(seed)
     away = ndimage.distance_transform_edt(~seed) * microns_per_pixel
-    return _grow(density, seed, away, away > _REACH_UM, microns_per_pixel)
+    return _expand(density, seed, away, away > _REACH_UM, microns_per_pixel)
 
 
 def outline_in_box(rgb: NDArray[np.uint8], box: Box, microns_per_pixel: float) -> Outline | None:
@@ -152,7 +152,7 @@ def outline_in_box(rgb: NDArray[np.uint8], box: Box, microns_per_pixel: float) -
         return None
     seed = ndimage.binary_fill_holes(seed)
     away = ndimage.distance_transform_edt(~seed) * microns_per_pixel
-    found = _grow(density, seed, away, ~inside, microns_per_pixel)
+    found = _expand(density, seed, away, ~inside, microns_per_pixel)
     whole = [np.zeros((height, width), bool) for _ in range(3)]
     for plane, part in zip(whole, (found.cell, found.unknown, found.nucleus), strict=True):
         if part is not None:
@@ -187,7 +187,7 @@ def _nuclei(red: Floats, where: Bools) -> Bools:
     return ndimage.binary_opening(red > max(threshold, _LEAST_RED_DENSITY))
 
 
-def _grow(density: Floats, seed: Bools, away: Floats, outside: Bools, microns_per_pixel: float) -> Outline:
+def _expand(density: Floats, seed: Bools, away: Floats, outside: Bools, microns_per_pixel: float) -> Outline:
     shape = seed.shape
     features = density.reshape(-1, 3)
     cell = away < 1.2

@@ -47,7 +47,7 @@ class EpochRecord:
     processor_seconds: float
 
 
-class Listener:
+class TrainingCallback:
     """Hears of progress and says nothing; the command line overrides it."""
 
     def begin(self, task: str, total: int) -> None:

@@ -47,9 +47,9 @@ def read_record(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimiser's moments as named tensors."""
-    state = optimiser.state_dict()["state"]
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimizer's moments as named tensors."""
+    state = optimizer.state_dict()["state"]
     return {
         f"{index}.{name}": torch.as_tensor(value)
         for index, entry in state.items()
@@ -58,9 +58,9 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what ``optimiser_tensors`` returned."""
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what ``optimizer_tensors`` returned."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
@@ -69,9 +69,9 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tenso
         same = tensor.shape == parameter.shape
         laid = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor) if same else tensor
         state.setdefault(int(index), {})[name] = laid
-    whole = optimiser.state_dict()
+    whole = optimizer.state_dict()
     whole["state"] = state
-    optimiser.load_state_dict(whole)
+    optimizer.load_state_dict(whole)
 
 
 def read_sections(path: Path) -> dict[str, dict[str, Tensor]]:

@@ -33,10 +33,10 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str) ->
     figure = Figure(figsize=(11, 6.4), layout="constrained", dpi=110)
     for axes, (label, trained, validated) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         _draw_line(
-            axes, history, trained, colour=_TRAIN, label="training, as augmented" if validated else None
+            axes, history, trained, color=_TRAIN, label="training, as augmented" if validated else None
         )
         if validated is not None and any(record[validated] is not None for record in history):
-            _draw_line(axes, history, validated, colour=_VALIDATION, label="validation")
+            _draw_line(axes, history, validated, color=_VALIDATION, label="validation")
         _mark_stages(axes, history)
         axes.set(title=label, xlabel="epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -52,11 +52,11 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str) ->
 
 
 def _draw_line(
-    axes: Axes, history: Sequence[Mapping[str, Any]], key: str, *, colour: str, label: str | None
+    axes: Axes, history: Sequence[Mapping[str, Any]], key: str, *, color: str, label: str | None
 ) -> None:
     values = [float("nan") if record[key] is None else float(record[key]) for record in history]
     axes.plot(
-        range(1, len(values) + 1), values, color=colour, marker="o", markersize=3, linewidth=1.6, label=label
+        range(1, len(values) + 1), values, color=color, marker="o", markersize=3, linewidth=1.6, label=label
     )
 
 

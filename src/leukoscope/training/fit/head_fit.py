@@ -1,4 +1,4 @@
-"""The linear head as what it is behind a frozen backbone: a logistic regression, solved and not walked towards."""
+"""The linear head as what it is behind a frozen backbone: a logistic regression, solved and not walked toward."""
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ def fit_head(
 ) -> float:
     """Set the head's weights to the minimum of mean loss + penalty / 2 * (sum of squared weights); returns the loss.
 
-    The intercept is not penalised. The problem is convex, so that neither a seed nor a learning rate plays a part.
+    The intercept is not penalized. The problem is convex, so that neither a seed nor a learning rate plays a part.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def fit_head(
     head = network.head
     if not isinstance(head, LinearHead):
         raise TypeError("only a linear head can be fitted exactly")
-    parts = [network.standardise(embedding)]
+    parts = [network.standardize(embedding)]
     layers: list[nn.Linear] = [head.dense]
     if network.descriptor_head is not None and descriptors is not None:
         parts.append(network.expand(descriptors))

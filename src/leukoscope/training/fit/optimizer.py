@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from leukoscope.training.networks.network import CellNetwork
-from leukoscope.training.settings import LossSettings, OptimiserSettings, StageSettings
+from leukoscope.training.settings import LossSettings, OptimizerSettings, StageSettings
 
 
-def make_optimiser(
-    network: CellNetwork, stage: StageSettings, settings: OptimiserSettings
+def make_optimizer(
+    network: CellNetwork, stage: StageSettings, settings: OptimizerSettings
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of a stage, with one parameter group for each learning rate and decay.
+    """Return the optimizer of a stage, with one parameter group for each learning rate and decay.
 
     The head has the stage's rate; each backbone stage has ``layer_decay`` times that of the one behind it. Biases and
     norms (vectors) are never decayed.
@@ -54,7 +54,7 @@ def _learning_rate_scales(network: CellNetwork, layer_decay: float) -> dict[str,
 
 
 def set_learning_rate(
-    optimiser: torch.optim.Optimizer, settings: OptimiserSettings, progress: float, warmup: float
+    optimizer: torch.optim.Optimizer, settings: OptimizerSettings, progress: float, warmup: float
 ) -> float:
     """Set every group's rate for a moment of the stage; returns the largest.
 
@@ -71,9 +71,9 @@ def set_learning_rate(
         factor = 0.5 * (1.0 + math.cos(math.pi * (progress - warmup) / max(1.0 - warmup, 1e-9)))
     else:
         factor = 1.0
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor
-    return max(float(group["lr"]) for group in optimiser.param_groups)
+    return max(float(group["lr"]) for group in optimizer.param_groups)
 
 
 class AveragedWeights:

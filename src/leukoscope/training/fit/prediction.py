@@ -1,4 +1,4 @@
-"""Forward passes over whole parts, cell-level figures of them, and failures of memory in plain words."""
+"""Forward skips whole parts, cell-level figures of them, and failures of memory in plain words."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 from leukoscope.core.errors import TrainingError
 from leukoscope.stats.metrics import class_auc, roc_auc
-from leukoscope.training.batches.pixel_source import PLAIN_VIEW, Feeder
-from leukoscope.training.fit.callbacks import Listener
+from leukoscope.training.batches.pixel_source import PLAIN_VIEW, BatchSource
+from leukoscope.training.fit.callbacks import TrainingCallback
 from leukoscope.training.networks.network import CellNetwork
 
 
 def predict_rows(
     fabric: Fabric,
     network: CellNetwork,
-    feeder: Feeder,
+    batch_source: BatchSource,
     rows: NDArray[np.int64],
     *,
     batch_size: int,
-    listener: Listener | None = None,
+    callback: TrainingCallback | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return logits (N, K) and embeddings (N, D) of unchanged cells, computed by all processes together.
 
@@ -35,12 +35,12 @@ def predict_rows(
     with torch.no_grad(), fabric.autocast():
         for begin in range(0, len(mine), batch_size):
             places = mine[begin : begin + batch_size]
-            batch = feeder.batch(rows[places], PLAIN_VIEW)
-            embedding = network.embed(batch.activations, feeder.start)
-            output = network.classify(network.standardise(embedding), batch.descriptors)
+            batch = batch_source.batch(rows[places], PLAIN_VIEW)
+            embedding = network.embed(batch.activations, batch_source.start)
+            output = network.classify(network.standardize(embedding), batch.descriptors)
             logits[places], embeddings[places] = output.float(), embedding.float()
-            if listener is not None:
-                listener.advance(len(places))
+            if callback is not None:
+                callback.advance(len(places))
     if fabric.world_size > 1:
         logits = torch.as_tensor(fabric.all_reduce(logits, reduce_op="sum"))
         embeddings = torch.as_tensor(fabric.all_reduce(embeddings, reduce_op="sum"))

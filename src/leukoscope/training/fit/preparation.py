@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leukoscope.training.batches.dataset import CellSet, cell_chances
-from leukoscope.training.batches.pixel_source import PLAIN_VIEW, Feeder, PixelFeeder
-from leukoscope.training.fit.callbacks import Listener
+from leukoscope.training.batches.pixel_source import PLAIN_VIEW, BatchSource, PixelBatchSource
+from leukoscope.training.fit.callbacks import TrainingCallback
 from leukoscope.training.fit.head_fit import fit_head
 from leukoscope.training.fit.optimizer import Objective
 from leukoscope.training.networks.freezing import collect_batch_norm_statistics
@@ -23,10 +23,10 @@ _SMALLEST_STD = 1e-6
 @torch.no_grad()
 def reestimate_batch_norm(
     network: CellNetwork,
-    feeder: PixelFeeder,
+    batch_source: PixelBatchSource,
     rows: NDArray[np.int64],
     settings: TrainSettings,
-    listener: Listener,
+    callback: TrainingCallback,
 ) -> None:
     """Replace the backbone's batch-norm statistics by those of some training cells, where the settings ask for it."""
     count = min(settings.batch_norm.reestimate_cells, len(rows))
@@ -34,18 +34,18 @@ def reestimate_batch_norm(
         return
     rng = np.random.default_rng(np.random.SeedSequence([settings.seed, _CHOICE]))
     chosen = rng.permutation(rows)[:count]
-    listener.begin("Batch-norm statistics", count)
+    callback.begin("Batch-norm statistics", count)
     momenta = collect_batch_norm_statistics(network)
     size = settings.engine.batch_size
     for begin in range(0, count, size):
         batch = chosen[begin : begin + size]
         if len(batch) > 1:
-            network.backbone(feeder.batch(batch, PLAIN_VIEW).activations)
-        listener.advance(len(batch))
+            network.backbone(batch_source.batch(batch, PLAIN_VIEW).activations)
+        callback.advance(len(batch))
     for module, momentum in momenta:
         module.momentum = momentum  # type: ignore[assignment]
     network.eval()
-    listener.end()
+    callback.end()
 
 
 class Inputs(NamedTuple):
@@ -60,17 +60,17 @@ class Inputs(NamedTuple):
 @torch.no_grad()
 def prepare_heads(
     network: CellNetwork,
-    feeder: Feeder,
+    batch_source: BatchSource,
     cells: CellSet,
     rows: NDArray[np.int64],
     *,
     settings: TrainSettings,
-    listener: Listener,
+    callback: TrainingCallback,
 ) -> None:
     """Set from the unchanged training cells what the settings ask for: input statistics, and the head's exact fit."""
     if not settings.network.standardise_features and network.descriptor_head is None:
         return
-    inputs = _gather_inputs(network, feeder, rows, settings, listener)
+    inputs = _gather_inputs(network, batch_source, rows, settings, callback)
     if settings.network.standardise_features:
         network.feature_mean.copy_(inputs.embedding.mean(dim=0))
         network.feature_std.copy_(inputs.embedding.std(dim=0).clamp(min=_SMALLEST_STD))
@@ -89,21 +89,25 @@ def prepare_heads(
             objective=Objective(settings.loss, labels, groups, torch.device("cpu"), cells.classes.size),
             penalty=settings.head_fit.penalty,
         )
-        listener.say(f"head fitted on {len(rows)} cells, loss with penalty {loss:.4f}")
+        callback.say(f"head fitted on {len(rows)} cells, loss with penalty {loss:.4f}")
 
 
 def _gather_inputs(
-    network: CellNetwork, feeder: Feeder, rows: NDArray[np.int64], settings: TrainSettings, listener: Listener
+    network: CellNetwork,
+    batch_source: BatchSource,
+    rows: NDArray[np.int64],
+    settings: TrainSettings,
+    callback: TrainingCallback,
 ) -> Inputs:
     network.eval()
-    listener.begin("Feature statistics", len(rows))
+    callback.begin("Feature statistics", len(rows))
     embeddings, descriptors = [], []
     for begin in range(0, len(rows), settings.engine.batch_size):
         chosen = rows[begin : begin + settings.engine.batch_size]
-        batch = feeder.batch(chosen, PLAIN_VIEW)
-        embeddings.append(network.embed(batch.activations, feeder.start).double())
+        batch = batch_source.batch(chosen, PLAIN_VIEW)
+        embeddings.append(network.embed(batch.activations, batch_source.start).double())
         if batch.descriptors is not None:
             descriptors.append(batch.descriptors.double())
-        listener.advance(len(chosen))
-    listener.end()
+        callback.advance(len(chosen))
+    callback.end()
     return Inputs(torch.cat(embeddings), torch.cat(descriptors) if descriptors else None)

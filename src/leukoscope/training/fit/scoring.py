@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from leukoscope.data.table import logit_columns
 from leukoscope.training.batches.dataset import CellSet
-from leukoscope.training.batches.pixel_source import Feeder
-from leukoscope.training.fit.callbacks import Listener
+from leukoscope.training.batches.pixel_source import BatchSource
+from leukoscope.training.fit.callbacks import TrainingCallback
 from leukoscope.training.fit.prediction import predict_rows
 from leukoscope.training.networks.network import CellNetwork
 
@@ -20,9 +20,9 @@ def score_rows(
     network: CellNetwork,
     rows: NDArray[np.int64],
     *,
-    views: Sequence[Feeder],
+    views: Sequence[BatchSource],
     batch_size: int,
-    listener: Listener,
+    callback: TrainingCallback,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return logits (N, K), of two classes (N, 1), and embeddings (N, D), both the mean over the views.
 
@@ -35,14 +35,14 @@ def score_rows(
     """
     logits = np.zeros((len(rows), network.outputs))
     embeddings = np.zeros((len(rows), network.embedding_width))
-    listener.begin("Scoring", len(rows) * len(views))
+    callback.begin("Scoring", len(rows) * len(views))
     for view in views:
         view_logits, view_embeddings = predict_rows(
-            fabric, network, view, rows, batch_size=batch_size, listener=listener
+            fabric, network, view, rows, batch_size=batch_size, callback=callback
         )
         logits += view_logits
         embeddings += view_embeddings
-    listener.end()
+    callback.end()
     return (logits / len(views)).astype(np.float32), (embeddings / len(views)).astype(np.float32)
 
 

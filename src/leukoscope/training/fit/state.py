@@ -36,7 +36,7 @@ class Task:
 
 
 @dataclass
-class Progressed:
+class TrainingState:
     """How far a model has come; what a checkpoint records beside the tensors.
 
     ``seconds`` is what training took so far, over all calls; ``recalled``, whether kept embeddings spared it a part.
@@ -62,7 +62,7 @@ class Running:
     number: int
     epochs: int
     select: bool
-    optimiser: Any
+    optimizer: Any
     module: Any
     objective: Objective
     average: AveragedWeights | None
@@ -77,5 +77,5 @@ class Trainee(nn.Module):
 
     def forward(self, activations: Tensor, descriptors: Tensor | None, start: int) -> Tensor:
         """Return the logits (B, K), or (B, 1) of two classes."""
-        features = self.network.standardise(self.network.embed(activations, start))
+        features = self.network.standardize(self.network.embed(activations, start))
         return self.network.classify(features, descriptors)

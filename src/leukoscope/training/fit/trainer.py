@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leukoscope.core.errors import DivergedError, TrainingError
-from leukoscope.training.batches.activation_cache import ActivationFeeder
+from leukoscope.training.batches.activation_cache import ActivationBatchSource
 from leukoscope.training.batches.dataset import CellSet, check_classes, epoch_order
 from leukoscope.training.batches.frozen_source import GraphEngine
-from leukoscope.training.batches.pixel_source import PLAIN_VIEW, Batch, Feeder
-from leukoscope.training.batches.sources import Feeders
+from leukoscope.training.batches.pixel_source import PLAIN_VIEW, Batch, BatchSource
+from leukoscope.training.batches.sources import BatchSources
 from leukoscope.training.fit import checkpoint
-from leukoscope.training.fit.callbacks import EpochRecord, Listener
+from leukoscope.training.fit.callbacks import EpochRecord, TrainingCallback
 from leukoscope.training.fit.optimizer import (
     AveragedWeights,
     Objective,
     class_losses,
-    make_optimiser,
+    make_optimizer,
     set_learning_rate,
 )
 from leukoscope.training.fit.prediction import accuracy, area_under_curve, explain_failures, predict_rows
 from leukoscope.training.fit.preparation import prepare_heads, reestimate_batch_norm
-from leukoscope.training.fit.state import Progressed, Running, Task, Trainee
+from leukoscope.training.fit.state import Running, Task, Trainee, TrainingState
 from leukoscope.training.networks.freezing import set_modes, set_trainable
 from leukoscope.training.networks.network import CellNetwork
 from leukoscope.training.settings import STAGE_NAMES, StageSettings, TrainSettings
@@ -52,7 +52,7 @@ class Finetuner:
         Which of them, and where to keep the state.
     settings
         The run's.
-    listener
+    callback
         Hears of progress.
     shared
         Folder of what later runs can use again: embeddings of a backbone that is frozen as a whole.
@@ -68,24 +68,24 @@ class Finetuner:
         task: Task,
         *,
         settings: TrainSettings,
-        listener: Listener,
+        callback: TrainingCallback,
         shared: Path | None = None,
         engine: GraphEngine | None = None,
     ) -> None:
         self.fabric, self.network, self.cells = fabric, network, cells
-        self.task, self.settings, self.listener = task, settings, listener
-        self.progressed = Progressed()
+        self.task, self.settings, self.callback = task, settings, callback
+        self.training_state = TrainingState()
         self._start_time = time.perf_counter()
         self._earlier_seconds = 0.0
-        self.feeders = Feeders(
-            fabric, network, cells, task, settings=settings, listener=listener, engine=engine, shared=shared
+        self.batch_sources = BatchSources(
+            fabric, network, cells, task, settings=settings, callback=callback, engine=engine, shared=shared
         )
-        self._feeder: Feeder = self.feeders.pixels
+        self._feeder: BatchSource = self.batch_sources.pixels
         check_classes(cells, task.train, "train")
         if len(task.validation):
             check_classes(cells, task.validation, "validation")
 
-    def fit(self) -> Progressed:
+    def fit(self) -> TrainingState:
         """Train, or go on where the last checkpoint ends; the network then holds the kept weights.
 
         Raises
@@ -96,59 +96,63 @@ class Finetuner:
         self._start_time = time.perf_counter()
         final = self.task.folder / checkpoint.FINAL
         if final.is_file():
-            self.progressed = Progressed(**checkpoint.read_record(final))
+            self.training_state = TrainingState(**checkpoint.read_record(final))
             checkpoint.load_final(self.network, final)
             self.fabric.to_device(self.network)
-            return self.progressed
+            return self.training_state
         with explain_failures(self.settings.engine.batch_size):
             self._fit()
         self._take_time()
         if self.fabric.is_global_zero:
-            checkpoint.write_tensors(final, self.network.state_dict(), asdict(self.progressed))
+            checkpoint.write_tensors(final, self.network.state_dict(), asdict(self.training_state))
             for pattern in ("best-*", f"{checkpoint.LAST}*"):  # with what a kill left half-written
                 for path in self.task.folder.glob(pattern):
                     path.unlink()
         self.fabric.barrier()
-        return self.progressed
+        return self.training_state
 
     def _take_time(self) -> None:
-        of_run = self.feeders.of_run
-        self.progressed.recalled |= isinstance(of_run, ActivationFeeder) and of_run.recalled
-        self.progressed.seconds = self._earlier_seconds + time.perf_counter() - self._start_time
+        of_run = self.batch_sources.of_run
+        self.training_state.recalled |= isinstance(of_run, ActivationBatchSource) and of_run.recalled
+        self.training_state.seconds = self._earlier_seconds + time.perf_counter() - self._start_time
 
     def _fit(self) -> None:
         network, settings = self.network, self.settings
         last = self.task.folder / checkpoint.LAST
         sections: dict[str, dict[str, Tensor]] = {}
         if last.is_file():
-            self.progressed = Progressed(**checkpoint.read_record(last))
-            self._earlier_seconds = self.progressed.seconds
+            self.training_state = TrainingState(**checkpoint.read_record(last))
+            self._earlier_seconds = self.training_state.seconds
             sections = checkpoint.read_sections(last)
             network.load_state_dict(sections["model"], strict=True)
         network.to(memory_format=torch.channels_last)
         self.fabric.to_device(network)
         if not sections:
-            reestimate_batch_norm(network, self.feeders.pixels, self.task.train, settings, self.listener)
-        feeder = self.feeders.start()
+            reestimate_batch_norm(
+                network, self.batch_sources.pixels, self.task.train, settings, self.callback
+            )
+        batch_source = self.batch_sources.start()
         if not sections:
             prepare_heads(
-                network, feeder, self.cells, self.task.train, settings=settings, listener=self.listener
+                network, batch_source, self.cells, self.task.train, settings=settings, callback=self.callback
             )
-        first = self.progressed.stage
+        first = self.training_state.stage
         for number, stage in enumerate(settings.stages[first:], start=first):
             self._run_stage(number, stage, sections if number == first else {})
 
     @property
     def _stage_number(self) -> int:
         """Return the stage's number in the configuration: 2 for ``stage2``, whether or not ``stage1`` is run."""
-        return STAGE_NAMES.index(self.settings.stage_names[self.progressed.stage]) + 1
+        return STAGE_NAMES.index(self.settings.stage_names[self.training_state.stage]) + 1
 
     def _run_stage(self, number: int, stage: StageSettings, sections: dict[str, dict[str, Tensor]]) -> None:
-        state = self.progressed
+        state = self.training_state
         if not sections:
-            state = Progressed(number, 0, state.total, best_epochs=state.best_epochs, history=state.history)
-            self.progressed = state
-        self._feeder = self.feeders.of_stage(number, stage)
+            state = TrainingState(
+                number, 0, state.total, best_epochs=state.best_epochs, history=state.history
+            )
+            self.training_state = state
+        self._feeder = self.batch_sources.of_stage(number, stage)
         running = self._start_stage(number, stage, sections)
         patience = stage.patience if running.select else 0
         while state.epoch < running.epochs and not (patience and state.stale >= patience):
@@ -159,7 +163,7 @@ class Finetuner:
         gc.collect()  # a DistributedDataParallel that lives on would join in the next stage's gradients
         self._keep_best(average)
         state.best_epochs.append(state.best_epoch or state.epoch)
-        self.progressed = Progressed(
+        self.training_state = TrainingState(
             number + 1, 0, state.total, best_epochs=state.best_epochs, history=state.history
         )
 
@@ -167,21 +171,21 @@ class Finetuner:
         self, number: int, stage: StageSettings, sections: dict[str, dict[str, Tensor]]
     ) -> Running:
         set_trainable(self.network, stage)
-        optimiser = make_optimiser(self.network, stage, self.settings.optimiser)
-        decay = self.settings.optimiser.ema_decay
+        optimizer = make_optimizer(self.network, stage, self.settings.optimizer)
+        decay = self.settings.optimizer.ema_decay
         average = AveragedWeights(self.network, decay) if decay else None
         objective = self._objective()
         if sections:
-            checkpoint.restore_optimiser(optimiser, sections.get("optimiser", {}))
+            checkpoint.restore_optimizer(optimizer, sections.get("optimizer", {}))
             objective.group_weights = sections["objective"]["group_weights"].to(self.fabric.device)
             if average is not None:
                 kept = dict(sections["average"])
                 average.steps = int(kept.pop("steps"))
                 average.tensors = {name: tensor.to(self.fabric.device) for name, tensor in kept.items()}
-        module, optimiser = self.fabric.setup(Trainee(self.network), optimiser)
+        module, optimizer = self.fabric.setup(Trainee(self.network), optimizer)
         epochs = self.task.epochs[number] if self.task.epochs else stage.epochs
         select = not self.task.epochs and len(self.task.validation) > 0
-        return Running(number, epochs, select, optimiser, module, objective, average)
+        return Running(number, epochs, select, optimizer, module, objective, average)
 
     def _objective(self) -> Objective:
         rows = self.task.train
@@ -189,29 +193,29 @@ class Finetuner:
         return Objective(self.settings.loss, labels, groups, self.fabric.device, self.cells.classes.size)
 
     def _train_epoch(self, running: Running) -> dict[str, Any]:
-        state, settings, fabric = self.progressed, self.settings, self.fabric
-        feeder = self._feeder
+        state, settings, fabric = self.training_state, self.settings, self.fabric
+        batch_source = self._feeder
         start_time = time.perf_counter()
         batches = self._local_batches(state.total)
-        view = feeder.view_of_epoch(state.total)
+        view = batch_source.view_of_epoch(state.total)
         cached_seconds = self._prepare_view(np.concatenate(batches), view)
         processor_start = time.process_time()
         set_modes(self.network, settings.batch_norm.unfrozen == "train")
         torch.manual_seed(_seed(settings.seed, _DROPOUT, state.total, fabric.global_rank))
         name = f"{self.task.name}: stage {self._stage_number}, epoch {state.epoch + 1} of {running.epochs}"
-        self.listener.begin(name, sum(map(len, batches)))
+        self.callback.begin(name, sum(map(len, batches)))
         logits, total_loss, rate = [], 0.0, 0.0
-        warmup = settings.optimiser.warmup_epochs / running.epochs
+        warmup = settings.optimizer.warmup_epochs / running.epochs
         for step, rows in enumerate(batches):
             progress = (state.epoch + step / len(batches)) / running.epochs
-            rate = set_learning_rate(running.optimiser, settings.optimiser, progress, warmup)
-            output, losses = self._step(running, feeder.batch(rows, view), rows, step)
+            rate = set_learning_rate(running.optimizer, settings.optimizer, progress, warmup)
+            output, losses = self._step(running, batch_source.batch(rows, view), rows, step)
             if running.average is not None:
                 running.average.update(self.network)
             total_loss += float(losses.sum())
             logits.append(output)
-            self.listener.advance(len(rows), float(losses.mean()))
-        self.listener.end()
+            self.callback.advance(len(rows), float(losses.mean()))
+        self.callback.end()
         shown, labels = torch.cat(logits).numpy(), self.cells.labels[np.concatenate(batches)]
         seconds = time.perf_counter() - start_time
         return {
@@ -229,32 +233,32 @@ class Finetuner:
         self, running: Running, batch: Batch, rows: NDArray[np.int64], step: int
     ) -> tuple[Tensor, Tensor]:
         """Take one step; returns the logits and the losses of the batch's cells, on the CPU."""
-        fabric, clip_norm = self.fabric, self.settings.optimiser.clip_norm
+        fabric, clip_norm = self.fabric, self.settings.optimizer.clip_norm
         targets = torch.from_numpy(self.cells.labels[rows]).to(fabric.device)
         output = running.module(batch.activations, batch.descriptors, self._feeder.start)
         losses = running.objective.cell_losses(output, targets)
         groups = torch.from_numpy(self.cells.groups[rows])
         loss = running.objective.batch_loss(losses, groups, fabric.world_size)
         self._check_finite(loss, step)
-        running.optimiser.zero_grad(set_to_none=True)
+        running.optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
         if clip_norm:
             fabric.clip_gradients(
-                running.module, running.optimiser, max_norm=clip_norm, error_if_nonfinite=False
+                running.module, running.optimizer, max_norm=clip_norm, error_if_nonfinite=False
             )
-        running.optimiser.step()
+        running.optimizer.step()
         return output.detach().float().cpu(), losses.detach().cpu()
 
     def _prepare_view(self, rows: NDArray[np.int64], view: int) -> float:
-        feeder, start = self._feeder, time.perf_counter()
-        if feeder.start == 0:
+        batch_source, start = self._feeder, time.perf_counter()
+        if batch_source.start == 0:
             return 0.0  # the whole network runs in every step: nothing is done once
-        absent = feeder.count_absent(rows, view)
+        absent = batch_source.count_absent(rows, view)
         if absent:
-            self.listener.begin(f"{self.task.name}: frozen layers, view {view + 1}", absent)
-        feeder.prepare(rows, view, self.listener.advance)
+            self.callback.begin(f"{self.task.name}: frozen layers, view {view + 1}", absent)
+        batch_source.prepare(rows, view, self.callback.advance)
         if absent:
-            self.listener.end()
+            self.callback.end()
         return time.perf_counter() - start
 
     def _local_batches(self, total_epoch: int) -> list[NDArray[np.int64]]:
@@ -285,7 +289,7 @@ class Finetuner:
 
     def _check_finite(self, loss: Tensor, step: int) -> None:
         if not bool(torch.isfinite(loss.detach())):
-            state = self.progressed
+            state = self.training_state
             raise DivergedError(
                 f"the loss became {float(loss.detach())} in stage {self._stage_number}, epoch {state.epoch + 1}, step "
                 f"{step + 1}; lower the learning rate, or use --precision 32-true"
@@ -293,7 +297,7 @@ class Finetuner:
 
     def _finish_epoch(self, running: Running, trained: dict[str, Any]) -> None:
         average = running.average
-        state = self.progressed
+        state = self.training_state
         if average is not None:
             average.swap(self.network)
         validated = self._validate()
@@ -313,7 +317,7 @@ class Finetuner:
         record = EpochRecord(self.task.name, self._stage_number, state.epoch, **figures)
         state.history.append(asdict(record))
         self._save(running)
-        self.listener.epoch(record)
+        self.callback.epoch(record)
 
     def _validate(self) -> dict[str, float | None]:
         rows = self.task.validation
@@ -338,24 +342,24 @@ class Finetuner:
 
     def _save(self, running: Running) -> None:
         if self.fabric.is_global_zero:
-            moments = checkpoint.optimiser_tensors(running.optimiser)
+            moments = checkpoint.optimizer_tensors(running.optimizer)
             tensors = {f"model/{name}": tensor for name, tensor in self.network.state_dict().items()}
-            tensors |= {f"optimiser/{name}": tensor for name, tensor in moments.items()}
+            tensors |= {f"optimizer/{name}": tensor for name, tensor in moments.items()}
             tensors["objective/group_weights"] = running.objective.group_weights
             if (average := running.average) is not None:
                 tensors |= {f"average/{name}": tensor for name, tensor in average.tensors.items()}
                 tensors["average/steps"] = torch.tensor(average.steps)
             self._take_time()
-            checkpoint.write_tensors(self.task.folder / checkpoint.LAST, tensors, asdict(self.progressed))
+            checkpoint.write_tensors(self.task.folder / checkpoint.LAST, tensors, asdict(self.training_state))
             for path in self.task.folder.glob("best-*.safetensors"):
-                if path.name != self.progressed.best_file:
+                if path.name != self.training_state.best_file:
                     path.unlink()
         self.fabric.barrier()
 
     def _keep_best(self, average: AveragedWeights | None) -> None:
         self.fabric.barrier()
-        if self.progressed.best_file is not None:
-            checkpoint.load_final(self.network, self.task.folder / self.progressed.best_file)
+        if self.training_state.best_file is not None:
+            checkpoint.load_final(self.network, self.task.folder / self.training_state.best_file)
         elif average is not None:
             average.swap(self.network)
 

@@ -57,7 +57,7 @@ KINDS: tuple[Kind, ...] = (
 
 ``lymphoid_precursor`` is the normal B-lymphoid precursor of C-NMC's healthy people. It is reported with the
 lymphocytes and is never part of the blast probability; as a kind of its own it does not pull the mature lymphocytes
-of other laboratories towards the one laboratory that has precursors.
+of other laboratories toward the one laboratory that has precursors.
 """
 
 NAMES: tuple[str, ...] = tuple(kind.name for kind in KINDS)

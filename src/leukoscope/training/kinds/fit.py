@@ -20,10 +20,10 @@ from torch.nn import functional
 
 from leukoscope.core.errors import DivergedError
 from leukoscope.training.fit.checkpoint import (
-    optimiser_tensors,
+    optimizer_tensors,
     read_record,
     read_sections,
-    restore_optimiser,
+    restore_optimizer,
     write_tensors,
 )
 from leukoscope.training.kinds.bank import Bank
@@ -50,7 +50,7 @@ class FitSettings:
     average
         Decay of the moving average of the weights, which is the result.
     smoothing
-        Share of the loss that pulls towards all kinds alike.
+        Share of the loss that pulls toward all kinds alike.
     empty_share, texture_share
         Shares of a batch that are surroundings without a cell, and synthetic textures.
     seed
@@ -274,7 +274,7 @@ class _Run:
         sections = {
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
-            "optimizer": optimiser_tensors(self.optimizer),
+            "optimizer": optimizer_tensors(self.optimizer),
         }
         tensors = {f"{name}/{key}": tensor for name, part in sections.items() for key, tensor in part.items()}
         write_tensors(self.state, tensors, {"steps": self.steps, "seconds": self.elapsed()})
@@ -283,5 +283,5 @@ class _Run:
         record, sections = read_record(state), read_sections(state)
         self.network.load_state_dict(sections["network"])
         self.averaged.load_state_dict(sections["averaged"])
-        restore_optimiser(self.optimizer, sections["optimizer"])
+        restore_optimizer(self.optimizer, sections["optimizer"])
         self.steps, self._spent = int(record["steps"]), float(record["seconds"])

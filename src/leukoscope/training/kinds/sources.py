@@ -209,8 +209,8 @@ def _field(
     """Yield boxes with a label, and places away from them: half on boxes without label (red cells), half anywhere."""
     height, width = rgb.shape[:2]
     held_out = is_held_out(subject)
-    labelled = [(label, _center(box)) for label, box in boxes if label]
-    for (label, center), (_, box) in zip(labelled, [entry for entry in boxes if entry[0]], strict=True):
+    labeled = [(label, _center(box)) for label, box in boxes if label]
+    for (label, center), (_, box) in zip(labeled, [entry for entry in boxes if entry[0]], strict=True):
         margin = 0.2 * (box[3] - box[1])
         inside = (
             box[0] > -margin and box[1] > -margin and box[2] < height + margin and box[3] < width + margin
@@ -227,7 +227,7 @@ def _field(
         center = (
             plain[rng.integers(len(plain))] if use_box else (rng.uniform(0, height), rng.uniform(0, width))
         )
-        distance_um = [np.hypot(center[0] - y, center[1] - x) * microns_per_pixel for _, (y, x) in labelled]
+        distance_um = [np.hypot(center[0] - y, center[1] - x) * microns_per_pixel for _, (y, x) in labeled]
         if min(distance_um, default=99.0) > 9.0:
             found += 1
             yield Crop(cut_crop(rgb, center, microns_per_pixel), NOT_WHITE, laboratory, subject, held_out)

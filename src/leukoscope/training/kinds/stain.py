@@ -100,7 +100,7 @@ def compress(images: Tensor, coarseness: Tensor) -> Tensor:
     images
         (N, 3, H, W) in 0..1, H and W multiples of 8.
     coarseness
-        (N,) step of the lowest frequency in grey levels of 255; the highest has six times as large a step. 0 is off.
+        (N,) step of the lowest frequency in gray levels of 255; the highest has six times as large a step. 0 is off.
     """
     count, _, height, width = images.shape
     basis = _cosines(images.device)

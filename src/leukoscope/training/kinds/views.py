@@ -163,7 +163,7 @@ def warp(
 
 
 def textures(count: int, side: int, generator: torch.Generator) -> Tensor:
-    """Return images of no cell: smooth noise of random grain, colour and contrast, flat colours and stripes."""
+    """Return images of no cell: smooth noise of random grain, color and contrast, flat colors and stripes."""
     choice = torch.softmax(
         8.0 * torch.randn(len(_GRAINS), count, generator=generator, device=generator.device), dim=0
     )

@@ -128,7 +128,7 @@ class BackboneChain(nn.Module):
 
 
 def create_backbone(arch: str, drop_path_rate: float = 0.0) -> nn.Module:
-    """Return timm's model ``arch`` without classifier, randomly initialised."""
+    """Return timm's model ``arch`` without classifier, randomly initialized."""
     options: dict[str, Any] = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
     try:
         model: nn.Module = timm.create_model(arch, pretrained=False, num_classes=0, **options)

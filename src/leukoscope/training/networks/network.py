@@ -34,7 +34,7 @@ class Outputs(NamedTuple):
     embedding: Tensor
     """(N, D), the pooled features of all chosen stages."""
     activation_map: Tensor
-    """(N, K, h, w) or (N, 1, h, w), Grad-CAM of each logit after ReLU, not normalised."""
+    """(N, K, h, w) or (N, 1, h, w), Grad-CAM of each logit after ReLU, not normalized."""
 
 
 class LinearHead(nn.Module):
@@ -59,7 +59,7 @@ class LinearHead(nn.Module):
 
 
 class PaperHead(nn.Module):
-    """Dense(128, ReLU), BatchNorm, Dropout, Dense(K), initialised and normalised as in Keras."""
+    """Dense(128, ReLU), BatchNorm, Dropout, Dense(K), initialized and normalized as in Keras."""
 
     def __init__(self, width: int, drop_rate: float, outputs: int = 1) -> None:
         super().__init__()
@@ -116,8 +116,8 @@ class CellNetwork(nn.Module):
 
     Notes
     -----
-    Everything between the uint8 pixels and the logit is in here (scaling to 0..1, the backbone's own normalisation, the
-    statistics that standardise features and descriptors), as buffers that travel with the weights.
+    Everything between the uint8 pixels and the logit is in here (scaling to 0..1, the backbone's own normalization, the
+    statistics that standardize features and descriptors), as buffers that travel with the weights.
     """
 
     pixel_scale: Tensor
@@ -162,7 +162,7 @@ class CellNetwork(nn.Module):
         self.register_buffer("descriptor_std", torch.ones(len(NINE_SCALARS)))
 
     def forward(self, cells: Tensor) -> Outputs:
-        """Judge a batch; the graph that is exported.
+        """Classify a batch; the graph that is exported.
 
         Parameters
         ----------
@@ -170,16 +170,16 @@ class CellNetwork(nn.Module):
             (N, S, S, 3) uint8, RGB, from ``prepare_cell``.
         """
         pixels = cells.permute(0, 3, 1, 2).float()
-        pooled = self.pool(self.normalise(pixels))
+        pooled = self.pool(self.normalize(pixels))
         descriptors = self.describe(pixels)
-        features = self.standardise(pooled.embedding)
+        features = self.standardize(pooled.embedding)
         explained_map = self.standardise_map(pooled)
         weights = self.head.jacobian(features)[:, :, self.pooling.explained]
         weights = weights / (explained_map.shape[2] * explained_map.shape[3])
         activation_map = functional.relu(torch.einsum("nkc,nchw->nkhw", weights, explained_map))
         return Outputs(self.classify(features, descriptors), pooled.embedding, activation_map)
 
-    def normalise(self, pixels: Tensor) -> Tensor:
+    def normalize(self, pixels: Tensor) -> Tensor:
         """Bring pixels (N, 3, S, S), 0..255, to the scale the backbone expects.
 
         With statistics of cells (``pixel_mean``) the background becomes 0, which no cell's pixel is.
@@ -198,7 +198,7 @@ class CellNetwork(nn.Module):
         """Return the nine scalars (N, 9) of the pixels, or None where the network has no descriptor head."""
         return describe_pixels(pixels) if self.descriptor_head is not None else None
 
-    def standardise(self, embedding: Tensor) -> Tensor:
+    def standardize(self, embedding: Tensor) -> Tensor:
         """Apply the training cells' feature statistics (identity unless ``standardise_features`` is set)."""
         return (embedding - self.feature_mean) / self.feature_std
 
@@ -216,7 +216,7 @@ class CellNetwork(nn.Module):
         return explained_map / std
 
     def classify(self, features: Tensor, descriptors: Tensor | None = None) -> Tensor:
-        """Return the logits (N, K) from standardised features and, for a descriptor head, raw descriptors."""
+        """Return the logits (N, K) from standardized features and, for a descriptor head, raw descriptors."""
         logits: Tensor = self.head(features)
         if self.descriptor_head is not None:
             if descriptors is None:
@@ -225,18 +225,18 @@ class CellNetwork(nn.Module):
         return logits
 
     def expand(self, descriptors: Tensor) -> Tensor:
-        """Return the descriptor head's input: standardised, with the products of each two where they are wanted."""
-        standardised = (descriptors - self.descriptor_mean) / self.descriptor_std
+        """Return the descriptor head's input: standardized, with the products of each two where they are wanted."""
+        standardized = (descriptors - self.descriptor_mean) / self.descriptor_std
         if not self.settings.descriptor_products:
-            return standardised
-        products = standardised.unsqueeze(2) * standardised.unsqueeze(1)
+            return standardized
+        products = standardized.unsqueeze(2) * standardized.unsqueeze(1)
         rows, columns = torch.triu_indices(len(NINE_SCALARS), len(NINE_SCALARS)).unbind()
-        return torch.cat([standardised, products[:, rows, columns]], dim=1)
+        return torch.cat([standardized, products[:, rows, columns]], dim=1)
 
     def embed(self, activations: Tensor, start: int = 0) -> Tensor:
         """Return the embedding (N, D) from the input of backbone unit ``start``.
 
-        Normalised pixels for 0; behind the last unit it is the embedding itself.
+        Normalized pixels for 0; behind the last unit it is the embedding itself.
         """
         return activations if start == len(self.backbone) else self.pool(activations, start).embedding
 

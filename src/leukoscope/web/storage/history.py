@@ -70,7 +70,7 @@ class CaseRecord:
 
 @dataclass(frozen=True, slots=True)
 class NewCase:
-    """What is stored of one judged image. ``pictures`` is empty unless keeping them is switched on."""
+    """What is stored of one classified image. ``pictures`` is empty unless keeping them is switched on."""
 
     result: CellResult
     file_sha256: str
@@ -117,7 +117,7 @@ class History:
         self._on_delete = on_delete
 
     def record(self, cases: Sequence[NewCase], actor: str) -> list[CaseRecord]:
-        """Store judged images in one transaction, with one line in the audit log.
+        """Store classified images in one transaction, with one line in the audit log.
 
         The stored result names the case instead of the file, unless a name is given to be kept.
         """
@@ -144,7 +144,7 @@ class History:
             counts = Counter(row.decision for row in rows)
             audit.append(
                 session,
-                "judged",
+                "classified",
                 actor,
                 {
                     "cases": [row.case for row in rows],

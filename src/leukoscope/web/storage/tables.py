@@ -47,7 +47,7 @@ class Base(DeclarativeBase):
 
 
 class Case(Base):
-    """One judged image under a pseudonymous id."""
+    """One classified image under a pseudonymous id."""
 
     __tablename__ = "cases"
 

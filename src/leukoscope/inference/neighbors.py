@@ -1,4 +1,4 @@
-"""The most similar cells to a cell, as the network sees them: nearest neighbours among embeddings."""
+"""The most similar cells to a cell, as the network sees them: nearest neighbors among embeddings."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple, Self
@@ -10,7 +10,7 @@ from leukoscope.core.errors import UsageError
 from leukoscope.inference.cells import Prediction
 
 
-class Neighbour(NamedTuple):
+class Neighbor(NamedTuple):
     """A reference cell near the one that was asked about.
 
     Attributes
@@ -25,7 +25,7 @@ class Neighbour(NamedTuple):
     distance: float
 
 
-class NeighbourIndex:
+class NeighborIndex:
     """Reference cells in the embedding space of one bundle; every question compares with all of them.
 
     Parameters
@@ -52,7 +52,7 @@ class NeighbourIndex:
 
     @classmethod
     def of(cls, predictions: Sequence[Prediction]) -> Self:
-        """Index judged cells; a prediction without an embedding (rejected by an input check) is an error."""
+        """Index classified cells; a prediction without an embedding (rejected by an input check) is an error."""
         missing = [one.result.source for one in predictions if one.embedding is None]
         if missing:
             raise UsageError(f"{missing[0]}: has no embedding, because it was refused; leave such images out")
@@ -61,7 +61,7 @@ class NeighbourIndex:
 
     def nearest(
         self, embedding: ArrayLike, count: int = 5, *, without_subjects: Collection[str] = ()
-    ) -> list[Neighbour]:
+    ) -> list[Neighbor]:
         """Return the nearest reference cells, the nearest first.
 
         Parameters
@@ -71,7 +71,7 @@ class NeighbourIndex:
         count
             At most this many.
         without_subjects
-            People whose cells are passed over: the asked cell's own, if similarity to others is the question.
+            People whose cells are skipped: the asked cell's own, if similarity to others is the question.
         """
         values = np.asarray(embedding, dtype=np.float32)
         width = self._directions.shape[1]
@@ -80,7 +80,7 @@ class NeighbourIndex:
         distances = 1 - self._directions @ _directions(values[None])[0]
         order = np.argsort(distances, kind="stable")
         kept = [row for row in order.tolist() if self.subjects[row] not in without_subjects]
-        return [Neighbour(row, max(0.0, float(distances[row]))) for row in kept[:count]]
+        return [Neighbor(row, max(0.0, float(distances[row]))) for row in kept[:count]]
 
 
 def _directions(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,11 +9,11 @@ from leukoscope.core.text import read_text
 
 if TYPE_CHECKING:
     from leukoscope.core.classes import ClassSchema
-    from leukoscope.models.manifest import LicenceRecord
+    from leukoscope.models.manifest import LicenseRecord
     from leukoscope.training.networks.network import CellNetwork
 
 CNMC = "C-NMC 2019, The Cancer Imaging Archive, doi 10.7937/tcia.2019.dc64i46r, AIIMS New Delhi"
-CNMC_LICENCE = "CC-BY-3.0"
+CNMC_LICENSE = "CC-BY-3.0"
 NO_DIAGNOSIS = "Not for diagnosis, screening or treatment decisions."
 ONE_LABEL = (
     "Every training subject carries one label only, so that stain, session and person are confounded with the class; "
@@ -32,21 +32,21 @@ class Words:
     limitations: tuple[str, ...]
 
 
-CNMC_WORDS = Words(
+CNMC_TEXTS = Words(
     "leukoscope-cnmc",
     "B-ALL lymphoblasts against normal precursors",
     "Research and teaching on single cell images: telling B-ALL lymphoblasts from normal B-lymphoid precursors in "
     "images prepared as C-NMC 2019 (one cell, cut out on a black 450 x 450 canvas, Jenner-Giemsa stain). "
     f"{NO_DIAGNOSIS}",
     (
-        "All training cells come from one centre. Other microscopes, stains and ways of cutting cells out are "
+        "All training cells come from one center. Other microscopes, stains and ways of cutting cells out are "
         "untested.",
         "Cell size alone separates the classes to a large part; read every result beside the area-alone baseline.",
         "Normal cells here are B-lymphoid precursors. Mature cells and other lineages were not trained on and are "
         "meant to be refused as novel, which is not certain.",
     ),
 )
-OTHER_WORDS = Words(
+OTHER_TEXTS = Words(
     "leukoscope-model",
     "Blasts against normal cells",
     "Research and teaching on single cell images: telling the blasts from the normal cells of the training table, in "
@@ -69,8 +69,8 @@ class TrainingData:
         Every one of them is a file of C-NMC 2019, by its digest.
     subjects, both_labels
         People, and how many of them have cells of both classes.
-    licence
-        Text of the data's licence; None for that of C-NMC, or for none stated.
+    license_text
+        Text of the data's license; None for that of C-NMC, or for none stated.
     attribution
         Whom to credit; empty for C-NMC's own, or for nobody stated.
     """
@@ -78,13 +78,13 @@ class TrainingData:
     official: bool
     subjects: int
     both_labels: int
-    licence: str | None = None
+    license_text: str | None = None
     attribution: str = ""
 
     @property
     def words(self) -> Words:
         """Return what the bundle says of such a model."""
-        return CNMC_WORDS if self.official else OTHER_WORDS
+        return CNMC_TEXTS if self.official else OTHER_TEXTS
 
     def words_for(self, classes: "ClassSchema") -> Words:
         """Return the same for a model of these classes."""
@@ -94,11 +94,11 @@ class TrainingData:
             return self.words
         listed = ", ".join(entry.title.lower() for entry in classes.classes)
         return Words(
-            OTHER_WORDS.name,
+            OTHER_TEXTS.name,
             "Kinds of cells",
             f"Research and teaching on single cell images: telling apart the kinds of the training table ({listed}), "
             f"in images prepared alike. {NO_DIAGNOSIS}",
-            OTHER_WORDS.limitations,
+            OTHER_TEXTS.limitations,
         )
 
     @property
@@ -113,15 +113,15 @@ class TrainingData:
         return (labels, *self.words.limitations, HEAT_MAP)
 
 
-def read_training_data(run: Path, licence: Path | None, attribution: str) -> TrainingData:
+def read_training_data(run: Path, license_text: Path | None, attribution: str) -> TrainingData:
     """Return what the table and the options say of the cells of part train."""
     import pandas as pd
 
     from leukoscope.core.errors import UsageError
     from leukoscope.data.official import official_by_sha256
 
-    if licence is not None and not licence.is_file():
-        raise UsageError(f"--data-licence {licence}: no such file; name the licence's text")
+    if license_text is not None and not license_text.is_file():
+        raise UsageError(f"--data-license {license_text}: no such file; name the file with the license")
     scores = pd.read_csv(run / "scores.csv", dtype={"subject": str, "group": str}, keep_default_na=False)
     trained = scores[scores["part"] == "train"]
     people = trained["subject"].where(trained["subject"] != "", trained["group"])
@@ -130,58 +130,58 @@ def read_training_data(run: Path, licence: Path | None, attribution: str) -> Tra
         official=set(trained["sha256"]) <= official_by_sha256().keys(),
         subjects=len(labels),
         both_labels=int((labels > 1).sum()),
-        licence=None if licence is None else _read_licence(licence),
+        license_text=None if license_text is None else _read_license(license_text),
         attribution=attribution,
     )
 
 
-def licence_text(data: TrainingData) -> str:
-    """Return the licences of the training data and of the sample cells, which are C-NMC's whatever was trained on."""
+def data_license_text(data: TrainingData) -> str:
+    """Return the licenses of the training data and of the sample cells, which are C-NMC's whatever was trained on."""
     from leukoscope import assets
 
     sample = (assets.sample_cells_directory() / "ATTRIBUTION.md").read_text(encoding="utf-8")
     if data.official:
-        return data.licence or sample
-    return f"{data.licence or 'The licence of the training data was not stated.'}\n\n{sample}"
+        return data.license_text or sample
+    return f"{data.license_text or 'The license of the training data was not stated.'}\n\n{sample}"
 
 
-def licence_records(data: TrainingData, initial_weights: str) -> "tuple[LicenceRecord, ...]":
+def license_records(data: TrainingData, initial_weights: str) -> "tuple[LicenseRecord, ...]":
     """Return under what terms weights, training data and sample cells may be used."""
-    from leukoscope.models.manifest import LicenceRecord
+    from leukoscope.models.manifest import LicenseRecord
 
-    weights = LicenceRecord(part="weights", licence="Apache-2.0", attribution=initial_weights)
+    weights = LicenseRecord(part="weights", license="Apache-2.0", attribution=initial_weights)
     if data.official:
-        both = LicenceRecord(
-            part="training data and sample cells", licence=CNMC_LICENCE, attribution=data.attribution or CNMC
+        both = LicenseRecord(
+            part="training data and sample cells", license=CNMC_LICENSE, attribution=data.attribution or CNMC
         )
         return (weights, both)
-    # SPDX' words for a licence that stands in the text beside, and for nothing said.
-    licence = "NOASSERTION" if data.licence is None else "LicenseRef-training-data"
+    # SPDX' words for a license that stands in the text beside, and for nothing said.
+    license_text = "NOASSERTION" if data.license_text is None else "LicenseRef-training-data"
     return (
         weights,
-        LicenceRecord(part="training data", licence=licence, attribution=data.attribution),
-        LicenceRecord(part="sample cells", licence=CNMC_LICENCE, attribution=CNMC),
+        LicenseRecord(part="training data", license=license_text, attribution=data.attribution),
+        LicenseRecord(part="sample cells", license=CNMC_LICENSE, attribution=CNMC),
     )
 
 
-def head_words(network: "CellNetwork") -> str:
+def head_texts(network: "CellNetwork") -> str:
     """Return what the head is and what it sees."""
     settings = network.settings
     stages = len(settings.pooled_stages)
     values = "mean and mean square over the cell" if settings.pooling == "moments" else "global averages"
     words = f"{settings.head}, on the {values} of {stages} stage{'s' if stages > 1 else ''}"
-    return words + (" and nine size and colour scalars" if settings.descriptor_head else "")
+    return words + (" and nine size and color scalars" if settings.descriptor_head else "")
 
 
-def explained_words(network: "CellNetwork") -> str:
+def explained_texts(network: "CellNetwork") -> str:
     """Return which map Grad-CAM explains."""
     settings = network.settings
     if settings.pooling == "moments":
-        return f"the standardised maps of all {len(settings.pooled_stages)} stages and their squares"
+        return f"the standardized maps of all {len(settings.pooled_stages)} stages and their squares"
     return "the last features" if settings.pooled_stages == (-1,) else "the deepest pooled stage"
 
 
-def tensor_words(network: "CellNetwork", classes: "ClassSchema") -> dict[str, tuple[str, str]]:
+def tensor_texts(network: "CellNetwork", classes: "ClassSchema") -> dict[str, tuple[str, str]]:
     """Return meaning and range of every tensor of the graph by its name."""
     settings = network.settings
     last = settings.pooled_stages == (-1,)
@@ -204,12 +204,12 @@ def tensor_words(network: "CellNetwork", classes: "ClassSchema") -> dict[str, tu
         "cells": ("RGB on the canonical black canvas, resized as a whole", "0 to 255"),
         "logits": (logits, "unbounded"),
         "embedding": (embedding, "unbounded"),
-        "activation_map": (f"Grad-CAM of {of_what} after ReLU, {explained}, not normalised", ">= 0"),
+        "activation_map": (f"Grad-CAM of {of_what} after ReLU, {explained}, not normalized", ">= 0"),
     }
 
 
-def _read_licence(path: Path) -> str:
+def _read_license(path: Path) -> str:
     try:
         return read_text(path)
     except OSError as error:
-        raise UsageError(f"--data-licence {path}: cannot be read: {error.strerror}") from None
+        raise UsageError(f"--data-license {path}: cannot be read: {error.strerror}") from None

@@ -10,7 +10,7 @@ _OVERHEAD_BYTES = 600
 
 
 @dataclass(frozen=True, slots=True)
-class Artefact:
+class Artifact:
     """What the pages show beside a stored result: the file's name as it was given, and PNG pictures by kind."""
 
     name: str
@@ -23,12 +23,12 @@ class Artefact:
         return _OVERHEAD_BYTES + len(self.name) + sum(len(png) for png in self.pictures.values())
 
 
-class Artefacts:
+class Artifacts:
     """A cache by case id; the oldest entries go first when ``limit_bytes`` is reached or their time is over."""
 
     def __init__(self, limit_bytes: int, keep_s: float) -> None:
         self._limit, self._keep_s = limit_bytes, keep_s
-        self._entries: OrderedDict[str, Artefact] = OrderedDict()
+        self._entries: OrderedDict[str, Artifact] = OrderedDict()
         self._size = 0
         self._lock = Lock()
 
@@ -39,14 +39,14 @@ class Artefacts:
 
     def put(self, case: str, name: str, pictures: Mapping[str, bytes]) -> None:
         """Remember the name and pictures of one case."""
-        entry = Artefact(name, dict(pictures), time.monotonic() + self._keep_s)
+        entry = Artifact(name, dict(pictures), time.monotonic() + self._keep_s)
         with self._lock:
             self._drop(case)
             self._entries[case] = entry
             self._size += entry.size
             self._expire()
 
-    def get(self, case: str) -> Artefact | None:
+    def get(self, case: str) -> Artifact | None:
         """Return what is remembered of a case, or None."""
         with self._lock:
             self._expire()

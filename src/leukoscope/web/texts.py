@@ -7,7 +7,7 @@ from typing import Any
 from flask import Flask, url_for
 from markupsafe import Markup, escape
 
-from leukoscope.core.terms import REASON_WORDS, RESEARCH_USE, Reason, Status
+from leukoscope.core.terms import REASON_TEXTS, RESEARCH_USE, Reason, Status
 from leukoscope.imaging.symbols import OUTLINES
 from leukoscope.inference.html_sheet import shown_probability
 from leukoscope.inference.results import CellResult
@@ -24,7 +24,7 @@ SHORT_REASONS: dict[Reason, str] = {
     Reason.TOO_MANY_PIXELS: "Too many pixels",
     Reason.TOO_SMALL: "Too small",
     Reason.MULTIPLE_FRAMES: "Several images in one file",
-    Reason.UNSUPPORTED_MODE: "Not 8-bit colour",
+    Reason.UNSUPPORTED_MODE: "Not 8-bit color",
     Reason.BLANK: "Empty frame",
     Reason.NOT_SEGMENTED: "Background not black",
     Reason.WRONG_SCALE: "Size unlike a cell",
@@ -41,7 +41,7 @@ SHORT_REASONS: dict[Reason, str] = {
     Reason.CONTRADICTS_OPERATING_POINT: "Contradicts the threshold",
 }
 """Reasons in lists and tables; the panel of a case says them in full."""
-VERDICT_WORDS = {Verdict.AGREE: "Agree", Verdict.DISAGREE: "Disagree", Verdict.UNSURE: "Unsure"}
+VERDICT_TEXTS = {Verdict.AGREE: "Agree", Verdict.DISAGREE: "Disagree", Verdict.UNSURE: "Unsure"}
 ABSENT = "–"
 
 
@@ -143,8 +143,8 @@ def register(app: Flask) -> None:
         outlines=OUTLINES,
         shown=lambda result: shown_probability(result, services().model.classes),
         Verdict=Verdict,
-        reason_words=REASON_WORDS,
+        reason_words=REASON_TEXTS,
         short_reasons=SHORT_REASONS,
-        verdict_words=VERDICT_WORDS,
+        verdict_words=VERDICT_TEXTS,
         research_use=RESEARCH_USE,
     )
