@@ -46,6 +46,7 @@ def load_model(
     threads: int | None = None,
     operating_point: str | None = None,
     tta: int = 1,
+    microns_per_pixel: float | None = None,
 ) -> Predictor:
     """Open a bundle and compile its network.
 
@@ -63,6 +64,8 @@ def load_model(
         Name of one of the bundle's operating points; None for its default.
     tta
         Test-time augmentation: 1, 4 (quarter turns) or 8 (and mirror images) views whose outputs are averaged.
+    microns_per_pixel
+        Scale of uncut photographs; None takes each file's metadata, else measures red cells.
 
     Returns
     -------
@@ -88,9 +91,12 @@ def load_model(
         raise InputTypeError(
             f"a value of type {type(model).__qualname__}: expected the name of a model or the folder of a bundle"
         )
-    return Predictor.open(
+    from leukoscope.smear.photographs import take_photographs
+
+    predictor = Predictor.open(
         model, engine=engine, precision=precision, threads=threads, operating_point=operating_point, tta=tta
     )
+    return take_photographs(predictor, microns_per_pixel)
 
 
 load = load_model
@@ -128,7 +134,7 @@ def predict(
 
 @lru_cache(maxsize=2)
 def _loaded(folder: str) -> Predictor:
-    return Predictor.open(folder)
+    return load_model(folder)
 
 
 def read_images(*images: Any, subjects: PathLike | Mapping[str, str] | None = None) -> Iterator[Source]:

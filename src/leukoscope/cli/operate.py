@@ -32,7 +32,8 @@ def predict(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Images, folders, ZIP archives, glob patterns, or - for one image on standard input."
+            help="Cut-out cells or uncut photographs: images, folders, ZIP archives, glob patterns, or - for one image "
+            "on standard input."
         ),
     ] = None,
     *,
@@ -82,14 +83,19 @@ def predict(
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where compiled models are kept, for a faster start.")
     ] = None,
+    microns_per_pixel: Annotated[
+        float | None,
+        typer.Option(help="Scale of uncut photographs; without it their metadata or red cells tell it."),
+    ] = None,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of a result and exit.")
     ] = False,
 ) -> None:
     """Classify cell images: probability, decision, reasons, heat map.
 
-    Exit code 0: every image was classified, or refused as unlike the training cells. 1: an image could not be read or
-    is no cell image (the others have their results). 2: wrong usage.
+    An uncut photograph gives one result per white cell that is found in it. Exit code 0: every image was classified, or
+    refused as unlike the training cells. 1: an image could not be read or shows no cell; the others have their results.
+    2: wrong usage.
 
     Examples: leukoscope predict cell.bmp --out results
 
@@ -120,6 +126,7 @@ def predict(
         threads=threads,
         precision=precision,
         cache=cache,
+        microns_per_pixel=microns_per_pixel,
     )
     try:
         code = run_predict(options)

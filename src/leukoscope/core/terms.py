@@ -61,6 +61,7 @@ class Reason(StrEnum):
     # A field was read but cannot be searched for cells.
     NO_SCALE = "no_scale"
     NOT_A_SMEAR = "not_a_smear"
+    NO_CELLS = "no_cells"
     # The model's evidence does not decide.
     BOTH_PLAUSIBLE = "both_plausible"
     NEITHER_PLAUSIBLE = "neither_plausible"
@@ -89,6 +90,7 @@ REASON_TEXTS: dict[Reason, str] = {
     Reason.NOVEL: "The image does not look like the cells the model was trained on.",
     Reason.NO_SCALE: "The scale is unknown: not given, not in the file, and too few red cells to measure it.",
     Reason.NOT_A_SMEAR: "The image does not look like a stained blood smear in bright light.",
+    Reason.NO_CELLS: "No white cell was found in the photograph.",
     Reason.BOTH_PLAUSIBLE: "Both classes remain plausible at the chosen error rate.",
     Reason.NEITHER_PLAUSIBLE: "The cell is unusual for either class at the chosen error rate.",
     Reason.SEVERAL_PLAUSIBLE: "Several classes remain plausible at the chosen error rate.",

@@ -17,12 +17,20 @@ from leukoscope.core.errors import EngineError, ImageError, UsageError
 from leukoscope.core.terms import Status
 from leukoscope.decision.calibration import group_log_odds
 from leukoscope.decision.input_checks import check_descriptors
-from leukoscope.decision.parameters import OperatingPoint
+from leukoscope.decision.parameters import DecisionParameters, OperatingPoint
 from leukoscope.decision.policy import Verdict, decide
 from leukoscope.imaging.canvas import place_on_canvas, prepare_cell
 from leukoscope.imaging.decode import DecodeLimits, decode_image
 from leukoscope.imaging.descriptors import describe_cell
-from leukoscope.inference.cells import Prediction, Predictions, PreparedCell, Rgb, Source
+from leukoscope.inference.cells import (
+    PhotographCell,
+    PhotographReader,
+    Prediction,
+    Predictions,
+    PreparedCell,
+    Rgb,
+    Source,
+)
 from leukoscope.inference.inputs import ImageLike, as_source, is_one_image, iterate_images
 from leukoscope.inference.results import CellResult, ModelReference, ReasonDetail
 from leukoscope.inference.tta import TURNS, join_turned, turn_cell
@@ -48,6 +56,11 @@ class Predictor:
         Name of one of the bundle's operating points; None takes its default.
     limits
         What the decoder refuses.
+
+    Attributes
+    ----------
+    photographs
+        Finds the cells of uncut photographs; None (as here) refuses photographs. ``leukoscope.load_model`` sets it.
 
     Raises
     ------
@@ -78,6 +91,10 @@ class Predictor:
         self.session = session
         self.turns = turns
         self.limits = limits or DecodeLimits()
+        self.photographs: PhotographReader | None = None
+        # The focus of a cell cut out of a photograph is measured there: at another scale the fine detail is another.
+        limits_of_cut = bundle.decision.input_limits.model_copy(update={"min_focus": 0.0})
+        self._decision_of_cut = bundle.decision.model_copy(update={"input_limits": limits_of_cut})
         manifest = bundle.manifest
         self.classes = manifest.classes
         self.model = ModelReference(name=manifest.name, version=manifest.version, sha256=bundle.model_sha256)
@@ -156,7 +173,8 @@ class Predictor:
         -------
         Prediction or Predictions
             One prediction for one image, a list for several. An image that cannot be read or classified gives the
-            decision ``rejected`` with its reasons, no exception.
+            decision ``rejected`` with its reasons, no exception. An uncut photograph with several cells gives a list
+            with one prediction per cell.
 
         Raises
         ------
@@ -177,7 +195,11 @@ class Predictor:
         if isinstance(images, ImageError):
             return self._predict_one(Source(name or "image", images, subject))
         if is_one_image(images):
-            return self._predict_one(as_source(images, name=name, subject=subject))
+            rows = [
+                self._predict_one(source)
+                for source in self._expand([as_source(images, name=name, subject=subject)])
+            ]
+            return rows[0] if len(rows) == 1 else Predictions(rows)
         return Predictions(self.stream(iterate_images(images, subject=subject)))
 
     def _predict_one(self, source: Source) -> Prediction:
@@ -233,14 +255,15 @@ class Predictor:
         Yields
         ------
         Prediction
-            One for each source, in their order. A broken image gives a rejected result, never an exception.
+            One for each source, in their order, and for each cell of an uncut photograph. A broken image gives a
+            rejected result, never an exception.
 
         Raises
         ------
         EngineError
             The engine failed.
         """
-        iterator = iterate_images(sources)
+        iterator = self._expand(iterate_images(sources))
         first = list(islice(iterator, 2))
         if len(first) == 1 and not self.session.streaming:  # one image gets every thread
             yield self._predict_one(first[0])
@@ -263,9 +286,12 @@ class Predictor:
         while waiting:
             yield self._finish(waiting.popleft())
 
+    def _expand(self, sources: Iterable[Source]) -> Iterator[Source]:
+        return iter(sources) if self.photographs is None else self.photographs.expand(sources)
+
     def prepare(self, source: Source) -> PreparedCell | Prediction:
         """Read, measure and prepare one image; a ``Prediction`` (rejected) where it cannot be read."""
-        began = time.perf_counter()
+        began = time.perf_counter() - source.duration_s
         try:
             if isinstance(source.content, ImageError):
                 raise source.content
@@ -281,9 +307,11 @@ class Predictor:
         canvas = place_on_canvas(rgb, manifest.canvas_px)
         # Of the image itself: contact with its own border cannot be seen any more on the canvas.
         descriptors = describe_cell(rgb, manifest.canvas_px)
-        refusals = tuple(check_descriptors(descriptors, self.bundle.decision.input_limits))
+        refusals = tuple(check_descriptors(descriptors, self._decision(source).input_limits))
         cell = prepare_cell(canvas, manifest.input_px, manifest.canvas_px)
-        height, width = rgb.shape[:2]
+        height, width = (
+            rgb.shape[:2] if source.found is None else (source.found.height_px, source.found.width_px)
+        )
         return PreparedCell(
             source, cell, canvas, descriptors, width, height, refusals, time.perf_counter() - began
         )
@@ -309,6 +337,9 @@ class Predictor:
             return self.session.run(cells)
         turned = np.concatenate([turn_cell(cell, self.turns) for cell in cells])
         return join_turned(self.session.run(turned), self.turns)
+
+    def _decision(self, source: Source) -> DecisionParameters:
+        return self.bundle.decision if source.found is None else self._decision_of_cut
 
     def _start(self, prepared: PreparedCell) -> "_Started":
         cells = turn_cell(prepared.cell, self.turns)
@@ -338,7 +369,7 @@ class Predictor:
             logits,
             novelty,
             prepared.descriptors,
-            self.bundle.decision,
+            self._decision(prepared.source),
             self.operating_point.name,
             classes=self.classes,
         )
@@ -388,6 +419,7 @@ class Predictor:
             width_px=prepared.width_px,
             height_px=prepared.height_px,
             area_px=prepared.descriptors.area_px,
+            **_place(prepared.source.found),
             explained_class=explained,
             duration_ms=round(1e3 * (prepared.duration_s + seconds), 3),
         )
@@ -397,7 +429,8 @@ class Predictor:
         side = self.bundle.manifest.canvas_px
         height, width = prepared.height_px, prepared.width_px
         crop = ""
-        if verdict.status is Status.REJECTED and max(height, width) > side:
+        cut_by_canvas = prepared.source.found is None and max(height, width) > side
+        if verdict.status is Status.REJECTED and cut_by_canvas:
             crop = (
                 f" The image has {width} x {height} px, only the central "
                 f"{min(width, side)} x {min(height, side)} px are looked at."
@@ -413,6 +446,7 @@ class Predictor:
             subject=source.subject,
             model=self.model,
             threshold=self.operating_point.threshold,
+            **_place(source.found),
             duration_ms=round(1e3 * seconds, 3),
         )
         return Prediction(result)
@@ -432,6 +466,19 @@ def explained_member(forward: ForwardResult, row: int, verdict: Verdict, classes
 class _Started:
     prepared: PreparedCell
     pending: list[Pending]
+
+
+def _place(found: PhotographCell | None) -> dict[str, Any]:
+    """Return where a cell was found, as fields of ``CellResult``."""
+    if found is None:
+        return {}
+    return {
+        "cell": found.cell,
+        "cells": found.cells,
+        "box": found.box,
+        "microns_per_pixel": found.microns_per_pixel,
+        "warnings": found.warnings,
+    }
 
 
 def _sentence(text: str) -> str:

@@ -142,16 +142,18 @@ def edge_width(density: Floats, um: float) -> float:
 
 def _check_light(thumbnail: NDArray[np.uint8]) -> None:
     values = thumbnail.astype(np.float32)
-    bright, dark = float(np.quantile(values, 0.98)), float(np.quantile(values, 0.02))
+    bright = float(np.quantile(values, 0.98))
+    low, high = np.quantile(values, (0.02, 0.98), axis=(0, 1))
+    contrast = float((high - low).max())  # of the channel that has most
     if bright < _LEAST_BRIGHTNESS:
         raise ImageError(
             Reason.BLANK,
             f"the image is black (brightest {bright:.0f} of 255); check lamp, shutter and exposure",
         )
-    if bright - dark < _LEAST_CONTRAST * 2 and float(values.std(axis=(0, 1)).max()) < _LEAST_CONTRAST:
+    if contrast < _LEAST_CONTRAST * 2 and float(values.std(axis=(0, 1)).max()) < _LEAST_CONTRAST:
         raise ImageError(
             Reason.BLANK,
-            f"the image is empty ({bright - dark:.0f} of 255 between dark and bright); give one with cells",
+            f"the image is empty ({contrast:.0f} of 255 between dark and bright); give one with cells",
         )
     color = (values.max(axis=-1) - values.min(axis=-1)).mean()
     if color < _LEAST_COLOR:

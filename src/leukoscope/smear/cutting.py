@@ -12,17 +12,16 @@ from PIL import Image
 
 from leukoscope.core.errors import CohortError, ImageError
 from leukoscope.core.io import OutputFile
-from leukoscope.imaging.canvas import CANVAS_PX
+from leukoscope.imaging.canvas import CANVAS_PX, CANVAS_UM
 from leukoscope.smear.annotations import Annotation, Annotations
 from leukoscope.smear.calibrate import Calibration, calibrate_field, survey_field
 from leukoscope.smear.exports import file_stem, write_picture
 from leukoscope.smear.files import FieldFile, open_field
 from leukoscope.smear.finder import Finder, Instance
 from leukoscope.smear.finder_network import load_finder
+from leukoscope.smear.picture import Picture
 from leukoscope.smear.tiling import find_cells
 
-CANVAS_UM = 0.087
-"""Scale of the canonical canvas: C-NMC cells, estimated from the size of their lymphocytes."""
 UNCUT_UM, UNCUT_PX = 0.1, 250
 """Scale and side of an uncut crop: 25 micrometers with the surroundings."""
 TABLE = "cells.csv"
@@ -186,25 +185,57 @@ def _crop(
 ) -> NDArray[np.uint8]:
     """Return the crop of a cell at the fixed scale, background set to white, or cut out on black."""
     target, side = (CANVAS_UM, CANVAS_PX) if settings.canonical else (UNCUT_UM, UNCUT_PX)
-    factor = target / calibration.scale.value
+    return crop_cell(file.picture, cell, calibration, target, side, cut_out=settings.canonical)
+
+
+def crop_cell(
+    picture: Picture,
+    cell: Instance,
+    calibration: Calibration,
+    target_um: float,
+    side_px: int,
+    *,
+    cut_out: bool,
+) -> NDArray[np.uint8]:
+    """Return a square around a cell at a scale of its own.
+
+    Parameters
+    ----------
+    picture, cell, calibration
+        The field, the cell in px of the field, and light and scale of the field.
+    target_um, side_px
+        Micrometers per pixel and side of the crop.
+    cut_out
+        The cell alone, on black; else with its surroundings, the background set to white.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 (side_px, side_px, 3).
+    """
+    factor = target_um / calibration.scale.value
     middle = ((cell.box[0] + cell.box[2]) / 2, (cell.box[1] + cell.box[3]) / 2)
-    half = side * factor / 2
+    half = side_px * factor / 2
     want = tuple(round(middle[axis] + sign * half) for sign in (-1, 1) for axis in (0, 1))
-    height, width = calibration.light.size
-    box = (max(0, want[0]), max(0, want[1]), min(height, want[2]), min(width, want[3]))
-    part = calibration.light.normalize(file.picture.read(box), box)
-    whole = np.full((want[2] - want[0], want[3] - want[1], 3), 0 if settings.canonical else 242, np.uint8)
-    at = (box[0] - want[0], box[1] - want[1])
-    if settings.canonical:
-        mask = np.zeros(part.shape[:2], np.bool_)
+    box = (
+        max(0, want[0]), max(0, want[1]),
+        min(picture.height_px, want[2]), min(picture.width_px, want[3]),
+    )  # fmt: skip
+    size = (side_px, side_px)
+    whole = np.full((want[2] - want[0], want[3] - want[1], 3), 242, np.uint8)
+    inner = np.s_[box[0] - want[0] : box[2] - want[0], box[1] - want[1] : box[3] - want[1]]
+    whole[inner] = calibration.light.normalize(picture.read(box), box)
+    crop = np.array(Image.fromarray(whole).resize(size, Image.Resampling.BILINEAR))
+    if cut_out:
+        mask = np.zeros(whole.shape[:2], np.uint8)
         y0, x0, y1, x1 = cell.box
-        inner = (max(y0, box[0]), max(x0, box[1]), min(y1, box[2]), min(x1, box[3]))
-        mask[inner[0] - box[0] : inner[2] - box[0], inner[1] - box[1] : inner[3] - box[1]] = cell.cell[
-            inner[0] - y0 : inner[2] - y0, inner[1] - x0 : inner[3] - x0
-        ]
-        part = np.where(mask[..., None], part, 0).astype(np.uint8)
-    whole[at[0] : at[0] + part.shape[0], at[1] : at[1] + part.shape[1]] = part
-    return np.asarray(Image.fromarray(whole).resize((side, side), Image.Resampling.BILINEAR))
+        top, left, bottom, right = max(y0, box[0]), max(x0, box[1]), min(y1, box[2]), min(x1, box[3])
+        mask[top - want[0] : bottom - want[0], left - want[1] : right - want[1]] = (
+            255 * cell.cell[top - y0 : bottom - y0, left - x0 : right - x0]
+        )
+        inside = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.BILINEAR)) >= 128
+        crop[~inside] = 0
+    return crop
 
 
 def _clipped(

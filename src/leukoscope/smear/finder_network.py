@@ -14,6 +14,7 @@ from leukoscope.models.files import MODEL
 from leukoscope.models.finder_bundle import FinderBundle
 from leukoscope.models.registry import FINDER_MODEL, resolve_model
 from leukoscope.smear.finder import FoundCell
+from leukoscope.smear.scale import COARSEST_UM
 
 RED_CELL_UM = 7.2
 _FIRST_SIDES_PX = (
@@ -99,6 +100,8 @@ class NetworkFinder:
         longer = max(rgb.shape[:2])
         for side in _FIRST_SIDES_PX:
             guess = 0.25 * side / longer
+            if guess > COARSEST_UM:  # red cells of a few pixels
+                continue
             for _ in range(2):  # a second look at the scale that the first one gives
                 diameters = find_in_field(rgb, guess, self._session.run, self._settings).red_diameters_px
                 if len(diameters) < _FEWEST_RED:

@@ -5,8 +5,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.smear.calibrate import edge_width
+from leukoscope.smear.calibrate import Calibration, edge_width
 from leukoscope.smear.finder import FoundCell
+from leukoscope.smear.picture import Box, Picture
 from leukoscope.smear.raster import Bools, Floats, dilate, erode, label_parts, trace_outlines
 
 MEASUREMENTS: dict[str, str] = {
@@ -79,6 +80,12 @@ def measure_cell(cell: FoundCell, density: Floats, microns_per_pixel: float) -> 
             values[f"cytoplasm_od_{name}_mean"] = float(density[cytoplasm][:, channel].mean())
     values["edge_width_um"] = edge_width(density[..., 1], um)
     return values
+
+
+def edge_width_of(picture: Picture, calibration: Calibration, box: Box) -> float:
+    """Return the width of the edges in a part of a field, in micrometers: large is out of focus."""
+    density = calibration.light.optical_density(picture.read(box), box)
+    return edge_width(density[..., 1], calibration.scale.value)
 
 
 def shape_of(mask: Bools, um: float) -> dict[str, float]:

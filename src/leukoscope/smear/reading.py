@@ -18,7 +18,7 @@ from leukoscope.inference.inputs import iterate_images
 from leukoscope.models.registry import FINDER_MODEL
 from leukoscope.smear.calibrate import SHARP_UM, Calibration, Survey, calibrate_field, survey_field
 from leukoscope.smear.files import FIELD_LIMITS, FieldFile, open_field
-from leukoscope.smear.finder import ClassicalFinder, Finder, FoundCell
+from leukoscope.smear.finder import ClassicalFinder, Finder, FoundCell, Instance
 from leukoscope.smear.finder_network import RED_CELL_UM, NetworkFinder, load_finder
 from leukoscope.smear.measure import measure_cell
 from leukoscope.smear.picture import Picture, shrunk_shape
@@ -115,7 +115,7 @@ def read_smear(
     """
     if microns_per_pixel is not None and not 0 < microns_per_pixel < 1000:
         raise UsageError(f"microns_per_pixel is {microns_per_pixel}; expected a positive number, such as 0.1")
-    reader = _Reader(microns_per_pixel, finder, classifier)
+    reader = FieldSearch(microns_per_pixel, finder, classifier)
     waiting = deque[Source]()
     stream = _sources(sources, subject_of)
     while (source := waiting.popleft() if waiting else next(stream, None)) is not None:
@@ -133,14 +133,43 @@ def _sources(sources: Any, subject_of: Callable[[str], str | None]) -> Iterator[
             yield from iterate_images(source)
 
 
-class _Reader:
-    """Reads one field after the other and remembers the red cells of the current smear."""
+@dataclass(frozen=True)
+class SearchedField:
+    """A field that was searched for white cells.
+
+    Attributes
+    ----------
+    base
+        Record of the field, without its cells.
+    picture, calibration
+        The field, and its light, scale and stain.
+    cells
+        White cells in reading order.
+    smudges
+        Smudge cells seen, which are not among ``cells``.
+    """
+
+    base: FieldRecord
+    picture: Picture
+    calibration: Calibration
+    cells: list[Instance]
+    smudges: int
+
+
+class FieldSearch:
+    """Searches one field after the other and remembers the red cells of the current smear.
+
+    Parameters
+    ----------
+    microns_per_pixel, finder, classifier
+        See ``read_smear``.
+    """
 
     def __init__(
         self,
-        microns_per_pixel: float | None,
-        finder: "Finder | str | os.PathLike[str]",
-        classifier: CellClassifier | None,
+        microns_per_pixel: float | None = None,
+        finder: "Finder | str | os.PathLike[str]" = FINDER_MODEL,
+        classifier: CellClassifier | None = None,
     ) -> None:
         self._given = microns_per_pixel
         named = isinstance(finder, str | os.PathLike) and finder != CLASSICAL
@@ -150,6 +179,18 @@ class _Reader:
         self._sizes: dict[str, RedCellSize] = {}
 
     def read(self, source: Source, waiting: "deque[Source]", stream: Iterator[Source]) -> FieldReading:
+        """Read one field; where it shows few red cells, those of the following fields of its smear are asked."""
+        searched = self._search(source, waiting, stream)
+        return searched if isinstance(searched, FieldReading) else self._describe(searched)
+
+    def search(self, source: Source) -> SearchedField | FieldReading:
+        """Search one field by itself, whatever came before; a ``FieldReading`` has the reason why it was not."""
+        self._smear, self._sizes = None, {}
+        return self._search(source, deque(), iter(()))
+
+    def _search(
+        self, source: Source, waiting: "deque[Source]", stream: Iterator[Source]
+    ) -> SearchedField | FieldReading:
         name = source.name
         base = FieldRecord(image=name, smear=smear_of(name), subject=source.subject, finder=self._name)
         try:
@@ -170,7 +211,7 @@ class _Reader:
             calibration = calibrate_field(
                 picture, survey, given=self._given, metadata=file.scale, smear=smear
             )
-            return self._search(base, picture, calibration)
+            return self._find(base, picture, calibration)
         except ImageError as error:
             whole = (0, 0, picture.height_px, picture.width_px)
             return FieldReading(
@@ -230,13 +271,17 @@ class _Reader:
             return None
         return Scale(scale.value, ScaleSource.SMEAR, scale.n_red_cells, scale.interval, scale.measured)
 
-    def _search(self, base: FieldRecord, picture: Picture, calibration: Calibration) -> FieldReading:
-        scale, stain, light = calibration.scale, calibration.stain, calibration.light
-        finder = ClassicalFinder(stain) if self._finder == CLASSICAL else self._finder
-        found = find_cells(picture, light, finder, scale.value)
+    def _find(self, base: FieldRecord, picture: Picture, calibration: Calibration) -> SearchedField:
+        finder = ClassicalFinder(calibration.stain) if self._finder == CLASSICAL else self._finder
+        found = find_cells(picture, calibration.light, finder, calibration.scale.value)
         found = [cell for cell in found if cell.score >= LEAST_SCORE]
         whole = [cell for cell in found if cell.smudge < 0.5]
-        smudges = len(found) - len(whole)
+        return SearchedField(base, picture, calibration, whole, len(found) - len(whole))
+
+    def _describe(self, searched: SearchedField) -> FieldReading:
+        """Measure and name the cells of a field, and draw it."""
+        picture, calibration, whole = searched.picture, searched.calibration, searched.cells
+        scale, light, smudges = calibration.scale, calibration.light, searched.smudges
         calls = self._classifier.classify(picture, calibration, whole) if self._classifier else None
         records, crops = [], []
         for index, cell in enumerate(whole):
@@ -252,7 +297,7 @@ class _Reader:
             warnings.append(f"{smudges} smudge cell{'s' if smudges > 1 else ''} seen and not counted")
         box = (0, 0, picture.height_px, picture.width_px)
         overview = light.normalize(picture.read(box, shrunk_shape(picture, OVERVIEW_PX)), box)
-        record = base.model_copy(
+        record = searched.base.model_copy(
             update={
                 "scale": _scale_record(scale),
                 "stain": _stain_record(calibration),

@@ -1,0 +1,54 @@
+"""What a cell lies on: black or white ground of a cut-out, or a photograph with its surroundings."""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukoscope.imaging.foreground import FOREGROUND_ABOVE, count_components
+
+Ground = Literal["black", "white", "photograph"]
+
+WHITE_FROM = 245
+"""A pixel is white ground when all its channels reach this value (0 to 255); lossy files come within 10 of white."""
+
+_LEAST_BLACK_RIM = (
+    0.25  # a cut-out that fills its frame touches it briefly, a photograph has hardly a black pixel
+)
+_LEAST_WHITE_RIM = 0.95
+_MOST_WHITE_PARTS = 3
+_BRIGHT = 150  # green of what is not black: cells of C-NMC have at most 50 in the median
+_LEAST_BRIGHT_SHARE = 0.3  # of the frame: the view through an eyepiece, not a cell
+
+
+def ground_of(rgb: NDArray[np.uint8]) -> Ground:
+    """Tell a cut-out cell on black or white from a photograph.
+
+    Parameters
+    ----------
+    rgb
+        uint8 (H, W, 3); what was transparent is black.
+
+    Returns
+    -------
+    str
+        ``black`` where black pixels make up a quarter of the frame's rim, ``white`` where white ones make up nearly
+        all of it and at most three parts lie on them, else ``photograph``. A bright disk on black is the view through
+        an eyepiece: a photograph.
+    """
+    rim = np.concatenate((rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]))
+    if float((rim <= FOREGROUND_ABOVE).all(axis=1).mean()) >= _LEAST_BLACK_RIM:
+        sample = rgb[::4, ::4].reshape(-1, 3)
+        seen = sample[(sample > FOREGROUND_ABOVE).any(axis=1), 1]
+        bright = seen.size >= _LEAST_BRIGHT_SHARE * len(sample) and float(np.median(seen)) >= _BRIGHT
+        return "photograph" if bright else "black"
+    if float((rim >= WHITE_FROM).all(axis=1).mean()) >= _LEAST_WHITE_RIM:
+        mask = (rgb < WHITE_FROM).any(axis=2)
+        return "white" if mask.any() and count_components(mask) <= _MOST_WHITE_PARTS else "photograph"
+    return "photograph"
+
+
+def white_to_black(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a copy of a cut-out whose white ground is black; uint8 (H, W, 3)."""
+    white = (rgb >= WHITE_FROM).all(axis=2)
+    return np.where(white[..., None], 0, rgb).astype(np.uint8)
