@@ -181,8 +181,8 @@ def _dice(path: Path, record: FieldRecord, size: tuple[int, int]) -> list[float]
     return [float(2 * (truth & found).sum() / both)] if both else []
 
 
-def scale_files(data: Path, name: str) -> list[Path]:
-    """Return up to ``SCALE_IMAGES`` images, spread evenly over a set in the order of their names."""
+def scale_files(data: Path, name: str, most: int) -> list[Path]:
+    """Return up to ``most`` images, spread evenly over a set in the order of their names."""
     if name == "PBC":
         files = sorted(
             path for path in (data / "pbc_normal_cells").rglob("*") if path.suffix in (".jpg", ".webp")
@@ -190,13 +190,13 @@ def scale_files(data: Path, name: str) -> list[Path]:
     else:
         folder = data / "fields" / FOLDERS[name]
         files = sorted(path for path in folder.iterdir() if path.suffix in (".jpg", ".webp", ".png"))
-    chosen = np.linspace(0, len(files) - 1, min(SCALE_IMAGES, len(files))).round().astype(int)
+    chosen = np.linspace(0, len(files) - 1, min(most, len(files))).round().astype(int)
     return [files[index] for index in chosen]
 
 
-def measure_scale(data: Path, name: str) -> Iterator[ScaleRow]:
+def measure_scale(data: Path, name: str, most: int) -> Iterator[ScaleRow]:
     """Resize the images of a set and compare the measured scale with that of the image as it is."""
-    files = scale_files(data, name)
+    files = scale_files(data, name, most)
     bases = [_scale_of(path, 1.0) for path in files]
     for factor in FACTORS:
         ratios, rejected = [], 0
@@ -264,6 +264,7 @@ def main() -> None:
     parser.add_argument("--finder", action="append", choices=FINDERS)
     parser.add_argument("--only", choices=("fields", "scale"))
     parser.add_argument("--set", action="append", help="only these sets of the scale study")
+    parser.add_argument("--images", type=int, default=SCALE_IMAGES, help="of each set of the scale study")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     kept = None
@@ -278,7 +279,7 @@ def main() -> None:
         )
     if options.only != "fields":
         sets = options.set or ("PBC", "BCCD", "Chula")
-        scale = tuple(row for name in sets for row in measure_scale(options.data, name))
+        scale = tuple(row for name in sets for row in measure_scale(options.data, name, options.images))
     report = FinderReport(
         title="White cells of fields that were not trained on",
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -43,12 +43,12 @@ def ground_of(rgb: NDArray[np.uint8]) -> Ground:
         bright = seen.size >= _LEAST_BRIGHT_SHARE * len(sample) and float(np.median(seen)) >= _BRIGHT
         return "photograph" if bright else "black"
     if float((rim >= WHITE_FROM).all(axis=1).mean()) >= _LEAST_WHITE_RIM:
-        mask = (rgb < WHITE_FROM).any(axis=2)
+        mask: NDArray[np.bool_] = np.any(rgb < WHITE_FROM, axis=2)
         return "white" if mask.any() and count_components(mask) <= _MOST_WHITE_PARTS else "photograph"
     return "photograph"
 
 
 def white_to_black(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a copy of a cut-out whose white ground is black; uint8 (H, W, 3)."""
-    white = (rgb >= WHITE_FROM).all(axis=2)
+    white: NDArray[np.bool_] = np.all(rgb >= WHITE_FROM, axis=2)
     return np.where(white[..., None], 0, rgb).astype(np.uint8)

@@ -18,18 +18,30 @@ RED_CELL_UM = 7.2
 LEAST_RADIUS_PX, MOST_RADIUS_PX = 9.0, 30.0
 """Radii that one level of the pyramid measures; levels differ by a factor of two."""
 
+_OUTLINE_SIGMA = 2.5  # px along the outline
 _SPAN = math.radians(150)  # of an arc, least
 _RESIDUAL = 0.06  # of an arc, root mean square by the radius, most
 
 
 @dataclass(frozen=True)
 class Circle:
-    """A red cell as far as it is seen: center and radius in px, and the angle of its outline that is seen."""
+    """A red cell as far as it is seen.
+
+    Attributes
+    ----------
+    y, x, radius
+        Center and radius, px.
+    span
+        Angle of its outline that is seen, radians.
+    shrunk
+        How much the image was shrunk in which it was fitted.
+    """
 
     y: float
     x: float
     radius: float
     span: float
+    shrunk: float = 1.0
 
 
 def foreground_threshold(density: Floats, noise: float) -> float:
@@ -110,7 +122,7 @@ def _arcs(ring: NDArray[np.intp], shape: tuple[int, int]) -> list[Circle]:
     points = _resample(ring.astype(np.float64))
     if len(points) < 2 * math.pi * LEAST_RADIUS_PX * 0.5:
         return []
-    wave = _smooth_loop(points, 2.5)
+    wave = _smooth_loop(points, _OUTLINE_SIGMA)
     ahead, behind = np.roll(wave, -4, axis=0), np.roll(wave, 4, axis=0)
     first, second = wave - behind, ahead - wave
     turn = np.arctan2(
@@ -174,4 +186,7 @@ def _fit(points: NDArray[np.float64]) -> Circle | None:
     span = float(min(abs(angle[-1] - angle[0]) + 1 / radius, 2 * math.pi))
     if span < _SPAN:
         return None
-    return Circle(float(cy + middle[0]), float(cx + middle[1]), radius, span)
+    whole = radius * math.exp(
+        0.5 * (_OUTLINE_SIGMA / radius) ** 2
+    )  # smoothing draws an arc towards its center
+    return Circle(float(cy + middle[0]), float(cx + middle[1]), whole, span)

@@ -21,8 +21,10 @@ _WHOLE_PX = 1500  # longer side of the finest level of a shrunk field
 _PATCH_PX = 900
 _ENOUGH_CIRCLES, _FEW_CIRCLES = 40, 4
 _LEAST_CIRCLES = 2
+_ENOUGH_AT_BEST = 4
 _SURE_SPAN, _SURE_CIRCLES = math.radians(190), 4
 _LARGE = 4.0  # a field this much larger is measured by patches in any case
+_BEST_RADIUS_PX = (11.6, 23.2)  # an octave in the middle of what a level measures: neither end cuts sizes off
 _SAME = 0.32  # of the natural logarithm of a diameter: red cells of one smear differ less from the most frequent one
 
 
@@ -191,7 +193,13 @@ def _level(picture: Picture, light: Illumination, box: Box, factor: float) -> li
     rgb = picture.read(box, (shape[0], shape[1]))
     found = find_circles(light.optical_density(rgb, box), light.noise / max(1.0, factor))
     return [
-        Circle(circle.y * factor + box[0], circle.x * factor + box[1], circle.radius * factor, circle.span)
+        Circle(
+            circle.y * factor + box[0],
+            circle.x * factor + box[1],
+            circle.radius * factor,
+            circle.span,
+            factor,
+        )
         for circle in found
     ]
 
@@ -208,6 +216,21 @@ def _patches(height: int, width: int, rows: int = 3) -> list[Box]:
 
 
 def _agreeing(circles: list[Circle]) -> NDArray[np.float64]:
+    """Return the diameters around the most frequent one, each red cell once.
+
+    Where enough were fitted at the level that shows this size best, the others are left out: a level that cuts off the
+    large or the small ones would shift the median, and more so at some magnifications than at others.
+    """
+    near = _around_mode(circles)
+    if not len(near):
+        return near
+    radius = float(np.median(near)) / 2
+    low, high = _BEST_RADIUS_PX
+    best = _around_mode([circle for circle in circles if low <= radius / circle.shrunk < high])
+    return best if len(best) >= min(_ENOUGH_AT_BEST, len(near)) else near
+
+
+def _around_mode(circles: list[Circle]) -> NDArray[np.float64]:
     """Return the diameters around the most frequent one, each red cell once."""
     kept: list[Circle] = []
     for circle in sorted(circles, key=lambda each: -each.span * each.radius**0.5):
