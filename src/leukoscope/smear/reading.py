@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import ImageError, UsageError
-from leukoscope.imaging.overlay import encode_png
 from leukoscope.inference.cells import Source
 from leukoscope.inference.inputs import iterate_images
 from leukoscope.models.registry import FINDER_MODEL
 from leukoscope.smear.calibrate import SHARP_UM, Calibration, Survey, calibrate_field, survey_field
-from leukoscope.smear.files import FIELD_LIMITS, FieldFile, open_field
+from leukoscope.smear.files import FIELD_LIMITS, FieldFile, open_field, take_array
 from leukoscope.smear.finder import ClassicalFinder, Finder, FoundCell, Instance
 from leukoscope.smear.finder_network import RED_CELL_UM, NetworkFinder, load_finder
 from leukoscope.smear.measure import measure_cell
@@ -196,7 +195,7 @@ class FieldSearch:
         try:
             if isinstance(source.content, ImageError):
                 raise source.content
-            file = open_field(_content(source))
+            file = _open(source)
         except ImageError as error:
             return FieldReading(_rejected(base, error))
         picture = file.picture
@@ -309,12 +308,11 @@ class FieldSearch:
         return FieldReading(record, overview, tuple(crops))
 
 
-def _content(source: Source) -> bytes | Path:
-    """Return the file of a source; an array is a field without metadata, as a PNG file."""
+def _open(source: Source) -> FieldFile:
     if isinstance(source.content, np.ndarray):
-        return encode_png(source.content, compress_level=0)
+        return take_array(source.content)
     assert not isinstance(source.content, ImageError)  # noqa: S101 - the caller has looked
-    return source.content
+    return open_field(source.content)
 
 
 def smear_of(name: str) -> str:
@@ -327,7 +325,7 @@ def _size_ahead(source: Source, key: tuple[str, int, int]) -> RedCellSize | None
     if isinstance(source.content, ImageError) or smear_of(source.name) != key[0]:
         return None
     try:
-        picture = open_field(_content(source)).picture
+        picture = _open(source).picture
         if (picture.width_px, picture.height_px) != key[1:]:
             return None
         return survey_field(picture).red_cells

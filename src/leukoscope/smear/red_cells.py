@@ -6,6 +6,7 @@ edge. So each outline is cut where it turns inwards, and a circle is fitted to e
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ RED_CELL_UM = 7.2
 LEAST_RADIUS_PX, MOST_RADIUS_PX = 9.0, 30.0
 """Radii that one level of the pyramid measures; levels differ by a factor of two."""
 
+_SHORTEST_PIECE = 12  # points
 _OUTLINE_SIGMA = 2.5  # px along the outline
 _SPAN = math.radians(150)  # of an arc, least
 _RESIDUAL = 0.06  # of an arc, root mean square by the radius, most
@@ -165,8 +167,10 @@ def _pieces(broken: Bools) -> list[NDArray[np.intp]]:
     start = int(np.flatnonzero(broken)[0])
     order = (np.arange(count) + start) % count
     ends = np.flatnonzero(broken[order])
-    runs = np.split(order, ends)
-    return [run[1:] for run in runs if len(run) > 12]
+    bounds = np.append(ends, count)
+    return [
+        order[first + 1 : last] for first, last in pairwise(bounds.tolist()) if last - first > _SHORTEST_PIECE
+    ]
 
 
 def _fit(points: NDArray[np.float64]) -> Circle | None:

@@ -22,6 +22,8 @@ _PATCH_PX = 900
 _ENOUGH_CIRCLES, _FEW_CIRCLES = 40, 4
 _LEAST_CIRCLES = 2
 _ENOUGH_AT_BEST = 4
+_SETTLED_CIRCLES = 20
+_LEAST_SIDE_PX = 60
 _SURE_SPAN, _SURE_CIRCLES = math.radians(190), 4
 _LARGE = 4.0  # a field this much larger is measured by patches in any case
 _BEST_RADIUS_PX = (11.6, 23.2)  # an octave in the middle of what a level measures: neither end cuts sizes off
@@ -181,10 +183,30 @@ def scale_of(given: float | None, metadata: tuple[float, str] | None, size: RedC
 
 def _circles(picture: Picture, light: Illumination, box: Box, shrunk: float) -> Iterator[Circle]:
     """Yield the circles of a part of the field at all levels, in px of the field."""
-    factor = shrunk
-    while min(box[2] - box[0], box[3] - box[1]) / factor >= 60:
-        yield from _level(picture, light, box, factor)
-        factor *= 2
+    factors = [shrunk]
+    side = min(box[2] - box[0], box[3] - box[1])
+    if side / shrunk < _LEAST_SIDE_PX:
+        return
+    while side / factors[-1] >= 2 * _LEAST_SIDE_PX:
+        factors.append(2 * factors[-1])
+    found: list[Circle] = []
+    for factor in reversed(factors):  # the coarse ones cost least
+        found += _level(picture, light, box, factor)
+        if _is_settled(found, factor):
+            break
+    yield from found
+
+
+def _is_settled(circles: list[Circle], factor: float) -> bool:
+    """Whether a level shows so many red cells, at the size that it measures best, that finer ones add nothing."""
+    here = [circle for circle in circles if circle.shrunk == factor and circle.span >= _SURE_SPAN]
+    if len(here) < _SETTLED_CIRCLES:
+        return False
+    near = _around_mode(circles)
+    return (
+        len(near) >= _SETTLED_CIRCLES
+        and _BEST_RADIUS_PX[0] <= float(np.median(near)) / 2 / factor < _BEST_RADIUS_PX[1]
+    )
 
 
 def _level(picture: Picture, light: Illumination, box: Box, factor: float) -> list[Circle]:
