@@ -17,10 +17,11 @@ from leukoscope.smear.records import CellRecord, FieldRecord, Ring
 
 CELL_COLUMNS = (
     "image", "cell", "y0_px", "x0_px", "y1_px", "x1_px", "kind", "kind_probability", "blast_probability", "decision",
-    "reasons", "microns_per_pixel", "subject", "smear", "score", "touches_border", "in_focus", *MEASUREMENTS,
+    "reasons", "microns_per_pixel", "subject", "smear", "score", "touches_border", "touches_cell", "in_focus",
+    *MEASUREMENTS,
 )  # fmt: skip
 FIELD_COLUMNS = (
-    "image", "subject", "smear", "sha256", "width_px", "height_px", "reason", "message", "white_cells",
+    "image", "subject", "smear", "sha256", "width_px", "height_px", "reason", "message", "white_cells", "smudge_cells",
     "microns_per_pixel", "scale_source", "n_red_cells", "scale_low", "scale_high", "scale_by_red_cells", "edge_um",
     "background_share", "unevenness", "red_cells_od_r", "red_cells_od_g", "red_cells_od_b", "nearest_stain",
     "nearest_stain_distance", "warnings",
@@ -63,7 +64,7 @@ def _cell_values(record: FieldRecord, cell: CellRecord) -> dict[str, Any]:
         "decision": cell.decision, "reasons": " ".join(cell.reasons),
         "microns_per_pixel": record.scale and round(record.scale.value, 6),
         "subject": record.subject, "smear": record.smear, "score": cell.score,
-        "touches_border": cell.touches_border, "in_focus": cell.in_focus,
+        "touches_border": cell.touches_border, "touches_cell": cell.touches_cell, "in_focus": cell.in_focus,
         **{name: cell.measurements.get(name) for name in MEASUREMENTS},
     }  # fmt: skip
 
@@ -74,6 +75,7 @@ def _field_values(record: FieldRecord) -> dict[str, Any]:
         values[name] = getattr(record, name)
     values["reason"] = record.reason and record.reason.value
     values["white_cells"] = None if record.rejected else len(record.cells)
+    values["smudge_cells"] = None if record.rejected else record.smudge_cells
     values["warnings"] = "; ".join(record.warnings)
     if record.scale is not None:
         low, high = record.scale.interval or (None, None)

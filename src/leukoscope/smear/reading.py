@@ -19,7 +19,7 @@ from leukoscope.smear.calibrate import SHARP_UM, Calibration, Survey, calibrate_
 from leukoscope.smear.files import FIELD_LIMITS, FieldFile, open_field, take_array
 from leukoscope.smear.finder import ClassicalFinder, Finder, FoundCell, Instance
 from leukoscope.smear.finder_network import RED_CELL_UM, NetworkFinder, load_finder
-from leukoscope.smear.measure import measure_cell
+from leukoscope.smear.measure import measure_cell, touching_cells
 from leukoscope.smear.picture import Picture, shrunk_shape
 from leukoscope.smear.raster import trace_outlines
 from leukoscope.smear.records import CellRecord, FieldRecord, ScaleRecord, StainRecord, State
@@ -32,6 +32,7 @@ LEAST_SCORE = 0.5
 OVERVIEW_PX = 1400
 CROP_MARGIN_UM = 3.0
 
+_TOUCHING_UM = 0.4  # outlines nearer than this meet
 _LOOK_AHEAD = 12  # fields of a smear whose red cells are measured where one shows too few
 _FEW_RED_CELLS, _SMEAR_RED_CELLS, _REMEMBERED = 5, 12, 24
 
@@ -283,11 +284,18 @@ class FieldSearch:
         scale, light, smudges = calibration.scale, calibration.light, searched.smudges
         calls = self._classifier.classify(picture, calibration, whole) if self._classifier else None
         records, crops = [], []
+        touching = touching_cells(whole, _TOUCHING_UM / scale.value)
         for index, cell in enumerate(whole):
             rgb = picture.read(cell.box)
             measured = measure_cell(cell, light.optical_density(rgb, cell.box), scale.value)
             records.append(
-                _cell_record(index + 1, cell, measured, calls[index] if calls is not None else None)
+                _cell_record(
+                    index + 1,
+                    cell,
+                    measured,
+                    calls[index] if calls is not None else None,
+                    touches_cell=index in touching,
+                )
             )
             around = _around(cell.box, picture, CROP_MARGIN_UM / scale.value)
             crops.append(light.normalize(picture.read(around), around))
@@ -303,6 +311,7 @@ class FieldSearch:
                 "edge_um": calibration.edge_um,
                 "warnings": tuple(warnings),
                 "cells": tuple(records),
+                "smudge_cells": smudges,
             }
         )
         return FieldReading(record, overview, tuple(crops))
@@ -338,7 +347,12 @@ def _rejected(base: FieldRecord, error: ImageError) -> FieldRecord:
 
 
 def _cell_record(
-    number: int, cell: FoundCell, measured: dict[str, float | None], call: CellCall | None
+    number: int,
+    cell: FoundCell,
+    measured: dict[str, float | None],
+    call: CellCall | None,
+    *,
+    touches_cell: bool,
 ) -> CellRecord:
     call = call or CellCall("white cell")
     edge = measured.get("edge_width_um")
@@ -361,6 +375,7 @@ def _cell_record(
         decision=call.decision,
         reasons=tuple(reasons),
         touches_border=cell.touches_border,
+        touches_cell=touches_cell,
         in_focus=sharp,
         measurements={name: None if value is None else round(value, 5) for name, value in measured.items()},
     )

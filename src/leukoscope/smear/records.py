@@ -62,8 +62,9 @@ class CellRecord(_Record):
     blast_probability: float | None = None
     decision: State = "called"
     reasons: tuple[str, ...] = ()
-    touches_border: bool = False
-    in_focus: bool = True
+    touches_border: bool = Field(default=False, description="Cut by the edge of the field.")
+    touches_cell: bool = Field(default=False, description="Its outline meets that of another white cell.")
+    in_focus: bool = Field(default=True, description="Whether its edges are sharp.")
     measurements: dict[str, float | None] = Field(default_factory=dict)
 
     def counted(self) -> CountedCell:
@@ -89,6 +90,9 @@ class FieldRecord(_Record):
     reason: Reason | None = Field(default=None, description="Why the field was rejected.")
     message: str | None = Field(default=None, description="The same for people: value, limit, remedy.")
     cells: tuple[CellRecord, ...] = ()
+    smudge_cells: int = Field(
+        default=0, ge=0, description="Smudge cells seen, which are not among the cells."
+    )
     finder: str = ""
     notice: str = RESEARCH_USE
 
