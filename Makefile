@@ -80,7 +80,8 @@ PICTURED := $(addprefix cells/,fold_0/all/UID_20_11_1_all.webp fold_0/all/UID_48
 	fold_1/all/UID_34_18_13_all.webp fold_0/all/UID_11_1_2_all.webp fold_0/hem/UID_H16_28_1_hem.webp \
 	fold_0/hem/UID_H19_8_1_hem.webp fold_0/hem/UID_H24_2_10_hem.webp) other/pbc/LY_57780.jpg
 
-picture: setup  ## Draw the README's picture again
+picture: setup  ## Draw the pictures of README and start page again
+	$(DEV)/bin/python tools/smear_picture.py docs/images/smear.png
 	cd src/leukoscope/assets && "$(CURDIR)/$(DEV)/bin/leukoscope" predict $(PICTURED) \
 		--sheet "$(CURDIR)/docs/images/contact_sheet.png" --quiet || true
 

@@ -21,6 +21,7 @@ include_patterns = [
 CONTENTS = {
     "Use": [
         "docs/start",
+        "docs/how-to/install",
         "docs/how-to/smear",
         "docs/how-to/decide",
         "docs/how-to/serve",
@@ -57,6 +58,7 @@ CONTENTS = {
         "docs/reference/configuration",
         "docs/reference/result-schema",
         "docs/reference/bundle",
+        "docs/reference/python-api",
         "docs/reference/glossary",
     ],
     "Work on it": ["docs/architecture", "docs/decisions/README", "CONTRIBUTING", "SECURITY", "CHANGELOG"],

@@ -137,6 +137,8 @@ def _write_images(folder: Path) -> None:
         for path in (*normal[:3], *blasts[:3]):
             shutil.copy(path, folder / name)
     field = ROOT / "tests" / "data" / "smear_fields" / "BloodImage_00176.jpg"
+    (folder / "tests" / "data" / "smear_fields").mkdir(parents=True)
+    shutil.copy(field, folder / "tests" / "data" / "smear_fields")
     (folder / "fields").mkdir()
     for place in (folder / "field.jpg", folder / "fields" / "field.jpg"):
         shutil.copy(field, place)

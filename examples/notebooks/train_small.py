@@ -21,7 +21,6 @@ from IPython.display import Image
 from PIL import Image as Pictures
 
 from leukoscope import assets
-from leukoscope.cli.export import Identity, export_run
 from leukoscope.core.config import apply_overrides, build
 from leukoscope.data.importing import import_cohort
 from leukoscope.data.splits import make_splits, write_splits
@@ -37,6 +36,7 @@ from leukoscope.models.report import format_measurement
 from leukoscope.stats.intervals import BootstrapSettings
 from leukoscope.training.run import start_run
 from leukoscope.training.settings import TrainSettings
+from leukoscope.workflows.export_run import Identity, export_run
 
 work = Path("work/small")
 shutil.rmtree(work, ignore_errors=True)

@@ -252,6 +252,7 @@ def train(
     config: "PathLike | TrainSettings | None" = None,
     *,
     out: PathLike = "runs",
+    name: str | None = None,
     overrides: Sequence[str] = (),
     callback: "TrainingCallback | None" = None,
 ) -> Path:
@@ -267,6 +268,8 @@ def train(
         A TOML file or ``TrainSettings``; the defaults if left out.
     out
         Parent of the run folder.
+    name
+        Part of the folder's name; by default that of the configuration.
     overrides
         ``section.key=value`` over the configuration.
     callback
@@ -287,14 +290,14 @@ def train(
     from leukoscope.training.run import start_run
     from leukoscope.training.settings import TrainSettings
 
-    name = "default"
+    run_name = "default"
     if isinstance(config, TrainSettings):
         values: dict[str, Any] = to_mapping(config)
     elif config is None:
         values = {}
     else:
         path = Path(config).expanduser()
-        values, name = read_toml(path), path.stem
+        values, run_name = read_toml(path), path.stem
     settings = build(TrainSettings, apply_overrides(values, list(overrides)))
     return start_run(
         Path(cells).expanduser(),
@@ -302,7 +305,7 @@ def train(
         split,
         settings,
         out=Path(out).expanduser(),
-        config_name=name,
+        run_name=name or run_name,
         callback=callback,
         engine=OpenVinoGraphs(),
     )
@@ -372,7 +375,7 @@ def export(
     """
     if weights not in ("float16", "float32"):
         raise UsageError(f"weights = {weights!r}: expected 'float16' or 'float32'")
-    from leukoscope.cli.export import Identity, export_run
+    from leukoscope.workflows.export_run import Identity, export_run
 
     return export_run(
         Path(run).expanduser(),

@@ -73,6 +73,7 @@ OUTPUTS = [
     ("explain-check in --bundle bundle --limit 1", "--out {}", "check.json"),
     ("data import classes", "--out {}", "table.csv"),
     ("data import classes", "--out table.csv", "table.import.json"),
+    ("data explore cohort/cells.csv", "--out {}", "cohort.png"),
     (SPLIT, "--out {}", "splits.json"),
     ("data sample cohort/cells.csv --count 2", "--out out", "out/blast/s0_0.png"),
     (EVALUATE, "--out out", "out/report.json"),

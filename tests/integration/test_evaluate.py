@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from leukoscope.cli.main import run as run_program
@@ -124,6 +125,36 @@ def test_compare_puts_disjoint_splits_first_and_flags_the_rest(written: Path, tm
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert "A &lt;b&gt;small&lt;/b&gt; run" in page
     assert (tmp_path / "out" / "comparison.md").read_text().count("\n| ") == len(rows)
+
+
+def test_compare_subtracts_runs_of_the_same_test_cells_and_writes_csv_and_latex(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "first", train=TINY, test=TINY)
+    second = write_run(tmp_path / "second_50%", train=TINY, test=TINY, arch="resnet_50")
+    scores = pd.read_csv(second / "scores.csv", dtype={"subject": str, "group": str})
+    noise = np.random.default_rng(1).normal(0, 2, len(scores))
+    column = next(name for name in scores if name.startswith("logit"))
+    scores[column] += noise
+    scores.to_csv(second / "scores.csv", index=False)
+    elsewhere = write_run(tmp_path / "elsewhere", train=TINY, test=TINY, test_first=301)
+    out = tmp_path / "out"
+    command = ("compare", first, second, elsewhere, "--replicates", 200, "--no-literature", "--out", out)
+    assert leukoscope(*command) == 0
+    table = pd.read_csv(out / "comparison.csv").set_index("name")
+    assert table.loc["second_50%", "architecture"] == "resnet_50"
+    assert table.loc["second_50%", "compared_with"] == "first"
+    for name in ("roc_auc", "accuracy", "f1_weighted", "ece"):
+        row = table.loc["second_50%"]
+        assert row[f"{name}_difference"] == pytest.approx(row[name] - table.loc["first", name], abs=1e-12)
+        assert row[f"{name}_difference_low"] <= row[f"{name}_difference"] <= row[f"{name}_difference_high"]
+    assert table.loc[["first", "elsewhere"], "roc_auc_difference"].isna().all()
+    lines = (out / "comparison.tex").read_text().splitlines()
+    rows = [line for line in lines if line.endswith(r"\\")]
+    columns = next(line for line in lines if line.startswith(r"\begin{tabular}")).count(
+        "l", len(r"\begin{tabular}")
+    )
+    assert {len(re.split(r"(?<!\\)&", line)) for line in rows} == {columns}
+    assert r"second\_50\%" in rows[2]
+    assert any(line.startswith("%") and RESEARCH_USE in line for line in lines)
 
 
 def test_leakage_prints_both_and_the_difference(written: Path, tmp_path: Path, capsys) -> None:

@@ -16,13 +16,20 @@ from safetensors.numpy import load_file, save_file
 from cohort_files import write_cohort
 from leukoscope.cli.train import make_callback
 from leukoscope.core.config import apply_overrides, build
-from leukoscope.core.errors import ConfigError, DivergedError, SplitError, TrainingError, UsageError
+from leukoscope.core.errors import (
+    ConfigError,
+    DivergedError,
+    LeukoscopeError,
+    SplitError,
+    TrainingError,
+    UsageError,
+)
 from leukoscope.data.splits import Split, make_plan, write_splits
 from leukoscope.data.table import read_cells
 from leukoscope.evaluation.scores import read_run
 from leukoscope.models.session import OpenVinoGraphs
 from leukoscope.training.fit.callbacks import EpochRecord, TrainingCallback
-from leukoscope.training.fit.checkpoint import load_trained, read_record
+from leukoscope.training.fit.checkpoint import FINAL, load_trained, read_record
 from leukoscope.training.run import resume_run, start_run
 from leukoscope.training.settings import TrainSettings
 
@@ -55,7 +62,7 @@ def cohort(tmp_path_factory) -> tuple[Path, Path]:
 
 def run(cohort, out: Path, *overrides: str, name: str = "small", engine=None, callback=None) -> Path:
     return start_run(
-        *cohort, None, settings(*overrides), out=out, config_name=name, engine=engine, callback=callback
+        *cohort, None, settings(*overrides), out=out, run_name=name, engine=engine, callback=callback
     )
 
 
@@ -214,6 +221,31 @@ def test_inner_models_predict_every_training_cell_out_of_fold(tmp_path):
     assert set(history(folder)["model"]) == {"inner-0", "inner-1", "final"}
 
 
+def test_inner_models_of_a_frozen_backbone_are_stored_without_it_and_still_score(cohort, tmp_path):
+    folder = run(cohort, tmp_path, *EXACT, "data.inner_folds=2", "engine.cache_dtype=float32")
+    sizes = {path.parent.name: path.stat().st_size for path in folder.rglob(FINAL)}
+    assert sizes["0"] < sizes["checkpoints"] / 3 > sizes["1"]
+    before = pd.read_csv(folder / "scores.csv")
+    (folder / "scores.csv").unlink()
+    resume_run(folder)
+    np.testing.assert_allclose(pd.read_csv(folder / "scores.csv")["logit"], before["logit"], atol=1e-4)
+    (folder / "scores.csv").unlink()
+    base = folder / "checkpoints" / FINAL
+    tensors = load_file(base)
+    save_file(
+        {name: np.asarray(tensor + 1) for name, tensor in tensors.items()}, base, metadata={"record": "{}"}
+    )
+    with pytest.raises(LeukoscopeError, match=FINAL):
+        resume_run(folder)
+
+
+@pytest.mark.parametrize("name", ["", " ", "../x", "a/b", "x" * 65, ".hidden", "a\nb", "a\\b"])
+def test_a_name_that_is_no_part_of_a_folder_name_is_refused(cohort, tmp_path, name):
+    with pytest.raises(UsageError, match="run name"):
+        start_run(*cohort, None, settings(), out=tmp_path / "runs", run_name=name)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_loss_that_is_no_number_ends_the_run_with_its_place(cohort, tmp_path):
     with pytest.raises(DivergedError, match=r"\b(nan|inf)\b.*\b1\b.*\b1\b.*\d"):
         run(cohort, tmp_path, "optimizer.name=sgd", "optimizer.clip_norm=0", "stage1.learning_rate=1e37")
@@ -227,7 +259,7 @@ def test_splits_that_cannot_be_trained_on_are_refused_before_the_first_step(coho
 
     def start(split: Split, leaks: bool = False) -> None:
         write_splits(make_plan(cells, "grouped", 0, leaks, [split]), cells, tmp_path / "splits.json")
-        start_run(table, tmp_path / "splits.json", None, settings(), out=tmp_path, config_name="bad")
+        start_run(table, tmp_path / "splits.json", None, settings(), out=tmp_path, run_name="bad")
 
     test = tuple(keys[["s8", "s9"]])
     with pytest.raises(TrainingError, match=r"\btrain\b.*\b12\b.*\bblast\b"):
@@ -266,7 +298,7 @@ def test_a_stage_keeps_its_name_where_the_first_one_is_left_out(cohort, tmp_path
     callback = make_callback(quiet=False)
     table, splits = cohort
     chosen = settings("stage1.epochs=0", "stage2.epochs=1")
-    folder = start_run(table, splits, None, chosen, out=tmp_path, config_name="second", callback=callback)
+    folder = start_run(table, splits, None, chosen, out=tmp_path, run_name="second", callback=callback)
     callback.close()
     assert list(history(folder)["stage"]) == [2]
     shown = capsys.readouterr().err
@@ -369,7 +401,7 @@ class Killing(Listener):
 
 table, splits, out, *overrides = sys.argv[1:]
 settings = build(TrainSettings, apply_overrides({}, overrides))
-start_run(Path(table), Path(splits), None, settings, out=Path(out), config_name="killed", listener=Killing())
+start_run(Path(table), Path(splits), None, settings, out=Path(out), run_name="killed", callback=Killing())
 """
 
 

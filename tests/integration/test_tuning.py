@@ -72,7 +72,7 @@ def test_a_trial_is_worth_what_training_keeps(tmp_path, recipe):
     trained = build(
         TrainSettings, apply_overrides({}, [*recipe, "loss.label_smoothing=0.1", "data.inner_folds=2"])
     )
-    run = start_run(table, splits, None, trained, out=tmp_path / "runs", config_name="same")
+    run = start_run(table, splits, None, trained, out=tmp_path / "runs", run_name="same")
     held_out = read_run(run).part("validation").groupby("inner_fold")
     assert held_out.ngroups == 2
     expected = [roc_auc(rows["label"].to_numpy(), rows["logit"].to_numpy()) for _, rows in held_out]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from leukoscope.core.errors import EngineError, LeukoscopeError, UsageError
+from leukoscope.core.errors import LeukoscopeError, UsageError
 
 if TYPE_CHECKING:
     from leukoscope.models.bundle import Bundle, Check
@@ -33,6 +33,8 @@ def verify(directory: Path | None, *, expect: str | None, engines: tuple[str, ..
             checks.append(
                 Check("identity", same, f"SHA-256 {sha256}" + ("" if same else f", expected {expect}"))
             )
+        from leukoscope.workflows.engine_agreement import reproduce
+
         if isinstance(bundle, Bundle):
             checks += [reproduce(bundle, engine) for engine in engines]
         else:
@@ -49,30 +51,6 @@ def verify(directory: Path | None, *, expect: str | None, engines: tuple[str, ..
         typer.echo(f"{mark}  {check.name:<10} {check.detail}")
     typer.echo(f"{place}: {'verified' if passed else 'NOT verified: do not use this bundle'}")
     return 0 if passed else 1
-
-
-def require_agreement(bundle: "Bundle") -> None:
-    """Raise ``EngineError`` where an engine that is installed does not reproduce the sample within its tolerance."""
-    from importlib.util import find_spec
-
-    for engine in ("openvino", "onnxruntime"):
-        if find_spec(engine) is not None:
-            check = reproduce(bundle, engine)
-            if not check.passed:
-                raise EngineError(f"{bundle.directory}: {check.detail}; do not use this bundle")
-
-
-def reproduce(bundle: "Bundle", engine: str) -> "Check":
-    """Return whether an engine gives the sample cells the answers that the bundle expects."""
-    from leukoscope.inference.predictor import Predictor
-    from leukoscope.inference.sample import check_sample
-    from leukoscope.models.bundle import Check
-    from leukoscope.models.session import Session
-
-    try:
-        return check_sample(Predictor(bundle, Session(bundle.model_path, engine=engine)))
-    except LeukoscopeError as error:
-        return Check("reproduce", False, f"{engine}: {error}")
 
 
 def show(directory: Path | None, *, card: bool, as_json: bool) -> None:

@@ -236,6 +236,41 @@ def audit(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: leukoscope data explore cells.csv --out cohort.png")
+def explore(
+    table: Table,
+    *,
+    out: Annotated[Path, typer.Option(help="Picture to write: .png or .svg.")] = Path("cohort.png"),
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a cohort: cells by class and fold, subjects, duplicates, areas, colors, image sizes and example cells."""
+    from leukoscope.cli.data_tables import show_audit
+    from leukoscope.core.io import write_bytes
+    from leukoscope.core.outputs import GENERATOR, Outputs, with_mark
+    from leukoscope.data.audit import audit_cells
+    from leukoscope.data.table import read_cells, read_classes, resolve_paths
+    from leukoscope.evaluation.explore import draw_cohort
+    from leukoscope.evaluation.figure_style import render
+
+    if out.suffix.lower() not in (".png", ".svg"):
+        raise UsageError(f"--out {out}: expected a name that ends in .png or .svg")
+    outputs = Outputs(overwrite=overwrite)
+    outputs.read(table)
+    outputs.file(out, "--out", own=with_mark())
+    outputs.check()
+    cells = read_cells(table)
+    audited = audit_cells(cells)
+    figure = draw_cohort(cells, audited, read_classes(table), resolve_paths(cells, table), seed)
+    write_bytes(out, render(figure, "svg" if out.suffix.lower() == ".svg" else "png", source=GENERATOR))
+    if as_json:
+        _print_json({"file": str(out), "audit": audited.to_json()})
+        return
+    show_audit(audited)
+    typer.echo(f"written: {out}")
+
+
 @app.command(epilog="Example: leukoscope data split cells.csv --protocol official --out splits.json")
 def split(
     table: Table,

@@ -83,7 +83,7 @@ def evaluate(
         report = report.model_copy(update={"supplements": supplements})
         pictures = {}
         if images is not None:
-            from leukoscope.cli.galleries import picture_cells
+            from leukoscope.workflows.cell_pictures import picture_cells
 
             pictures = picture_cells(cells_to_picture(report), images, bundle, progress=step)
         write_outputs(report, folder, pictures, progress=step)
@@ -97,7 +97,9 @@ def evaluate(
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders or report.json files.")],
     *,
-    out: Annotated[Path | None, typer.Option(help="Folder for comparison.md, .html and .json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for comparison.md, .html, .csv, .tex and .json.")
+    ] = None,
     literature: Annotated[bool, typer.Option(help="Add published figures with their kind of split.")] = True,
     replicates: Replicates = 2000,
     seed: Seed = 0,
@@ -107,9 +109,9 @@ def compare(
     """Put runs, their baselines and the literature into one table, each row with its kind of split."""
     from leukoscope.core.outputs import Outputs, json_with
     from leukoscope.evaluation.compare import compare as compare_sources
-    from leukoscope.evaluation.compare import to_html, to_markdown
+    from leukoscope.evaluation.compare_tables import to_csv, to_html, to_latex, to_markdown
 
-    names = ("comparison.json", "comparison.md", "comparison.html")
+    names = ("comparison.json", "comparison.md", "comparison.html", "comparison.csv", "comparison.tex")
     outputs = Outputs(overwrite=overwrite)
     outputs.read(*runs)
     outputs.folder(out, "--out", names, marker=names[0], own=json_with("rows", "caveat", "notice"))
@@ -123,6 +125,8 @@ def compare(
             comparison.model_dump_json(indent=1) + "\n",
             to_markdown(comparison) + "\n",
             to_html(comparison),
+            to_csv(comparison),
+            to_latex(comparison),
         )
         for name, text in zip(names, texts, strict=True):
             write_text(out / name, text)
@@ -158,9 +162,18 @@ def leakage(
 
     folders = runs or []
     if config is not None and cells is not None and not folders:
-        from leukoscope.cli.leaking import train_both
+        from leukoscope.cli.train import make_callback
+        from leukoscope.workflows.train_pair import train_both
 
-        folders = train_both(config, cells, split=split, per_class=per_class, out=out, overrides=set_ or [])
+        folders = train_both(
+            config,
+            cells,
+            split=split,
+            per_class=per_class,
+            out=out,
+            overrides=set_ or [],
+            make_callback=lambda: make_callback(quiet=False),
+        )
     if len(folders) != 2:
         raise UsageError("name two runs (leaking, disjoint), or --config and --cells to train them")
     first, second = read_run(folders[0]), read_run(folders[1])

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from leukoscope.training.fit.callbacks import EpochRecord
-    from leukoscope.training.settings import TrainSettings
 
 INTERRUPTED = 130
 
@@ -58,6 +57,12 @@ def train(
     split: SplitName = None,
     config: Config = None,
     out: Annotated[Path, typer.Option(help="Parent of the run folder.")] = Path("runs"),
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the run, part of its folder's name; by default that of the configuration."
+        ),
+    ] = None,
     set_: Set = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything random.")] = None,
     devices: Devices = None,
@@ -83,7 +88,7 @@ def train(
     }
     overrides = [f"engine.{key}={json.dumps(value)}" for key, value in machine.items() if value is not None]
     overrides += [] if seed is None else [f"seed={seed}"]
-    if resume is not None and (cells or splits or split or config or overrides):
+    if resume is not None and (cells or splits or split or config or name or overrides):
         raise UsageError(
             "--resume takes everything from the run folder; leave the other options out, but for --set score.*"
         )
@@ -93,6 +98,7 @@ def train(
         )
 
     from leukoscope.models.session import OpenVinoGraphs
+    from leukoscope.training.recipe import read_settings
     from leukoscope.training.run import resume_run, start_run
 
     callback, engine = make_callback(quiet=as_json), OpenVinoGraphs()
@@ -103,9 +109,15 @@ def train(
             assert cells is not None  # noqa: S101  (checked above, with splits)
             assert splits is not None  # noqa: S101
             settings = read_settings(config, [*(set_ or []), *overrides])
-            name = config.stem if config is not None else "default"
             folder = start_run(
-                cells, splits, split, settings, out=out, config_name=name, callback=callback, engine=engine
+                cells,
+                splits,
+                split,
+                settings,
+                out=out,
+                run_name=name or (config.stem if config is not None else "default"),
+                callback=callback,
+                engine=engine,
             )
     except KeyboardInterrupt:
         typer.secho("Stopped. Finished epochs are kept; go on with: leukoscope train --resume RUN", err=True)
@@ -136,6 +148,7 @@ def tune(
         raise UsageError("name the table and the splits: --cells cells.csv --splits splits.json")
 
     from leukoscope.models.session import OpenVinoGraphs
+    from leukoscope.training.recipe import read_settings
     from leukoscope.training.tune import default_space, read_space, search
 
     callback = make_callback(quiet=as_json)
@@ -169,16 +182,8 @@ def tune(
     typer.echo(RESEARCH_USE)
 
 
-def read_settings(config: Path | None, overrides: list[str]) -> "TrainSettings":
-    """Return the settings of a configuration file and of ``--set`` options."""
-    from leukoscope.core.config import apply_overrides, build, read_toml
-    from leukoscope.training.settings import TrainSettings
-
-    return build(TrainSettings, apply_overrides(read_toml(config) if config else {}, overrides))
-
-
 def make_callback(quiet: bool) -> Any:
-    """Return a listener with progress bars on stderr, or a silent one."""
+    """Return a callback with progress bars on stderr, or a silent one."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

@@ -50,9 +50,9 @@ def expand(
     """
     from rich.console import Console
 
-    from leukoscope.cli.train import read_settings
     from leukoscope.core.outputs import Outputs, with_mark
     from leukoscope.training.networks.network import CellNetwork
+    from leukoscope.training.recipe import read_settings
     from leukoscope.training.weights import expansion as growth
 
     outputs = Outputs(overwrite=overwrite)

@@ -1,22 +1,20 @@
-"""Runs, architectures, baselines and the literature in one table that never hides what kind of split a row has."""
+"""Runs, architectures, baselines and the literature in one table, each row with its kind of split."""
 
 import math
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from leukoscope.core.terms import RESEARCH_USE
-from leukoscope.evaluation.literature import LITERATURE, SPLIT_TEXTS, SplitKind
-from leukoscope.evaluation.metrics_table import Context, measure_some
+from leukoscope.evaluation.literature import LITERATURE, SplitKind
+from leukoscope.evaluation.metrics_table import Context, measure_some, statistics
 from leukoscope.evaluation.protocol import record_run
-from leukoscope.evaluation.scored_split import fit_rules, score_run
+from leukoscope.evaluation.scored_split import ScoredSplitCells, fit_rules, score_run
 from leukoscope.evaluation.scores import Run, read_run
-from leukoscope.evaluation.split_report import EvaluationSettings, predict_at_half, title_at_half
-from leukoscope.models.metric_info import MEASURES, format_value
-from leukoscope.models.report import Measurement, Report, RunRecord, format_measurement, read_report
+from leukoscope.evaluation.split_report import EvaluationSettings, predict_at_half
+from leukoscope.models.report import Measurement, Report, RunRecord, read_report
 
 COMPARED = ("accuracy", "f1_weighted", "roc_auc", "ece")
 
@@ -31,6 +29,14 @@ class ComparisonRow(BaseModel):
     split: SplitKind
     test_set: str
     measures: dict[str, Measurement | float]
+    architecture: str | None = None
+    compared_with: str | None = Field(
+        default=None, description="The first run, where both were tested on the same cells."
+    )
+    differences: dict[str, Measurement] = Field(
+        default_factory=dict,
+        description="This row minus ``compared_with``, paired on the same resampled subjects.",
+    )
     parameters: int | None = None
     flops: float | None = None
     training_seconds: float | None = None
@@ -72,9 +78,15 @@ def compare(
     """
     settings = settings or EvaluationSettings()
     rows: list[ComparisonRow] = []
+    first: Run | None = None
     for source in sources:
         report = _report_at(source)
-        rows += rows_of_report(report) if report else [row_of_run(read_run(source), settings)]
+        if report:
+            rows += rows_of_report(report)
+            continue
+        run = read_run(source)
+        rows.append(row_of_run(run, settings, first))
+        first = first or run
     if literature:
         rows += [row_of_literature(index) for index in range(len(LITERATURE))]
     order = {SplitKind.SUBJECT_DISJOINT: 0, SplitKind.NOT_STATED: 1, SplitKind.LEAKING: 2}
@@ -82,21 +94,49 @@ def compare(
     return Comparison(rows=tuple(sorted(rows, key=lambda row: (order[row.split], kinds[row.kind]))))
 
 
-def row_of_run(run: Run, settings: EvaluationSettings) -> ComparisonRow:
-    """Measure the cells of one run; its calibration is that of its own validation rows."""
+def row_of_run(run: Run, settings: EvaluationSettings, reference: Run | None = None) -> ComparisonRow:
+    """Measure the cells of one run; its calibration is that of its own validation rows.
+
+    Parameters
+    ----------
+    reference
+        Run to subtract, where its test part holds the same cells with the same labels.
+    """
     scored = score_run(run, fit_rules(run), {})
     context = Context(run.split, settings.bootstrap, settings.bins)
     measures = measure_some(predict_at_half(scored.rows), context, COMPARED)
     test = scored.parts["test"]
+    record = record_run(run)
+    comparable = reference is not None and reference.leaks == run.leaks
+    differences = _differences(scored, reference, context) if reference is not None and comparable else {}
     return ComparisonRow(
         kind="run",
         name=run.name,
+        architecture=record.architecture,
+        compared_with=reference.name if reference is not None and differences else None,
+        differences=differences,
         split=SplitKind.LEAKING if run.leaks else SplitKind.SUBJECT_DISJOINT,
         test_set=f"{run.split}: {test.cells:,} cells of {test.subjects} subjects",
         measures=dict(measures),
         source=f"configuration {run.hashes['config.toml'][:8]}",
-        **_costs([record_run(run)]),
+        **_costs([record]),
     )
+
+
+def _differences(scored: ScoredSplitCells, reference: Run, context: Context) -> dict[str, Measurement]:
+    """Measure a run minus another on the same test cells; empty where the test parts differ."""
+    theirs = score_run(reference, fit_rules(reference), {}).rows
+    if theirs["cell"].duplicated().any() or scored.rows["cell"].duplicated().any():
+        return {}
+    aligned = theirs.set_index("cell").reindex(scored.rows["cell"])
+    if (
+        len(theirs) != len(scored.rows)
+        or not (aligned["label"].to_numpy() == scored.rows["label"].to_numpy()).all()
+    ):
+        return {}
+    one, other = predict_at_half(scored.rows), predict_at_half(aligned.reset_index())
+    ours, minus = statistics(one, context.bins), statistics(other, context.bins)
+    return {name: context.estimate(one, ours[name], minus[name]) for name in COMPARED}
 
 
 def rows_of_report(report: Report) -> list[ComparisonRow]:
@@ -115,6 +155,8 @@ def rows_of_report(report: Report) -> list[ComparisonRow]:
             split=kind,
             test_set=test_set,
             measures=dict(chosen),
+            architecture=", ".join(sorted({run.architecture for run in report.runs if run.architecture}))
+            or None,
             **_costs(report.runs),
         )
     ]
@@ -167,93 +209,3 @@ def _report_at(source: Path) -> Report | None:
     if (source / "report.json").is_file() and not (source / "scores.csv").is_file():
         return read_report(source / "report.json")
     return None
-
-
-COST_TITLES = ("Parameters", "GFLOPs", "Training, s", "ms / image", "Memory, MB")
-
-
-def table_rows(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the header and the rows as texts, without columns in which no row has anything to say."""
-
-    def number(value: float | None, pattern: str) -> str:
-        return "" if value is None else pattern.format(value)
-
-    rows = [
-        (
-            row.name,
-            row.split.value,
-            row.test_set,
-            *(_measure_text(row.measures.get(name), name) for name in COMPARED),
-            number(row.parameters and row.parameters / 1e6, "{:.1f} M"),
-            number(row.flops and row.flops / 1e9, "{:.2f}"),
-            number(row.training_seconds, "{:,.0f}"),
-            number(row.milliseconds_per_image, "{:.1f}"),
-            number(row.peak_memory_mb, "{:,.0f}"),
-            row.source,
-        )
-        for row in comparison.rows
-    ]
-    # What others published was called at thresholds of their own.
-    measured = any(row.kind != "published" for row in comparison.rows)
-    titles = [title_at_half(name) if measured else MEASURES[name].title for name in COMPARED]
-    header = ("Model", "Split", "Test set", *titles, *COST_TITLES, "Source")
-    told = [number for number in range(len(header)) if any(row[number] for row in rows)]
-    return tuple(header[number] for number in told), [tuple(row[number] for number in told) for row in rows]
-
-
-def _measure_text(value: Measurement | float | None, name: str) -> str:
-    if value is None:
-        return ""
-    percent = MEASURES[name].percent
-    if isinstance(value, float):
-        return format_value(value, percent=percent)
-    return format_measurement(value, percent=percent)
-
-
-def to_markdown(comparison: Comparison) -> str:
-    """Return the table as Markdown."""
-    header, rows = table_rows(comparison)
-    lines = [markdown_row(header), "|" + "---|" * len(header), *(markdown_row(cells) for cells in rows)]
-    return "\n".join([*lines, "", f"{comparison.caveat} {comparison.notice}"])
-
-
-def to_html(comparison: Comparison) -> str:
-    """Return the table as one HTML page."""
-    header, rows = table_rows(comparison)
-    head = "".join(f"<th>{escape(title)}</th>" for title in header)
-    body = "".join(
-        f'<tr class="{row.split.name.lower()} {row.kind}" title="{escape(row.note)}">'
-        + "".join(f"<td>{escape(text)}</td>" for text in cells)
-        + "</tr>"
-        for row, cells in zip(comparison.rows, rows, strict=True)
-    )
-    legend = "".join(f"<li><b>{kind.value}</b>: {escape(words)}</li>" for kind, words in SPLIT_TEXTS.items())
-    return _PAGE.format(
-        head=head, body=body, legend=legend, caveat=escape(comparison.caveat), notice=RESEARCH_USE
-    )
-
-
-def markdown_row(cells: Sequence[str]) -> str:
-    """Return one Markdown table row; a bar within a cell is escaped."""
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Comparison</title><style>
-body {{ font: 14px/1.45 system-ui, "DejaVu Sans", sans-serif; color: #1f2937; margin: 1.5rem; }}
-h1 {{ color: #1b3a57; font-size: 1.4rem; }}
-.scroll {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; }}
-th, td {{ text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #e5e7eb; vertical-align: top; }}
-thead th {{ border-bottom: 2px solid #6b7280; }}
-td:first-child {{ font-weight: 600; min-width: 13rem; }}
-td:nth-child(2) {{ white-space: nowrap; }}
-td:nth-child(3) {{ min-width: 12rem; }}
-td:nth-child(n+4):nth-child(-n+7) {{ min-width: 7.2rem; }}
-tr.leaking, tr.not_stated {{ color: #6b7280; }}
-tr.leaking td:nth-child(2) {{ color: #b42318; font-weight: 600; }}
-.notice {{ font-weight: 600; border-left: 4px solid #1b3a57; padding: .3rem .8rem; background: #f3f6fa; }}
-</style></head><body><h1>Comparison</h1><p class="notice">{notice}</p><p>{caveat}</p><ul>{legend}</ul>
-<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></body></html>
-"""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leukoscope.core.errors import UsageError
-from leukoscope.evaluation.compare import markdown_row
+from leukoscope.evaluation.compare_tables import markdown_row
 from leukoscope.evaluation.metrics_table import Context, measure_some, score_cells
 from leukoscope.evaluation.scored_split import fit_rules, score_run
 from leukoscope.evaluation.scores import Run

@@ -105,7 +105,7 @@ def take_array(rgb: NDArray[np.uint8], limits: DecodeLimits = FIELD_LIMITS) -> F
     """
     _check_size(rgb.shape[1], rgb.shape[0], limits)
     pixels = np.ascontiguousarray(rgb)
-    return FieldFile(ArrayPicture(pixels), sha256(pixels).hexdigest(), None)
+    return FieldFile(ArrayPicture(pixels), sha256(pixels.data).hexdigest(), None)
 
 
 def _check_size(width: int, height: int, limits: DecodeLimits) -> None:

@@ -28,7 +28,7 @@ from leukoscope.training.batches.dataset import CellSet, check_classes, load_cel
 from leukoscope.training.batches.frozen_source import GraphEngine
 from leukoscope.training.batches.pixel_source import PLAIN_VIEW
 from leukoscope.training.fit.callbacks import TrainingCallback
-from leukoscope.training.fit.checkpoint import FINAL
+from leukoscope.training.fit.checkpoint import FINAL, shrink
 from leukoscope.training.fit.curves import draw_curves
 from leukoscope.training.fit.memory import keep_freed_memory
 from leukoscope.training.fit.prediction import explain_failures
@@ -56,7 +56,7 @@ def start_run(
     settings: TrainSettings,
     *,
     out: Path,
-    config_name: str,
+    run_name: str,
     callback: TrainingCallback | None = None,
     engine: GraphEngine | None = None,
 ) -> Path:
@@ -72,7 +72,7 @@ def start_run(
         The run's.
     out
         Parent of the run folder.
-    config_name
+    run_name
         Part of the folder's name.
     callback
         Hears of progress.
@@ -84,6 +84,7 @@ def start_run(
     UsageError, SplitError, WeightsError, TrainingError
         Said before the first step where it can be.
     """
+    run_folder.check_run_name(run_name)
     cells, classes = read_cells(table), read_classes(table)
     plan = one_split(read_splits(splits, cells), split_name, cells)
     check_split(plan.splits[0], settings, cells, classes)
@@ -92,7 +93,7 @@ def start_run(
     if fabric.is_global_zero:
         inputs = run_folder.Inputs(str(table.resolve()), str(table.resolve().parent))
         folder = run_folder.create_run_folder(
-            out, config_name, settings, plan=plan, cells=cells, inputs=inputs, classes=classes
+            out, run_name, settings, plan=plan, cells=cells, inputs=inputs, classes=classes
         )
     folder = Path(fabric.broadcast(str(folder)))
     try:
@@ -312,6 +313,9 @@ def _execute_run(
         }
         run_folder.write_json(folder / "provenance.json", content)
         run_folder.write_scores(folder, scores, np.concatenate(embeddings))
+        for member in members:
+            if member.number is not None:
+                shrink(member.task.folder / FINAL, folder / "checkpoints" / FINAL)
     fabric.barrier()
     return folder
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def to_toml(settings: Mapping[str, Any]) -> str:
 
 def create_run_folder(
     out: Path,
-    config_name: str,
+    run_name: str,
     settings: TrainSettings,
     *,
     plan: SplitPlan,
@@ -73,7 +74,7 @@ def create_run_folder(
     ----------
     out
         Parent folder.
-    config_name
+    run_name
         Part of the name.
     settings, plan, cells
         Of the run; the plan holds one split.
@@ -89,7 +90,7 @@ def create_run_folder(
     """
     split = plan.splits[0]
     used = select_rows(cells, (*split.train, *split.validation, *split.test))
-    folder = out / f"{datetime.now(UTC):%Y%m%d}-{config_name}-{_identify(settings, split.name, used)}"
+    folder = out / f"{datetime.now(UTC):%Y%m%d}-{run_name}-{_identify(settings, split.name, used)}"
     if folder.exists():
         raise UsageError(
             f"{folder} exists: the same run was started before; go on with 'leukoscope train --resume {folder}', "
@@ -105,6 +106,14 @@ def create_run_folder(
     write_json(part / "inputs.json", inputs._asdict())
     part.replace(folder)
     return folder
+
+
+def check_run_name(name: str) -> None:
+    """Raise ``UsageError`` where a name cannot be part of a folder's name on every system."""
+    if not re.fullmatch(r"[^\W_][\w .+-]{0,63}", name) or name != name.strip():
+        raise UsageError(
+            f"run name {name!r}: expected at most 64 letters, digits, spaces or .+-_, a letter or digit first"
+        )
 
 
 def write_config(folder: Path, settings: TrainSettings) -> None:
@@ -158,8 +167,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_log(folder: Path, records: Sequence[EpochRecord | Mapping[str, Any]]) -> None:
-    """Write ``log.jsonl``, one line an epoch of every model, and the same as ``log.csv`` for spreadsheets."""
+    """Write ``log.jsonl``, one line per epoch of every model, and the same as ``log.csv``; nothing without epochs."""
     rows = [asdict(record) if isinstance(record, EpochRecord) else dict(record) for record in records]
+    if not rows:  # a head that is fitted in closed form has none
+        return
     write_text(folder / "log.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
     write_text(folder / "log.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
 

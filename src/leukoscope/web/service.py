@@ -80,7 +80,7 @@ class Service:
     ) -> list[PredictedUpload]:
         """Classify the images of one request and store them; all of them or, on failure, none.
 
-        An archive is unpacked a few images at a time, for which ``memory`` is grown before.
+        An archive is unpacked a few images at a time, for which ``memory`` is reserved before.
 
         Raises
         ------

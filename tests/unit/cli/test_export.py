@@ -8,19 +8,19 @@ import pandas as pd
 import pytest
 
 from leukoscope.assets import default_bundle_path
-from leukoscope.cli.bundle_texts import (
+from leukoscope.core.classes import BINARY
+from leukoscope.core.errors import UsageError
+from leukoscope.data.official import official_files
+from leukoscope.training.networks.network import CellNetwork
+from leukoscope.training.settings import NetworkSettings
+from leukoscope.workflows.bundle_description import (
     data_license_text,
     explained_texts,
     license_records,
     read_training_data,
     tensor_texts,
 )
-from leukoscope.cli.export import Identity, export_run
-from leukoscope.core.classes import BINARY
-from leukoscope.core.errors import UsageError
-from leukoscope.data.official import official_files
-from leukoscope.training.networks.network import CellNetwork
-from leukoscope.training.settings import NetworkSettings
+from leukoscope.workflows.export_run import Identity, export_run
 from synthetic_runs import write_run
 
 IDENTITY = Identity("a-model", "1.0.0", None)

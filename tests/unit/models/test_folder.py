@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from leukoscope.cli.bundles import require_agreement
 from leukoscope.core.errors import BundleError, EngineError
 from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.evaluation.protocol import evaluate
@@ -17,6 +16,7 @@ from leukoscope.models.bundle import Bundle, SampleFile, write_bundle
 from leukoscope.models.card import render_card
 from leukoscope.models.manifest import ExpectedOutputs, Manifest
 from leukoscope.stats.intervals import BootstrapSettings
+from leukoscope.workflows.engine_agreement import require_agreement
 from small_bundle import make_decision, make_manifest, make_small_bundle, sample_paths
 from synthetic_runs import Cohort, write_run
 

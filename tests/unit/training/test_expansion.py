@@ -140,9 +140,11 @@ def test_statistics_are_matched_under_the_given_normalization(images: torch.Tens
     expanded = growth.expand(source, same_pixels=True)
     growth.match_statistics(source, expanded, images, lambda values: 4.0 * values - 2.0)
     seen: dict[str, torch.Tensor] = {}
-    for name, model in (("source", source), ("grown", expanded)):
+    for name, model in (("source", source), ("expanded", expanded)):
         norm = model.bn1
         normed = growth._normalized(norm, model.conv_stem(4.0 * images - 2.0))
         seen[name] = normed.mean((0, 2, 3))
     width = len(seen["source"])
-    torch.testing.assert_close(seen["grown"][:width] / growth.SHARPNESS, seen["source"], rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(
+        seen["expanded"][:width] / growth.SHARPNESS, seen["source"], rtol=1e-2, atol=1e-2
+    )

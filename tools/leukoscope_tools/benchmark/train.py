@@ -63,7 +63,8 @@ def benchmark_train(
 
     The time of an epoch does not depend on what the cells show, so that no cohort is needed.
     """
-    from leukoscope.cli.train import make_callback, read_settings
+    from leukoscope.cli.train import make_callback
+    from leukoscope.training.recipe import read_settings
     from leukoscope_tools.benchmark.machine import MachineWatch
     from leukoscope_tools.benchmark.records import write_record
     from leukoscope_tools.benchmark.training_records import TrainingSpeed, render_training_speed

@@ -24,7 +24,8 @@ from pathlib import Path
 
 from leukoscope.core.errors import LeukoscopeError, UsageError
 from leukoscope.core.io import write_text
-from leukoscope.evaluation.compare import Comparison, markdown_row, row_of_literature, to_markdown
+from leukoscope.evaluation.compare import Comparison, row_of_literature
+from leukoscope.evaluation.compare_tables import markdown_row, to_markdown
 from leukoscope.evaluation.literature import LITERATURE
 from leukoscope.evaluation.split_report import (
     ABSTENTION_MEASURES,

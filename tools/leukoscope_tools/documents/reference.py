@@ -34,13 +34,14 @@ def docs(
 
 def render_reference() -> dict[str, str]:
     """Return the text of every reference page by its file name."""
-    from leukoscope_tools.documents import reference_commands, reference_pages
+    from leukoscope_tools.documents import reference_api, reference_commands, reference_pages
 
     pages = {
         "cli.md": reference_commands.render_commands(),
         "configuration.md": reference_pages.render_configuration(),
         "result-schema.md": reference_pages.render_result_schema(),
         "bundle.md": reference_pages.render_bundle(),
+        "python-api.md": reference_api.render_api(),
         "glossary.md": reference_pages.render_glossary(),
     }
     marked = {name: MARK + text for name, text in pages.items()}

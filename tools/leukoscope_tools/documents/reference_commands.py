@@ -14,7 +14,7 @@ COMPLETION = ("install_completion", "show_completion", "help")
 NOT_RUN = {
     "records delete": "the case is the reader's",
     "audit verify": "the anchor is the reader's",
-    "weights grow": "it needs the package with the first weights",
+    "weights expand": "it needs the package with the first weights",
     "benchmark predict": "a measurement of minutes on a quiet machine",
     "benchmark stream": "a measurement of minutes on a quiet machine",
     "benchmark train": "a measurement of minutes on a quiet machine",

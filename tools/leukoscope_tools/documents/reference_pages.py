@@ -162,7 +162,7 @@ def render_bundle() -> str:
         f"A bundle of the task `finder` holds {listed} and no other file. Graph: `{finder_manifest.INPUT_NAME}` uint8 "
         f"(N, H, W, 3) in, `{finder_manifest.OUTPUT_NAME}` float32 (N, {len(finder_manifest.MAPS)}, H / 2, W / 2) out.",
     ]
-    for model, title in (
+    for part, title in (
         (finder_manifest.FinderManifest, "`manifest.json`"),
         (finder_manifest.FinderTraining, "`training`"),
         (finder_manifest.FinderReport, "`report.json`"),
@@ -170,7 +170,7 @@ def render_bundle() -> str:
         (finder_manifest.ScaleRow, "`scale`"),
         (finder_manifest.FinderMeasure, "a measure"),
     ):
-        lines += ["", f"### {title} of a finder", "", _first_line(model), "", *_model_table(model)]
+        lines += ["", f"### {title} of a finder", "", _first_line(part), "", *_model_table(part)]
     return "\n".join(lines) + "\n"
 
 

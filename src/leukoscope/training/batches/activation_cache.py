@@ -18,7 +18,7 @@ class ActivationBatchSource:
     Parameters
     ----------
     source
-        Computes the frozen part; its units must not change while this feeder lives.
+        Computes the frozen part; its units must not change while this batch source lives.
     folder
         Where the caches are written; they are worth nothing after the run.
     dtype

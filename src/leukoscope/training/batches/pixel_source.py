@@ -1,6 +1,6 @@
 """What the trained part of the network is fed with: batches of some cells under one view, here as pixels.
 
-All feeders give the same numbers for the same view up to rounding; which is used is a matter of speed.
+All batch sources give the same numbers for the same view up to rounding; which is used is a matter of speed.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Which feeder the stages, the validation and the scores of one model get."""
+"""Which batch source the stages, the validation and the scores of one model get."""
 
 import shutil
 from pathlib import Path
@@ -27,7 +27,7 @@ LARGEST_DISK_SHARE = 0.8
 
 
 class BatchSources:
-    """Makes the feeders of one model.
+    """Makes the batch sources of one model.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class BatchSources:
         shared: Path | None,
     ) -> None:
         self._fabric, self._network, self._cells, self._task = fabric, network, cells, task
-        self._settings, self._listener, self._shared = settings, callback, shared
+        self._settings, self._callback, self._shared = settings, callback, shared
         self._engine = choose_engine(settings.engine, fabric.device, len(cells.labels), engine)
         self._folder = task.folder / f"cache-{fabric.global_rank}"
         self._end = len(network.backbone)
@@ -72,7 +72,7 @@ class BatchSources:
         return f"{engine.name} {precision}"
 
     def start(self) -> BatchSource:
-        """Decide on the feeder of the whole run; the layers that no stage trains have their final values."""
+        """Decide on the batch source of the whole run; the layers that no stage trains have their final values."""
         boundary = freeze_boundary(self._network, self._settings.stages)
         store = None
         if self._shared is not None and boundary == self._end and self._fabric.world_size == 1:
@@ -82,7 +82,7 @@ class BatchSources:
         return self.of_run
 
     def of_stage(self, number: int, stage: StageSettings) -> BatchSource:
-        """Return the feeder of a stage that begins: it may freeze more layers than the run as a whole."""
+        """Return the batch source of a stage that begins: it may freeze more layers than the run as a whole."""
         of_run, stop = self.of_run, freeze_boundary(self._network, (stage,))
         if stop <= of_run.start:
             return of_run
@@ -90,7 +90,7 @@ class BatchSources:
         return self._behind(of_run if keeps else self.pixels, stop, f"stage-{number}")
 
     def of_scores(self) -> list[BatchSource]:
-        """Return one feeder for each view that a score averages; the whole network has its final values."""
+        """Return one batch source for each view that a score averages; the whole network has its final values."""
         turned = [
             TurnedBatchSource(self.pixels, number % 4, number >= 4)
             for number in range(1, self._settings.score.tta)
@@ -104,7 +104,7 @@ class BatchSources:
     def _behind(
         self, source: BatchSource, stop: int, name: str, store: EmbeddingStore | None = None
     ) -> BatchSource:
-        """Return a feeder of unit ``stop``, which keeps what it is worth keeping."""
+        """Return a batch source of unit ``stop``, which keeps what it is worth keeping."""
         engine = self._settings.engine
         keeping = engine.activation_cache == "auto"
         if stop <= source.start or not (keeping or self._engine):
@@ -127,7 +127,7 @@ class BatchSources:
         self._task.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self._task.folder).free
         if needed > LARGEST_DISK_SHARE * free:
-            self._listener.say(
+            self._callback.say(
                 f"{self._task.name}: activations are not kept, they would take {needed / 1e9:.1f} GB and "
                 f"{free / 1e9:.1f} GB are free in {self._task.folder}"
             )

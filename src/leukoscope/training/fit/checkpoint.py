@@ -19,11 +19,13 @@ from leukoscope.core.io import replacing
 from leukoscope.data.table import read_classes
 from leukoscope.training.networks.network import CellNetwork, outputs_of
 from leukoscope.training.settings import TrainSettings
-from leukoscope.training.weights.loading import check_tensors, read_tensors
+from leukoscope.training.weights.loading import check_tensors, file_sha256, read_tensors
 
 LAST = "last.safetensors"
 FINAL = "final.safetensors"
 _RECORD = "record"
+_BASE = "base"
+"""Key of the record of a file that holds only what differs from another file: the other's path and SHA-256."""
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], record: dict[str, Any] | None = None) -> None:
@@ -45,6 +47,11 @@ def read_record(path: Path) -> dict[str, Any]:
         raise TrainingError(
             f"{path}: damaged checkpoint ({error}); delete it to start this model again"
         ) from None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return the fields of ``TrainingState`` that a checkpoint was written with."""
+    return {name: value for name, value in read_record(path).items() if name != _BASE}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -89,11 +96,42 @@ def load_final(network: CellNetwork, path: Path) -> None:
     Raises
     ------
     WeightsError
-        No such file, or its tensors are not the network's.
+        No such file, its tensors are not the network's, or the file that it completes is another one now.
     """
-    tensors = read_tensors(path)
+    tensors = _read_whole(path)
     check_tensors(network.state_dict(), tensors, str(path))
     network.load_state_dict(tensors, strict=True)
+
+
+def shrink(path: Path, base: Path) -> None:
+    """Rewrite a finished model without the tensors that equal those of ``base``, a frozen backbone's for instance.
+
+    ``load_final`` puts both together again; ``base`` must stay where it is.
+    """
+    record = read_record(path)
+    if _BASE in record or not path.is_file():
+        return
+    tensors, others = load_file(path), load_file(base)
+    kept = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name not in others or tensor.shape != others[name].shape or not torch.equal(tensor, others[name])
+    }
+    record[_BASE] = {"path": os.path.relpath(base, path.parent), "sha256": file_sha256(base)}
+    write_tensors(path, kept, record)
+
+
+def _read_whole(path: Path) -> dict[str, Tensor]:
+    tensors = read_tensors(path)
+    base = read_record(path).get(_BASE)
+    if base is None:
+        return tensors
+    other = path.parent / base["path"]
+    if not other.is_file() or file_sha256(other) != base["sha256"]:
+        raise WeightsError(
+            f"{path}: holds only what differs from {other}, which is missing or no longer the same; train again"
+        )
+    return {**read_tensors(other), **tensors}
 
 
 def load_trained(run: Path) -> CellNetwork:

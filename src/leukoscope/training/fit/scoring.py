@@ -29,7 +29,7 @@ def score_rows(
     Parameters
     ----------
     views
-        A feeder for each view.
+        A batch source for each view.
     batch_size
         Of a forward pass.
     """

@@ -80,7 +80,7 @@ class Finetuner:
         self.batch_sources = BatchSources(
             fabric, network, cells, task, settings=settings, callback=callback, engine=engine, shared=shared
         )
-        self._feeder: BatchSource = self.batch_sources.pixels
+        self._batch_source: BatchSource = self.batch_sources.pixels
         check_classes(cells, task.train, "train")
         if len(task.validation):
             check_classes(cells, task.validation, "validation")
@@ -96,7 +96,7 @@ class Finetuner:
         self._start_time = time.perf_counter()
         final = self.task.folder / checkpoint.FINAL
         if final.is_file():
-            self.training_state = TrainingState(**checkpoint.read_record(final))
+            self.training_state = TrainingState(**checkpoint.read_state(final))
             checkpoint.load_final(self.network, final)
             self.fabric.to_device(self.network)
             return self.training_state
@@ -152,7 +152,7 @@ class Finetuner:
                 number, 0, state.total, best_epochs=state.best_epochs, history=state.history
             )
             self.training_state = state
-        self._feeder = self.batch_sources.of_stage(number, stage)
+        self._batch_source = self.batch_sources.of_stage(number, stage)
         running = self._start_stage(number, stage, sections)
         patience = stage.patience if running.select else 0
         while state.epoch < running.epochs and not (patience and state.stale >= patience):
@@ -194,7 +194,7 @@ class Finetuner:
 
     def _train_epoch(self, running: Running) -> dict[str, Any]:
         state, settings, fabric = self.training_state, self.settings, self.fabric
-        batch_source = self._feeder
+        batch_source = self._batch_source
         start_time = time.perf_counter()
         batches = self._local_batches(state.total)
         view = batch_source.view_of_epoch(state.total)
@@ -235,7 +235,7 @@ class Finetuner:
         """Take one step; returns the logits and the losses of the batch's cells, on the CPU."""
         fabric, clip_norm = self.fabric, self.settings.optimizer.clip_norm
         targets = torch.from_numpy(self.cells.labels[rows]).to(fabric.device)
-        output = running.module(batch.activations, batch.descriptors, self._feeder.start)
+        output = running.module(batch.activations, batch.descriptors, self._batch_source.start)
         losses = running.objective.cell_losses(output, targets)
         groups = torch.from_numpy(self.cells.groups[rows])
         loss = running.objective.batch_loss(losses, groups, fabric.world_size)
@@ -250,7 +250,7 @@ class Finetuner:
         return output.detach().float().cpu(), losses.detach().cpu()
 
     def _prepare_view(self, rows: NDArray[np.int64], view: int) -> float:
-        batch_source, start = self._feeder, time.perf_counter()
+        batch_source, start = self._batch_source, time.perf_counter()
         if batch_source.start == 0:
             return 0.0  # the whole network runs in every step: nothing is done once
         absent = batch_source.count_absent(rows, view)
@@ -326,7 +326,7 @@ class Finetuner:
             return dict.fromkeys(names)
         self._prepare_view(rows[self.fabric.global_rank :: self.fabric.world_size], PLAIN_VIEW)
         logits = predict_rows(
-            self.fabric, self.network, self._feeder, rows, batch_size=self.settings.score.batch_size
+            self.fabric, self.network, self._batch_source, rows, batch_size=self.settings.score.batch_size
         )[0]
         labels = self.cells.labels[rows]
         classes = torch.from_numpy(labels).long().unsqueeze(1)

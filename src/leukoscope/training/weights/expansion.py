@@ -12,7 +12,7 @@ Every tensor of Lite2 is a leading block of B3's tensor, so the small network ca
   the convolution behind it divides by b. ReLU6's ceiling has no counterpart.
 
 The last approximation shifts the statistics of the deep layers. ``match_statistics`` measures Lite2's channel means and
-standard deviations on real cells and sets B3's running statistics so that each grown channel has them too.
+standard deviations on real cells and sets B3's running statistics so that each expanded channel has them too.
 """
 
 import math

@@ -1,10 +1,19 @@
-"""Training one recipe on a leaking and on a subject-disjoint split: where data, training and evaluation meet."""
+"""Train one recipe on a leaking and on a subject-disjoint split."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def train_both(
-    config: Path, cells: Path, *, split: str | None, per_class: int, out: Path, overrides: list[str]
+    config: Path,
+    cells: Path,
+    *,
+    split: str | None,
+    per_class: int,
+    out: Path,
+    overrides: list[str],
+    make_callback: Callable[[], Any],
 ) -> list[Path]:
     """Train the recipe twice and return the run folders, the leaking one first.
 
@@ -20,14 +29,16 @@ def train_both(
         Parent of the run folders; the two splits are written there too.
     overrides
         ``section.key=value`` for both.
+    make_callback
+        Returns the ``TrainingCallback`` of one training; its ``close()`` is called at the end.
     """
-    from leukoscope.cli import train as train_command
     from leukoscope.data.splits import make_splits, write_splits
     from leukoscope.data.table import read_cells
     from leukoscope.models.session import OpenVinoGraphs
+    from leukoscope.training.recipe import read_settings
     from leukoscope.training.run import start_run
 
-    settings = train_command.read_settings(config, overrides)
+    settings = read_settings(config, overrides)
     table = read_cells(cells)
     leaking = make_splits(table, "paper", seed=settings.seed, per_class=per_class)
     disjoint = make_splits(table, "official", seed=settings.seed)
@@ -36,8 +47,7 @@ def train_both(
     for plan, name in zip((leaking, disjoint), names, strict=True):
         path = out / f"splits_{plan.protocol}.json"
         write_splits(plan, table, path)
-        # The bars of `leukoscope train` itself.
-        callback = train_command.make_callback(quiet=False)
+        callback = make_callback()
         try:
             folders.append(
                 start_run(
@@ -46,7 +56,7 @@ def train_both(
                     name,
                     settings,
                     out=out,
-                    config_name=config.stem,
+                    run_name=config.stem,
                     callback=callback,
                     engine=OpenVinoGraphs(),
                 )

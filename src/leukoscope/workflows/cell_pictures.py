@@ -1,4 +1,4 @@
-"""Pictures for the galleries of a report: the one place where evaluation's cells meet runtime's heat maps."""
+"""Pictures of a report's cells, each with its heat map."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
