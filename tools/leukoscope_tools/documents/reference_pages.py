@@ -118,6 +118,7 @@ def render_result_json() -> str:
 def render_bundle() -> str:
     """Return the page of the bundle's files and their fields."""
     from leukoscope.decision import parameters
+    from leukoscope.imaging.instances import MAPS
     from leukoscope.models import files, finder_manifest, manifest
 
     rows = []
@@ -160,7 +161,7 @@ def render_bundle() -> str:
         "## A finder",
         "",
         f"A bundle of the task `finder` holds {listed} and no other file. Graph: `{finder_manifest.INPUT_NAME}` uint8 "
-        f"(N, H, W, 3) in, `{finder_manifest.OUTPUT_NAME}` float32 (N, {len(finder_manifest.MAPS)}, H / 2, W / 2) out.",
+        f"(N, H, W, 3) in, `{finder_manifest.OUTPUT_NAME}` float32 (N, {len(MAPS)}, H / 2, W / 2) out.",
     ]
     for part, title in (
         (finder_manifest.FinderManifest, "`manifest.json`"),
