@@ -190,7 +190,4 @@ def _fit(points: NDArray[np.float64]) -> Circle | None:
     span = float(min(abs(angle[-1] - angle[0]) + 1 / radius, 2 * math.pi))
     if span < _SPAN:
         return None
-    whole = radius * math.exp(
-        0.5 * (_OUTLINE_SIGMA / radius) ** 2
-    )  # smoothing draws an arc towards its center
-    return Circle(float(cy + middle[0]), float(cx + middle[1]), whole, span)
+    return Circle(float(cy + middle[0]), float(cx + middle[1]), radius, span)
