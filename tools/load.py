@@ -2,7 +2,7 @@
 
     python tools/load.py --clients 64 --seconds 60
 
-Starts the real command on a free port with records in a temporary folder, sends one cell a request from every client
+Starts the real command on a free port with records in a temporary folder, sends one cell per request from every client
 without a pause, and samples the server's memory. Ends with exit code 1 where an answer was neither a result nor a
 polite 503 with Retry-After, where memory grew, or where the audit log does not verify afterwards. Clients and server
 share the machine; the figures are those of both.

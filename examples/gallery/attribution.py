@@ -1,7 +1,7 @@
 """Attribution: heat maps, and whether what they mark matters.
 
 Shipped cells with the shipped model (many of them were trained on: this shows the method, not its worth on others).
-Above, cells and their Grad-CAM maps. Below, one line a cell: how the logit changes when the pixels that the map marks
+Above, cells and their Grad-CAM maps. Below, one line per cell: how the logit changes when the pixels that the map marks
 most are removed first, when those that it marks least are, and in random order. A map orders pixels as the model weighs
 them where the orange dot lies left of the blue one: without the marked pixels the logit is lowest.
 

@@ -62,7 +62,7 @@ for figure in figures:
     show(figure)
 
 # %% [markdown]
-# One line a person. A mean over cells hides that some people are called wrong altogether.
+# One line per person. A mean over cells hides that some people are called wrong altogether.
 
 # %%
 with style.styled():

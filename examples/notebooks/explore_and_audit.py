@@ -54,7 +54,7 @@ verification = verify_files(cohort)
 pd.Series([file.status.value for file in verification.files]).value_counts().rename("files").to_frame()
 
 # %% [markdown]
-# ## One row a cell
+# ## One row per cell
 #
 # The import reads digest, label, subject, fold and measures of size, color and focus. Subjects that share a
 # byte-identical image become one *group*.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def verify(directory: Path | None, *, expect: str | None, engines: tuple[str, ...], as_json: bool) -> int:
-    """Run every check, print them and return the exit code."""
+    """Run all checks, print the results and return the exit code."""
     from leukoscope.assets import default_bundle_path
     from leukoscope.models.bundle import Bundle, Check, verify_bundle
     from leukoscope.models.session import ENGINES
@@ -53,7 +53,7 @@ def verify(directory: Path | None, *, expect: str | None, engines: tuple[str, ..
 
 
 def show(directory: Path | None, *, card: bool, as_json: bool) -> None:
-    """Print what a bundle is."""
+    """Print the description of a bundle."""
     from leukoscope.assets import default_bundle_path
     from leukoscope.models.bundle import Bundle
     from leukoscope.models.files import CARD

@@ -32,11 +32,9 @@ def smear(
         Path | None,
         typer.Option("--bundle", "-b", metavar="DIR", help="Bundle that finds or names cells."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a field.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per field.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No table.")] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="With --out: go on where an earlier call stopped.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="With --out: resume an interrupted call.")] = False,
     finder: Annotated[
         str, typer.Option(help="network (the shipped one), or classical (thresholds and watershed).")
     ] = "network",
@@ -47,7 +45,7 @@ def smear(
     ] = None,
     microns_per_pixel: Annotated[
         float | None,
-        typer.Option(help="Scale of all images; without it the file's metadata, else the red cells tell it."),
+        typer.Option(help="Scale of all images; without it the file's metadata, else from the red cells."),
     ] = None,
 ) -> None:
     """Find, outline, measure and count the white cells of stained blood smears.

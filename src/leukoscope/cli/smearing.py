@@ -1,4 +1,4 @@
-"""How ``leukoscope smear`` runs: fields in, results to the terminal and into a folder."""
+"""Run ``leukoscope smear``: read fields, write results to the terminal and into a folder."""
 
 import sys
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SmearOptions:
-    """What the user asked for; see ``leukoscope smear --help``."""
+    """Options of ``leukoscope smear``; see its ``--help``."""
 
     sources: tuple[str, ...]
     out: Path | None = None
@@ -36,7 +36,7 @@ class SmearOptions:
 
 
 def run_smear(options: SmearOptions) -> int:
-    """Read all fields and return the exit code: 1 where one was rejected."""
+    """Read all fields and return the exit code: 1 if one was rejected."""
     _check(options)
     _check_outputs(options)
     from leukoscope.cli.predicting import subject_of
@@ -88,7 +88,7 @@ def _check(options: SmearOptions) -> None:
     if options.out is None and (options.resume or options.overwrite):
         raise UsageError("--resume and --overwrite are about a folder; name it with --out DIR")
     if options.resume and options.overwrite:
-        raise UsageError("--resume goes on and --overwrite begins again; give one of them")
+        raise UsageError("--resume continues and --overwrite starts again; give one of them")
     if options.microns_per_pixel is not None and not 0 < options.microns_per_pixel < 1000:
         raise UsageError(
             f"--microns-per-pixel {options.microns_per_pixel}: expected a positive number, such as 0.1"
@@ -102,7 +102,7 @@ def _check(options: SmearOptions) -> None:
 
 
 def _check_outputs(options: SmearOptions) -> None:
-    """Refuse, before the work, an output that would lose a file."""
+    """Check the output before the work; raise an error if a file would be lost."""
     from leukoscope.smear.folder import OUTPUT_NAMES, SETTINGS
 
     outputs = Outputs(overwrite=options.overwrite)
@@ -113,7 +113,7 @@ def _check_outputs(options: SmearOptions) -> None:
 
 
 def _skip(sources: "Iterator[Source]", done: list[str]) -> "Iterator[Source]":
-    """Skip what the folder holds, after seeing that it is of the same images in the same order."""
+    """Skip the images in the folder, after checking that they are the same in the same order."""
     for number, name in enumerate(done, 1):
         source = next(sources, None)
         if source is None or source.name != name:
@@ -126,7 +126,7 @@ def _skip(sources: "Iterator[Source]", done: list[str]) -> "Iterator[Source]":
 
 
 class _Counts:
-    """Counts fields and cells, and prints a row a field."""
+    """Counts fields and cells, and prints a row per field."""
 
     def __init__(self, options: SmearOptions) -> None:
         self._options = options

@@ -1,4 +1,4 @@
-"""The cell table, ``cells.csv``: one row a cell image (columns in docs/architecture.md, "Tables").
+"""The cell table, ``cells.csv``: one row per cell image (columns in docs/architecture.md, "Tables").
 
 Subjects, groups and folds are strings, always: "11", "H11" and "h3" are three people.
 """
@@ -118,7 +118,7 @@ def present_labels(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def logit_columns(classes: ClassSchema) -> tuple[str, ...]:
-    """Return the columns of ``scores.csv`` that hold logits: ``logit`` for two classes, else one a class."""
+    """Return the columns of ``scores.csv`` that hold logits: ``logit`` for two classes, else one per class."""
     return ("logit",) if classes.size == 2 else tuple(f"logit_{name}" for name in classes.names)
 
 

@@ -22,7 +22,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 class Calibration:
     """``probabilities = softmax(logits / temperature + bias)``; ``reason`` says why nothing was fitted.
 
-    ``bias`` has one number a class, the first of them 0; empty stands for no bias.
+    ``bias`` has one number per class, the first of them 0; empty stands for no bias.
     """
 
     temperature: float = 1.0

@@ -64,7 +64,7 @@ def check_descriptors(descriptors: Descriptors, limits: InputLimits) -> list[Fin
             Finding(
                 Reason.SEVERAL_OBJECTS,
                 f"The frame holds {descriptors.components} separate objects, at most {limits.max_components} "
-                "are accepted; give one cell an image.",
+                "are accepted; give one cell per image.",
             )
         )
     if descriptors.focus < limits.min_focus:

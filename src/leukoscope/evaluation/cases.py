@@ -56,7 +56,7 @@ def label_suspects(rows: pd.DataFrame, limit: int) -> tuple[CellCase, ...]:
 
 
 def subject_rows(table: pd.DataFrame, rows: pd.DataFrame) -> tuple[SubjectRow, ...]:
-    """Return one row a person, from ``measures.pool_subjects`` and the classified cells."""
+    """Return one row per person, from ``measures.pool_subjects`` and the classified cells."""
     right = (rows["called"].astype(bool) == (rows["label"] == 1)).groupby(rows["group"]).sum()
     result = []
     for row in table.to_dict("records"):

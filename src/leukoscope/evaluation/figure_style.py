@@ -70,7 +70,7 @@ def unit_axes(axes: Axes, *, x: bool = True, y: bool = True) -> None:
 
 
 def end_labels(axes: Axes, texts: Iterable[str]) -> None:
-    """Write remarks into the lower right corner of the axes, one a line."""
+    """Write remarks into the lower right corner of the axes, one per line."""
     axes.text(
         0.98,
         0.03,

@@ -47,7 +47,7 @@ class DecodeLimits:
     max_bytes
         Of the file. 64 MiB holds a 24-bit BMP of 22 million pixels.
     max_pixels
-        Width by height. Decoding takes about 10 bytes a pixel at its peak.
+        Width by height. Decoding takes about 10 bytes per pixel at its peak.
     max_side_px, min_side_px
         Of either side.
     """

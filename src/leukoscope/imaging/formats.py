@@ -63,7 +63,7 @@ def read_container(content: bytes, *, field: bool = False) -> Container:
     content
         The file.
     field
-        Accept what photographs of whole fields have and cell images have not: 16 bits a channel in PNG and TIFF (read
+        Accept what photographs of whole fields have and cell images have not: 16 bits per channel in PNG and TIFF (read
         as 8), the first page of a TIFF with several (the others are overviews), a phone's JPEG with a second picture.
 
     Raises
@@ -112,7 +112,7 @@ def _read_bmp(content: bytes, field: bool) -> Container:
     if width <= 0 or height == 0:
         raise _damaged(f"BMP of {width} x {height} px")
     if bits == 16:
-        raise _unsupported("BMP with 16 bits a pixel (5 or 6 a channel)")
+        raise _unsupported("BMP with 16 bits per pixel (5 or 6 a channel)")
     if compression not in (0, 3):
         raise _unsupported(f"compressed BMP (method {compression})")
     needed = (width * bits + 31) // 32 * 4 * height
@@ -145,7 +145,7 @@ def _read_png(content: bytes, field: bool) -> Container:
     if frames > 1:
         raise _several(frames)
     if depth == 16 and not field:
-        raise _unsupported("PNG with 16 bits a channel")
+        raise _unsupported("PNG with 16 bits per channel")
     if color in (0, 4):
         raise _unsupported("gray PNG (the stain's color is missing)")
     return Container("PNG", width, height, orientation, b"".join(kept))
@@ -191,7 +191,7 @@ def _read_jpeg(content: bytes, field: bool) -> Container:
         raise _damaged("JPEG without a frame header")
     depth, height, width, channels = frame
     if depth != 8:
-        raise _unsupported(f"JPEG with {depth} bits a channel")
+        raise _unsupported(f"JPEG with {depth} bits per channel")
     if channels != 3:
         what = {1: "gray JPEG (the stain's color is missing)", 4: "CMYK JPEG"}
         raise _unsupported(what.get(channels, f"JPEG with {channels} channels"))
@@ -302,7 +302,7 @@ def _read_tiff(content: bytes, field: bool) -> Container:
         raise _damaged(f"TIFF tiles of {values.get(322)} x {values.get(323)} px in {width} x {height} px")
     photometric, samples = values.get(262, -1), values.get(277, 1)
     if (bits - {8} and not (field and bits == {16})) or values.get(339, 1) != 1:
-        raise _unsupported(f"TIFF with {max(bits)} bits a channel")
+        raise _unsupported(f"TIFF with {max(bits)} bits per channel")
     if photometric not in (2, 3, 6) or samples not in (1, 3, 4) or (samples == 1 and photometric != 3):
         raise _unsupported(f"TIFF with {samples} channels and color space {photometric}")
     orientation = next((_inline(order, entry) for entry in entries if entry[0] == _ORIENTATION_TAG), 1)
@@ -342,7 +342,7 @@ def _inline(order: str, entry: Entry) -> int:
 
 
 def _bits(content: bytes, order: str, entries: list[Entry]) -> set[int]:
-    """Return the distinct bits a channel; a TIFF that does not say has 1."""
+    """Return the distinct bits per channel; a TIFF that does not say has 1."""
     for tag, kind, count, raw in entries:
         if tag == 258 and kind == 3 and 1 <= count <= 8:
             data, at = (raw, 0) if count <= 2 else (content, struct.unpack(order + "I", raw)[0])

@@ -30,7 +30,7 @@ class ReasonDetail(BaseModel):
 
 
 class CellResult(BaseModel):
-    """Everything that is said about one image; one JSON object a line in ``predict --json``.
+    """Everything that is said about one image; one JSON object per line in ``predict --json``.
 
     Records of schema 1, which knew the classes normal and blast only, are read as well.
     """

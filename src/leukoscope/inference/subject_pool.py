@@ -1,4 +1,4 @@
-"""Results of one person's cells pooled: eight bytes a cell and class until the end, then the policy's own rule."""
+"""Results of one person's cells pooled: eight bytes per cell and class until the end, then the policy's own rule."""
 
 from array import array
 from collections import Counter

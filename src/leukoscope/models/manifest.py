@@ -50,7 +50,9 @@ class TrainingRecord(_Record):
     cells: Count
     subjects: Count
     groups: Count
-    groups_sha256: Hash | None = Field(description="Of the sorted names of the training groups, one a line.")
+    groups_sha256: Hash | None = Field(
+        description="Of the sorted names of the training groups, one per line."
+    )
     cells_sha256: Hash | None = Field(description="Of the cell table.")
     initial_weights: str = Field(description="Where training started: an origin with its license, or random.")
     seed: int | None = None
@@ -173,7 +175,7 @@ class ExpectedCell(_Record):
         description="Log-odds of the positive group before calibration, or of the class called."
     )
     logits: tuple[float, ...] | None = Field(
-        default=None, description="One a class; null in files of version 1."
+        default=None, description="One per class; null in files of version 1."
     )
     probability: float | None = Field(ge=0, le=1)
     decision: str = Field(description="A class, 'uncertain' or 'rejected'.")

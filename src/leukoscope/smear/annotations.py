@@ -26,7 +26,7 @@ class Annotations:
     Parameters
     ----------
     source
-        A COCO or GeoJSON file for all images, a folder that holds a file an image (VOC ``.xml``, YOLO ``.txt``,
+        A COCO or GeoJSON file for all images, a folder that holds a file per image (VOC ``.xml``, YOLO ``.txt``,
         ``.geojson``), or None: the files stand beside the images.
     names
         Class names of YOLO numbers, in order; a ``classes.txt`` or ``data.yaml`` names list is the user's to give.

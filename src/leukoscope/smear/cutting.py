@@ -1,4 +1,4 @@
-"""A training cohort from own fields: one image a cell, with label and subject, as ``data import`` reads it."""
+"""A training cohort from own fields: one image per cell, with label and subject, as ``data import`` reads it."""
 
 import csv
 import math

@@ -21,7 +21,7 @@ FIELD_LIMITS = DecodeLimits(
 )
 """Limits of one field; more belongs to a whole slide."""
 
-_AS_ARRAY_PIXELS = 25_000_000  # larger images stay with Pillow: 4 bytes a pixel instead of 7
+_AS_ARRAY_PIXELS = 25_000_000  # larger images stay with Pillow: 4 bytes per pixel instead of 7
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _deep_tiff(container: Container) -> NDArray[np.uint8] | None:
     if compression not in (1, 8, 32946) or samples not in (3, 4) or tags.get(284, [1])[0] != 1 or 324 in tags:
         raise ImageError(
             Reason.UNSUPPORTED_MODE,
-            f"a TIFF with 16 bits a channel and compression {compression} in tiles or planes is not read; "
+            f"a TIFF with 16 bits per channel and compression {compression} in tiles or planes is not read; "
             "save it as 8-bit RGB",
         )
     height, width = container.height_px, container.width_px

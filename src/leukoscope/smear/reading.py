@@ -99,7 +99,7 @@ def read_smear(
     Yields
     ------
     FieldReading
-        One an image, in their order. An image that cannot be read or searched has a reason; the others go on.
+        One per image, in their order. An image that cannot be read or searched has a reason; the others go on.
 
     Raises
     ------

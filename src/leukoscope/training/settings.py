@@ -30,7 +30,7 @@ class NetworkSettings:
         Side of the square input, 32 to 1,024 px.
     head
         ``linear``: Dropout, Dense(K). ``paper``: Dense(128, ReLU), BatchNorm, Dropout, Dense(K). K is 1 for two
-        classes, else one a class.
+        classes, else one per class.
     pixel_mean, pixel_std
         What pixels (0..255; red, green, blue) are normalized by, and the background set to 0: mean over cells, and
         standard deviation within a cell. Empty for the backbone's own, which are those of photographs.

@@ -55,7 +55,7 @@ COLUMNS = (
 
 @blueprint.get("/export.csv")
 def export_csv() -> Response:
-    """Return matching cases, one a line; the notice is a column, so that it survives sorting and filtering."""
+    """Return matching cases, one per line; the notice is a column, so that it survives sorting and filtering."""
     records = _matching()
     stream = StringIO()
     writer = csv.writer(stream, lineterminator="\r\n")

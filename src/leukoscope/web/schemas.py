@@ -30,7 +30,7 @@ class _Question(BaseModel):
 
 
 class CellResults(RootModel[list[CellResult]]):
-    """One object an image, in the order of the files; archives stand for their members."""
+    """One object per image, in the order of the files; archives stand for their members."""
 
 
 class JobStatus(_Answer):

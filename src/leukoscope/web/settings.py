@@ -31,7 +31,7 @@ class Limits:
     file_mb: int = 20
     """One image. A C-NMC cell is 0.6 MB; an uncompressed 2560 x 1920 field is 15 MB."""
     megapixels: int = 16
-    """One image. Decoding takes about 10 bytes a pixel."""
+    """One image. Decoding takes about 10 bytes per pixel."""
     request_mb: int = 64
     """One HTTP request with all its files."""
     request_files: int = 200

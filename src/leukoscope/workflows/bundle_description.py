@@ -198,7 +198,7 @@ def tensor_texts(network: "CellNetwork", classes: "ClassSchema") -> dict[str, tu
     logits = (
         f"log-odds of {classes.names[1]} before calibration"
         if one
-        else f"one a class before calibration and softmax: {', '.join(classes.names)}"
+        else f"one per class before calibration and softmax: {', '.join(classes.names)}"
     )
     return {
         "cells": ("RGB on the canonical black canvas, resized as a whole", "0 to 255"),

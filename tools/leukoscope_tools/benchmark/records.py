@@ -78,7 +78,7 @@ class Measured(Record):
     rounds_ms: tuple[float, ...] = Field(min_length=1, description="Time a cell in each round.")
     p50_ms: float | None = Field(default=None, description="Median over single cells of all rounds.")
     p95_ms: float | None = None
-    throughput: bool = Field(description="Whether cells a second mean anything for it.")
+    throughput: bool = Field(description="Whether cells per second mean anything for it.")
     cpu_ms: float | None = Field(
         default=None, description="Processor time a cell over all threads, median over rounds."
     )
@@ -97,7 +97,7 @@ class Measured(Record):
 
     @property
     def cells_per_second(self) -> float | None:
-        """Cells a second at that median."""
+        """Cells per second at that median."""
         return 1e3 / self.median_ms if self.throughput else None
 
 
@@ -254,7 +254,7 @@ def render_model(measured: Performance) -> str:
 
 def render_backends(measured: Performance) -> str:
     """Return the table of all backends."""
-    columns = ("ms a cell", "p50 ms", "p95 ms", "cells/s", "processor ms", "start, s", "peak memory, MB")
+    columns = ("ms per cell", "p50 ms", "p95 ms", "cells/s", "processor ms", "start, s", "peak memory, MB")
     lines = [f"| | {' | '.join(columns)} | |", "|---|" + "---:|" * len(columns) + "---|"]
     for row in measured.rows:
         numbers = (

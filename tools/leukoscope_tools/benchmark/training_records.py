@@ -84,7 +84,7 @@ def render_training_speed(measured: TrainingSpeed) -> str:
     others = "unknown" if machine.others_share is None else f"{machine.others_share:.0%}"
     lines += [
         "",
-        f"{measured.architecture} at {measured.input_px} px, {measured.images_per_epoch:,} images an epoch in "
+        f"{measured.architecture} at {measured.input_px} px, {measured.images_per_epoch:,} images per epoch in "
         f"batches of {measured.batch_size}, {measured.precision}; frozen layers: {measured.frozen_forward}; {views}. "
         f"{measured.images_per_second:.1f} images/s, plain torch (float32, timed on "
         f"{measured.plain_images_timed} images) {measured.plain_images_per_second:.1f}. "

@@ -30,7 +30,7 @@ class Outputs(NamedTuple):
     """What the network says about a batch of N cells."""
 
     logits: Tensor
-    """(N, K), one a class; of two classes (N, 1), the log-odds of the second before calibration."""
+    """(N, K), one per class; of two classes (N, 1), the log-odds of the second before calibration."""
     embedding: Tensor
     """(N, D), the pooled features of all chosen stages."""
     activation_map: Tensor
@@ -93,7 +93,7 @@ class PaperHead(nn.Module):
 
 
 def outputs_of(classes: ClassSchema) -> int:
-    """Return how many logits a network of these classes has: 1 for two classes, else one a class."""
+    """Return how many logits a network of these classes has: 1 for two classes, else one per class."""
     return 1 if classes.size == 2 else classes.size
 
 
@@ -105,7 +105,7 @@ class CellNetwork(nn.Module):
     settings
         Which backbone and head. Weights are random here; ``weights.load_weights`` fills them.
     outputs
-        Logits: 1 for two classes (the log-odds of the second), else one a class.
+        Logits: 1 for two classes (the log-odds of the second), else one per class.
 
     Attributes
     ----------

@@ -44,7 +44,7 @@ class AveragePooling(nn.Module):
         self._deepest = deepest
 
     def forward(self, maps: list[Tensor], _images: Tensor) -> Pooled:
-        """Pool maps (N, C, h, w), one a stage."""
+        """Pool maps (N, C, h, w), one per stage."""
         embedding = torch.cat([average_over_places(stage_map).flatten(1) for stage_map in maps], dim=1)
         return Pooled(embedding, maps[self._deepest], None)
 
@@ -67,7 +67,7 @@ class MomentPooling(nn.Module):
         self.explained = slice(0, self.width)
 
     def forward(self, maps: list[Tensor], images: Tensor) -> Pooled:
-        """Pool maps (N, C, h, w), one a stage; sizes divide the side of ``images`` (N, 3, S, S), background 0."""
+        """Pool maps (N, C, h, w), one per stage; sizes divide the side of ``images`` (N, 3, S, S), background 0."""
         foreground = find_foreground(images)
         side, grid = images.shape[-1], min(stage_map.shape[-1] for stage_map in maps)
         parts = []
