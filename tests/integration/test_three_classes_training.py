@@ -22,7 +22,7 @@ from leukoscope.training.fit.checkpoint import load_trained
 TINY = (
     "network.arch=resnet10t", "network.weights=none", "network.input_px=64", "augment.views=1", "stage1.epochs=3",
     "stage1.learning_rate=0.001", "stage2.epochs=0", "engine.batch_size=8", "engine.accelerator=cpu",
-    "engine.threads=1", "network.standardise_features=true", "head_fit.penalty=2.0", "loss.class_weights=true",
+    "engine.threads=1", "network.standardize_features=true", "head_fit.penalty=2.0", "loss.class_weights=true",
     "loss.label_smoothing=0.05",
 )  # fmt: skip
 FOLDERS = ("Lymphoblast", "Mature lymphocyte", "monocyte")

@@ -307,7 +307,7 @@ def test_a_stage_keeps_its_name_where_the_first_one_is_left_out(cohort, tmp_path
 
 
 EXACT = (
-    "network.standardise_features=true",
+    "network.standardize_features=true",
     "head_fit.penalty=0.05",
     "stage1.epochs=0",
     "stage2.epochs=0",

@@ -56,7 +56,7 @@ def test_a_search_is_resumed_and_never_sees_the_test_part(tmp_path):
         search(table, splits, None, settings, {}, trials=3, **options)
 
 
-EXACT = ["network.standardise_features=true", "head_fit.penalty=0.05", "stage1.epochs=0"]
+EXACT = ["network.standardize_features=true", "head_fit.penalty=0.05", "stage1.epochs=0"]
 # The second stage undoes the first, so that the least loss over both is not the kept model's.
 SPOILT = ["stage1.epochs=2", "stage1.learning_rate=0.01", "stage2.epochs=1", "stage2.learning_rate=1.0"]
 

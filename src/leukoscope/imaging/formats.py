@@ -1,7 +1,7 @@
-"""What an image file says of itself, read without Pillow and without decoding a pixel.
+"""Read the headers of image files, without Pillow and without decoding a pixel.
 
-Each reader walks the file's own structure (chunks, segments, directories), refuses what is damaged or no single
-8-bit color image, and returns the *pixels' part* only: metadata (EXIF, ICC, text, thumbnails) is left out before
+Each reader parses the structure of the file (chunks, segments, directories), refuses a file that is damaged or not a
+single 8-bit color image, and returns the *pixels' part* only: metadata (EXIF, ICC, text, thumbnails) is left out before
 the decoder sees the bytes. Pillow reads every tag of a metadata directory into memory, and tags may all point at
 the same bytes: a TIFF or an EXIF block of some megabytes can thus ask for gigabytes.
 
@@ -18,14 +18,14 @@ from leukoscope.core.errors import ImageError
 from leukoscope.core.terms import Reason
 
 _MAX_PARTS = 65_536  # chunks or segments of one file; bounds the time of the walks
-_MAX_JPEG_SCANS = 50  # each scan of a progressive JPEG is a pass over all pixels, however few bytes it has
+_MAX_JPEG_SCANS = 50  # each scan of a progressive JPEG is a pass over all pixels, even if it has few bytes
 _SAVE_AS_RGB = "save the image as 8-bit RGB (BMP, PNG or TIFF without a color profile)"
 _EXPORT_AGAIN = "export or copy the file again"
 
 _ORIENTATION_TAG = 0x0112
 _TIFF_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _TIFF_COMPRESSIONS = {1: "none", 5: "LZW", 7: "JPEG", 8: "deflate", 32773: "PackBits", 32946: "deflate"}
-# Everything a baseline decoder needs; all other tags are metadata. 274 (orientation) is applied by our own code.
+# The tags that a baseline decoder needs; all others are metadata. 274 (orientation) is applied by ``decode``.
 _TIFF_PIXEL_TAGS = frozenset(
     {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347, 512}
     | {529, 530, 531, 532}
@@ -63,7 +63,7 @@ def read_container(content: bytes, *, field: bool = False) -> Container:
     content
         The file.
     field
-        Accept what photographs of whole fields have and cell images have not: 16 bits per channel in PNG and TIFF (read
+        Accept formats that occur for fields but not for cell images: 16 bits per channel in PNG and TIFF (read
         as 8), the first page of a TIFF with several (the others are overviews), a phone's JPEG with a second picture.
 
     Raises
@@ -95,7 +95,7 @@ def _unsupported(what: str) -> ImageError:
 def _several(frames: int | str) -> ImageError:
     return ImageError(
         Reason.MULTIPLE_FRAMES,
-        f"the file holds {frames} images, only 1 is allowed; save each as a file of its own",
+        f"the file holds {frames} images, only 1 is allowed; save each as a separate file",
     )
 
 
@@ -108,11 +108,11 @@ def _read_bmp(content: bytes, field: bool) -> Container:
         width, height, _, bits, compression = struct.unpack_from("<iiHHI", content, 18)
     else:
         raise _damaged(f"BMP header of {header_size} bytes")
-    height = abs(height)  # negative: rows stand top-down
+    height = abs(height)  # negative: rows are stored top-down
     if width <= 0 or height == 0:
         raise _damaged(f"BMP of {width} x {height} px")
     if bits == 16:
-        raise _unsupported("BMP with 16 bits per pixel (5 or 6 a channel)")
+        raise _unsupported("BMP with 16 bits per pixel (5 or 6 per channel)")
     if compression not in (0, 3):
         raise _unsupported(f"compressed BMP (method {compression})")
     needed = (width * bits + 31) // 32 * 4 * height
@@ -182,7 +182,7 @@ def _read_jpeg(content: bytes, field: bool) -> Container:
             if frame:
                 raise _damaged("JPEG with two frame headers")
             frame = struct.unpack_from(">BHHB", content, at + 4)
-        # Of the application segments only JFIF and Adobe matter to the colors; comments never do.
+        # Of the application segments and comments only JFIF and Adobe affect the colors.
         if marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             kept.append(content[at:end])
         if marker == 0xDA:
@@ -342,7 +342,7 @@ def _inline(order: str, entry: Entry) -> int:
 
 
 def _bits(content: bytes, order: str, entries: list[Entry]) -> set[int]:
-    """Return the distinct bits per channel; a TIFF that does not say has 1."""
+    """Return the distinct bits per channel; the default of a TIFF is 1."""
     for tag, kind, count, raw in entries:
         if tag == 258 and kind == 3 and 1 <= count <= 8:
             data, at = (raw, 0) if count <= 2 else (content, struct.unpack(order + "I", raw)[0])

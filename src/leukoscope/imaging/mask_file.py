@@ -1,4 +1,4 @@
-"""Masks from files: what is not 0 belongs to it."""
+"""Read masks from files: nonzero pixels belong to the mask."""
 
 from pathlib import Path
 

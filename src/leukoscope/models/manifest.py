@@ -1,4 +1,4 @@
-"""``manifest.json``: what a bundle says of its model, and ``sample/expected.json``: what the model must answer."""
+"""``manifest.json``: the description of the model, and ``sample/expected.json``: expected outputs."""
 
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -38,13 +38,13 @@ class TensorSpec(_Record):
 
     name: str
     dtype: Literal["uint8", "float32"]
-    shape: tuple[int | str, ...] = Field(description="A number an axis; a name stands for a dynamic one.")
+    shape: tuple[int | str, ...] = Field(description="One number per axis; a name means a dynamic axis.")
     meaning: str = Field(min_length=1)
     value_range: str = Field(min_length=1)
 
 
 class TrainingRecord(_Record):
-    """What the model was trained on, as counts and hashes, so that a test set can be shown to be disjoint."""
+    """The training set as counts and hashes, so that a test set can be shown to be disjoint."""
 
     protocol: str
     cells: Count
@@ -62,7 +62,7 @@ class TrainingRecord(_Record):
 class LicenseRecord(_Record):
     """Under what terms a part may be used."""
 
-    part: str = Field(description="What it covers, for instance 'weights' or 'sample cells'.")
+    part: str = Field(description="Part that it covers, for instance 'weights' or 'sample cells'.")
     license: str = Field(validation_alias=AliasChoices("license", "licence"), description="SPDX identifier.")
     attribution: str = ""
 
@@ -95,7 +95,7 @@ class Manifest(_Record):
     created: str = Field(description="UTC, ISO 8601.")
     notice: str = RESEARCH_USE
     intended_use: str = Field(min_length=1)
-    limitations: tuple[str, ...] = Field(min_length=1, description="What a reader must know before using it.")
+    limitations: tuple[str, ...] = Field(min_length=1, description="Limitations of the model.")
     architecture: str
     head: str
     attribution: str = Field(description="The method of the activation map.")
@@ -166,7 +166,7 @@ class Manifest(_Record):
 
 
 class ExpectedCell(_Record):
-    """What the model answered for one sample cell when the bundle was made."""
+    """Outputs of the model for one sample cell when the bundle was made."""
 
     file: FileName
     label: str | None = Field(default=None, description="Name of its true class, where known.")

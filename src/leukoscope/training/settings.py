@@ -1,4 +1,4 @@
-"""What a training run can be told: frozen dataclasses with the defaults, filled by ``leukoscope.core.config.build``."""
+"""Settings of a training run: frozen dataclasses with the defaults, filled by ``leukoscope.core.config.build``."""
 
 import sys
 from dataclasses import dataclass, field
@@ -39,10 +39,10 @@ class NetworkSettings:
         without the background; needs ``pixel_mean`` and an ``input_px`` that is a multiple of 32.
     pooled_stages
         Stages that are pooled into the embedding, counted as in a Python list (-1 is the last convolutional features).
-        What lies behind the deepest of them is not run. Grad-CAM explains the deepest stage (``average``) or all pooled
+        Stages after the deepest one are not run. Grad-CAM explains the deepest stage (``average``) or all pooled
         stages together (``moments``).
-    standardise_features
-        Bring every pooled feature to mean 0 and standard deviation 1 over the training cells before the head.
+    standardize_features
+        Standardize every pooled feature to mean 0 and standard deviation 1 over the training cells before the head.
     descriptor_head
         Add a linear term in the nine scalars (area, box, color moments), measured inside the graph.
     descriptor_products
@@ -62,7 +62,7 @@ class NetworkSettings:
     pixel_std: tuple[float, ...] = ()
     pooling: Literal["average", "moments"] = "average"
     pooled_stages: tuple[int, ...] = (-1,)
-    standardise_features: bool = False
+    standardize_features: bool = False
     descriptor_head: bool = False
     descriptor_products: bool = False
     drop_rate: float = 0.3
@@ -96,7 +96,7 @@ class NetworkSettings:
                 "expected a multiple of 32, and three numbers"
             )
         if len(set(self.pooled_stages)) != len(self.pooled_stages):
-            raise ValueError(f"pooled_stages = {list(self.pooled_stages)}: a stage stands there twice")
+            raise ValueError(f"pooled_stages = {list(self.pooled_stages)}: a stage occurs twice")
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class HeadFitSettings:
     ----------
     penalty
         Weight of the penalty in mean loss + penalty / 2 * (sum of squared weights), on standardized features; 0 leaves
-        the fit out. It needs the linear head and ``standardise_features``. With both stages' epochs at 0 it is all
+        the fit out. It needs the linear head and ``standardize_features``. With both stages' epochs at 0 it is all
         that is trained.
     """
 
@@ -224,9 +224,9 @@ class StageSettings:
         Of the head; the backbone's is smaller by the optimizer's ``layer_decay``.
     unfreeze_layers
         The last so many layers of the backbone are trained: 0 none, -1 all. A layer is a module that has parameters of
-        its own or no children (convolution, norm, activation, gate; not Identity), in the order of execution.
+        its own or no children (convolution, norm, activation, sigmoid; not Identity), in the order of execution.
     patience
-        Epochs without a lower validation loss before the stage ends; 0 never. Whatever it is, the weights of the epoch
+        Epochs without a lower validation loss before the stage ends; 0 never. In every case the weights of the epoch
         with the lowest validation loss are restored.
     """
 
@@ -250,7 +250,7 @@ class OptimizerSettings:
     name
         ``adam``, ``adamw`` or ``sgd`` (momentum 0.9).
     weight_decay
-        On matrices and kernels; never on biases and norms.
+        Weight decay of matrices and kernels; never of biases and norms.
     schedule
         ``constant``, or ``cosine`` down to 0 over the stage.
     warmup_epochs
@@ -288,7 +288,7 @@ class LossSettings:
     label_smoothing
         Share of the target that is spread evenly over the classes, 0 to 0.5.
     class_weights
-        Weigh all classes equally, whatever their counts; only with ``data.sampling = "shuffle"``, which does not.
+        Weight all classes equally at any counts; only with ``data.sampling = "shuffle"``, which does not.
     group_robust_rate
         Step of the exponentiated weights over groups (Sagawa et al. 2020, arXiv:1911.08731); 0 for the plain mean.
     """
@@ -412,9 +412,9 @@ class TrainSettings:
             raise ValueError(
                 "stage1.epochs, stage2.epochs and head_fit.penalty are all 0: nothing would be trained"
             )
-        if self.head_fit.penalty and (self.network.head != "linear" or not self.network.standardise_features):
+        if self.head_fit.penalty and (self.network.head != "linear" or not self.network.standardize_features):
             raise ValueError(
-                "head_fit.penalty needs network.head = 'linear' and network.standardise_features = true"
+                "head_fit.penalty needs network.head = 'linear' and network.standardize_features = true"
             )
 
     @property

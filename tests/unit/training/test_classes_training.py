@@ -56,7 +56,7 @@ def test_one_logit_gives_torchs_binary_cross_entropy() -> None:
 
 
 def test_the_exact_head_is_scikit_learns_multinomial_regression() -> None:
-    settings = NetworkSettings(arch="resnet10t", input_px=64, weights="none", standardise_features=True)
+    settings = NetworkSettings(arch="resnet10t", input_px=64, weights="none", standardize_features=True)
     network = CellNetwork(settings, outputs=3).eval()
     generator = torch.Generator().manual_seed(1)
     labels = torch.arange(90) % 3

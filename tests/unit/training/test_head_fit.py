@@ -24,7 +24,7 @@ def fitted(penalty: float, descriptors: bool, weights: np.ndarray | None = None)
             arch="resnet10t",
             input_px=64,
             weights="none",
-            standardise_features=True,
+            standardize_features=True,
             descriptor_head=descriptors,
             descriptor_products=descriptors,
         )
@@ -82,7 +82,7 @@ def test_shipped_recipe_is_valid():
     ("changes", "said"),
     [
         ({"network": {"head": "paper"}}, "linear"),
-        ({"network": {"standardise_features": False}}, "standardise_features"),
+        ({"network": {"standardize_features": False}}, "standardize_features"),
         ({"head_fit": {"penalty": 0.0}}, r"head_fit\.penalty"),
         ({"head_fit": {"penalty": -1.0}}, r"penalty = -1\.0\b.*\b0\b"),
         ({"network": {"input_px": 300}}, r"\b300\b.*\b32\b"),

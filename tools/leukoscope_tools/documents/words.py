@@ -69,7 +69,7 @@ WORDS = (
         "everything odd, oddity", r"\beverything odd\b|\boddit(?:y|ies)\b", "warnings, issues", in_names=True
     ),
     Word("price", r"\bprices?\b", "cost", in_names=True),
-    Word("gate", r"\bgates?\b", "input check, novelty check", in_names=True),
+    Word("gate", r"\bgates?\b", "input check, novelty check"),
     Word(
         "floor, house, room, door",
         r"\bfloors?\b|\bhouse\b|\brooms?\b|\bdoors?\b",

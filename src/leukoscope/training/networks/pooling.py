@@ -1,7 +1,7 @@
-"""From feature maps to the embedding: what stands between the backbone and the head.
+"""Pooling between backbone and head: from feature maps to the embedding.
 
-Whatever the pooling, the embedding is a plain average over a map, so that the gradient of the logit by that map is the
-same everywhere and Grad-CAM has a closed form (see ``training.network``). The map is called the explained one.
+For every kind of pooling the embedding is a plain average over a map, so that the gradient of the logit by that map
+is the same everywhere and Grad-CAM has a closed form (see ``training.network``). The map is called the explained one.
 """
 
 from typing import NamedTuple
