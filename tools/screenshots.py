@@ -1,4 +1,4 @@
-"""Draw the pictures of the web application that stand in the documentation.
+"""Take the screenshots of the web application for the documentation.
 
     python tools/screenshots.py
 

@@ -1,4 +1,4 @@
-"""A training cohort from own fields: one image per cell, with label and subject, as ``data import`` reads it."""
+"""Make a training cohort from fields: one image per cell, with label and subject, as ``data import`` reads it."""
 
 import csv
 import math
@@ -52,7 +52,7 @@ class CutSettings:
 
 @dataclass
 class CutReport:
-    """What was cut and what was not.
+    """Cut and skipped cells.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class CutReport:
     labels
         Cells by label.
     odd
-        File and sentence, for everything that was left out.
+        File and reason of everything that was skipped.
     """
 
     fields: int = 0

@@ -1,4 +1,4 @@
-"""Files for people and programs: tables, QuPath's GeoJSON, COCO, crops, overlays."""
+"""Output files: tables, QuPath's GeoJSON, COCO, crops, overlays."""
 
 import csv
 import json

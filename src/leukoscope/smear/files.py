@@ -1,4 +1,4 @@
-"""Files of fields: decoded under limits of their own, with what they say of their scale."""
+"""Decode field images, with separate limits, and read the scale from their metadata."""
 
 import struct
 import zlib
@@ -26,7 +26,7 @@ _AS_ARRAY_PIXELS = 25_000_000  # larger images stay with Pillow: 4 bytes per pix
 
 @dataclass(frozen=True)
 class FieldFile:
-    """A decoded field and what its file says.
+    """A decoded field with the metadata of its file.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ def open_field(source: bytes | Path, limits: DecodeLimits = FIELD_LIMITS) -> Fie
     source
         The file's content or its path.
     limits
-        What is refused.
+        Limits of files.
 
     Raises
     ------
