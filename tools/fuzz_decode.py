@@ -1,4 +1,4 @@
-"""Fuzz the decoder: for any bytes an image or an ``ImageError``, in bounded time and memory.
+"""Fuzz the decoder: every input gives an image or an ``ImageError``, in bounded time and memory.
 
     pip install atheris
     mkdir -p fuzz

@@ -193,7 +193,7 @@ def test_moments_are_those_of_the_cell_alone():
     torch.testing.assert_close(embedding[:, width : 2 * width], square, rtol=1e-4, atol=1e-5)
 
 
-def test_what_lies_behind_the_deepest_pooled_stage_is_neither_run_nor_counted():
+def test_stages_after_the_deepest_pooled_one_are_neither_run_nor_counted():
     whole, cut = make_network(arch="resnet10t"), make_network(**MOMENTS)
     assert len(cut.backbone) < len(whole.backbone)
     assert cut.used_parameters() < whole.used_parameters() == sum(p.numel() for p in whole.parameters())

@@ -95,7 +95,7 @@ def _rows(bundle: "Bundle") -> list[tuple[str, str]]:
         ("created", manifest.created),
         *([("classes", names)] if manifest.classes.size > 2 else []),
         ("architecture", f"{manifest.architecture}, head {manifest.head}, {manifest.input_px} px"),
-        ("size", f"{manifest.parameters:,} parameters, {manifest.flops / 1e9:.2f} GFLOPs a cell"),
+        ("size", f"{manifest.parameters:,} parameters, {manifest.flops / 1e9:.2f} GFLOPs per cell"),
         ("trained on", f"{manifest.training.cells:,} cells of {manifest.training.subjects} subjects"),
         ("initial weights", manifest.training.initial_weights),
         ("operating points", "; ".join(points)),

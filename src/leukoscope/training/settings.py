@@ -341,8 +341,8 @@ class EngineSettings:
         faster and differs by rounding only; or ``auto``: ``openvino`` on a CPU in ``32-true`` or ``bf16-mixed`` with at
         least 256 cells, else ``torch``. It computes in the run's precision.
     activation_cache
-        Keep the activations at the freeze boundary, of pre-drawn views and of the unchanged cells that validation
-        shows after every epoch: ``auto`` where it applies and the disk has room, or ``off``.
+        Cache the activations at the freeze boundary, of pre-drawn views and of the unaugmented cells that validation
+        uses after every epoch: ``auto`` if it applies and there is disk space, or ``off``.
     cache_dtype
         ``float16`` halves the cache; ``float32`` makes it exact.
     """

@@ -79,7 +79,7 @@ def test_shipped_recipe_is_valid():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"network": {"head": "paper"}}, "linear"),
         ({"network": {"standardize_features": False}}, "standardize_features"),
@@ -92,9 +92,9 @@ def test_shipped_recipe_is_valid():
         ({"network": {"pixel_mean": [69.0, 30.0, 80.0]}}, r"pixel_mean.*69\.0, 30\.0, 80\.0\]"),
     ],
 )
-def test_what_cannot_work_is_refused(changes, said):
+def test_invalid_head_fit_settings_are_refused(changes, message):
     mapping = read_toml(CONFIGS / "default.toml")
     for section, values in changes.items():
         mapping[section] = {**mapping.get(section, {}), **values}
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         build(TrainSettings, mapping)

@@ -248,7 +248,7 @@ def render_model(measured: Performance) -> str:
     return (
         f"Bundle {model.name} {model.version} ({model.sha256[:12]}): {model.architecture} at {model.input_px} px, "
         f"{model.parameters / 1e6:.1f} M parameters, {model.flops / 2e9:.2f} G multiply-adds "
-        f"({model.flops / 1e9:.2f} GFLOPs) a cell, model.onnx {model.size_mb:.1f} MB."
+        f"({model.flops / 1e9:.2f} GFLOPs) per cell, model.onnx {model.size_mb:.1f} MB."
     )
 
 
