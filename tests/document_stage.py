@@ -140,8 +140,13 @@ def _write_images(folder: Path) -> None:
     (folder / "tests" / "data" / "smear_fields").mkdir(parents=True)
     shutil.copy(field, folder / "tests" / "data" / "smear_fields")
     (folder / "fields").mkdir()
-    for place in (folder / "field.jpg", folder / "fields" / "field.jpg"):
+    copies = [
+        folder / "fields" / f"field_{number}.jpg" for number in range(12)
+    ]  # 24 cells: what a profile needs
+    for place in (folder / "field.jpg", folder / "fields" / "field.jpg", *copies):
         shutil.copy(field, place)
+    corrected = [f"fields/{copy.name},{cell},lymphocyte" for copy in copies for cell in (1, 2)]
+    (folder / "corrected.csv").write_text("\n".join(["image,cell,label", *corrected]) + "\n")
     with zipfile.ZipFile(folder / "batch.zip", "w") as archive:
         for path in normal[:3]:
             archive.write(path, path.name)

@@ -32,7 +32,8 @@ def draw() -> Image.Image:
         )
         panel = Image.new("RGB", (overlay.width, HEIGHT_PX + CAPTION_PX), "white")
         panel.paste(overlay)
-        counts = Counter(cell.kind.replace("_", " ") for cell in record.cells)
+        called = (cell.kind if cell.decision == "called" else cell.decision for cell in record.cells)
+        counts = Counter(name.replace("_", " ") for name in called)
         lines = (
             ", ".join(f"{number} {kind}" for kind, number in counts.items()) or "no white cell",
             f"{record.scale.value:.3f} um per pixel, from {record.scale.source.replace('_', ' ')}",

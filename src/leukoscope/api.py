@@ -46,6 +46,8 @@ def load_model(
     threads: int | None = None,
     operating_point: str | None = None,
     tta: int = 1,
+    microns_per_pixel: float | None = None,
+    profile: PathLike | None = None,
 ) -> Predictor:
     """Open a bundle and compile its network.
 
@@ -63,6 +65,11 @@ def load_model(
         Name of one of the bundle's operating points; None for its default.
     tta
         Test-time augmentation: 1, 4 (quarter turns) or 8 (also mirrored) views whose outputs are averaged.
+    microns_per_pixel
+        Scale of the images, for a bundle of uncut cells such as ``leukoscope-kinds``; for None the shorter side of
+        each image is assumed to be 30 micrometers.
+    profile
+        Laboratory profile, a file of ``leukoscope adapt``.
 
     Returns
     -------
@@ -89,7 +96,14 @@ def load_model(
             f"a value of type {type(model).__qualname__}: expected the name of a model or the folder of a bundle"
         )
     return Predictor.open(
-        model, engine=engine, precision=precision, threads=threads, operating_point=operating_point, tta=tta
+        model,
+        engine=engine,
+        precision=precision,
+        threads=threads,
+        operating_point=operating_point,
+        tta=tta,
+        microns_per_pixel=microns_per_pixel,
+        profile=profile,
     )
 
 

@@ -3,6 +3,7 @@
 ``test_document_blocks`` executes the blocks.
 """
 
+import configparser
 import json
 import re
 import shlex
@@ -170,3 +171,17 @@ def test_a_stale_page_is_found(tmp_path: Path) -> None:
     assert found.exit_code == 1
     assert "cli.md" in found.stderr
     assert "glossary.md" not in found.stderr
+
+
+def test_the_drawing_of_the_architecture_shows_the_layers_of_the_import_contract() -> None:
+    contracts = configparser.ConfigParser()
+    contracts.read(ROOT / ".importlinter", encoding="utf-8")
+    text = contracts["importlinter:contract:layers"]["layers"]
+    layers = [
+        [name.strip().removeprefix("leukoscope.") for name in line.split("|")]
+        for line in text.strip().splitlines()
+    ]
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = [re.findall(r"│ (\w+)", line) for line in page.splitlines() if line.startswith(" │")]
+    drawn = [names for names in rows if names in layers]
+    assert drawn == layers

@@ -26,6 +26,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory, small_bundle_path: Path) -> 
     (folder / "in").mkdir()
     for number, path in enumerate(sample_paths()[:2]):
         shutil.copy(path, folder / "in" / f"{'ab'[number]}.webp")
+    (folder / "singles").mkdir()
+    for number in range(20):  # what a profile needs
+        shutil.copy(sample_paths()[number % 2], folder / "singles" / f"{number}.webp")
     write_cohort(folder / "cohort", subjects=8, cells_each=2)
     classes = folder / "classes"
     for path in sorted((folder / "cohort" / "images").iterdir()):
@@ -86,6 +89,7 @@ OUTPUTS = [
     ("smear field.jpg -q", "--out out", "out/cells.csv"),
     ("smear field.jpg -q", "--out out", "out/report.html"),
     ("smear field.jpg -q", "--out out", "out/crops/mine.png"),
+    ("adapt singles --single-cells", "--out {}", "lab.json"),
 ]
 IDS = [f"{command.split('-')[0].split()[0:2]}-{name}" for command, _, name in OUTPUTS]
 

@@ -16,6 +16,10 @@ from leukoscope.smear.reading import read_smear
 from leukoscope.smear.records import FieldRecord
 from smear_fields import FIELDS, ONE_CELL, OTHER_STAIN, TWO_CELLS, draw_field, save
 
+WHITE = {
+    "neutrophil", "eosinophil", "basophil", "lymphocyte", "monocyte", "immature_granulocyte", "blast",
+}  # fmt: skip
+
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "leukoscope.cli.main", *map(str, arguments)]
@@ -80,7 +84,15 @@ def test_tables_hold_every_field_and_cell(results: Path) -> None:
     with (results / "out" / "cells.csv").open(encoding="utf-8") as file:
         cells = list(csv.DictReader(file))
     assert {Path(row["image"]).name for row in cells} == {ONE_CELL.name, TWO_CELLS.name, OTHER_STAIN.name}
-    assert sum(int(row["white_cells"] or 0) for row in fields.values()) == len(cells)
+    assert sum(int(row["cells"] or 0) for row in fields.values()) == len(cells)
+    named = [row for row in cells if row["decision"] == "called"]
+    counted = {name: int(row["white_cells"] or 0) for name, row in fields.items()}
+    states = sum(int(row[name] or 0) for row in fields.values() for name in ("uncertain", "rejected_cells"))
+    assert len(named) + states == len(cells)
+    assert all(
+        counted[name] == sum(Path(row["image"]).name == name and row["kind"] in WHITE for row in named)
+        for name in counted
+    )
     assert all(float(row["cell_area_um2"]) > float(row["nucleus_area_um2"]) > 10 for row in cells)
 
 
@@ -89,7 +101,14 @@ def test_exports_agree(results: Path) -> None:
     features = json.loads((out / "cells.geojson").read_text(encoding="utf-8"))["features"]
     coco = json.loads((out / "coco.json").read_text(encoding="utf-8"))
     summary = json.loads((out / "smear.json").read_text(encoding="utf-8"))
-    assert len(features) == len(coco["annotations"]) == summary["counts"]["all"]["all"]["white_cells"]
+    assert len(features) == len(coco["annotations"]) == sum(field["cells"] for field in summary["fields"])
+    total = summary["counts"]["all"]["all"]
+    assert total["white_cells"] == sum(field["white_cells"] for field in summary["fields"])
+    assert (
+        len(features)
+        == sum(total[name] for name in ("white_cells", "uncertain", "rejected", "not_white"))
+        + total["nucleated_red_cells"]
+    )
     assert len(coco["images"]) == len(summary["fields"]) == 5
     for feature, entry in zip(features, coco["annotations"], strict=True):
         assert feature["properties"]["objectType"] == "cell"
@@ -134,6 +153,58 @@ def test_json_and_usage(tmp_path: Path) -> None:
     assert run("smear").returncode == 2
     assert run("smear", ONE_CELL, "--microns-per-pixel", -1).returncode == 2
     assert run("smear", tmp_path / "missing.png").returncode == 1
+
+
+def test_cells_stay_unnamed_on_request_and_bundles_of_cut_out_cells_are_refused() -> None:
+    done = run("smear", ONE_CELL, "--json", "--microns-per-pixel", 0.078, "--bundle", "none")
+    record = FieldRecord.model_validate_json(done.stdout)
+    assert record.model is None and record.cells[0].kind == "white cell"
+    assert record.cells[0].blast_probability is None
+    refused = run("smear", ONE_CELL, "--bundle", "cnmc")
+    assert refused.returncode == 2 and "cut_out" in refused.stderr
+    assert run("smear", ONE_CELL, "--bundle", "nowhere").returncode == 2
+
+
+def test_a_named_cell_has_what_a_reader_needs() -> None:
+    done = run("smear", ONE_CELL, "--json", "--microns-per-pixel", 0.078)
+    record = FieldRecord.model_validate_json(done.stdout)
+    assert record.model is not None and record.model.startswith("leukoscope-kinds ")
+    (cell,) = record.cells
+    assert cell.kind in WHITE and cell.kind_probability is not None and 0 < cell.kind_probability <= 1
+    assert cell.blast_probability is not None and cell.immature_probability is not None
+    assert cell.blast_probability <= cell.immature_probability <= 1
+    assert (cell.decision == "called") == (cell.prediction_set == (cell.kind,))
+
+
+@pytest.mark.slow
+def test_a_profile_of_a_laboratory_goes_from_fields_to_results(tmp_path: Path) -> None:
+    fields = tmp_path / "fields"
+    fields.mkdir()
+    for copy in range(8):
+        for path in (ONE_CELL, TWO_CELLS):
+            (fields / f"{copy}_{path.name}").write_bytes(path.read_bytes())
+    profile = tmp_path / "lab.json"
+    assert run("smear", fields, "--out", tmp_path / "before").returncode == 0
+    with (tmp_path / "before" / "cells.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    with (tmp_path / "labels.csv").open("w", encoding="utf-8") as file:
+        table = csv.DictWriter(file, ("image", "cell", "label"))
+        table.writeheader()
+        for row in rows:
+            table.writerow({"image": row["image"], "cell": row["cell"], "label": "monocyte"})
+    done = run("adapt", fields, "--labels", tmp_path / "labels.csv", "--out", profile)
+    assert done.returncode == 0, done.stderr
+    assert (
+        run("adapt", ONE_CELL, "--out", tmp_path / "labels.csv").returncode == 2
+    )  # not a profile: not replaced
+    read = run("smear", ONE_CELL, "--json", "--profile", profile)
+    assert read.returncode == 0, read.stderr
+    record = FieldRecord.model_validate_json(read.stdout)
+    assert record.model is not None and "profile lab " in record.model
+    assert record.cells[0].kind == "monocyte"  # as corrected
+    cell = run("predict", ONE_CELL, "--bundle", "leukoscope-kinds", "--profile", profile, "--json")
+    assert json.loads(cell.stdout)["profile"].startswith("lab ")
+    assert run("predict", ONE_CELL, "--profile", profile, "--json").returncode == 2  # another bundle
 
 
 @pytest.mark.parametrize("form", ["voc", "yolo", "coco"])

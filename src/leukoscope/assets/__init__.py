@@ -25,6 +25,11 @@ def default_bundle_path() -> Path:
     return _HERE / "bundle"
 
 
+def kinds_bundle_path() -> Path:
+    """Return the folder of the bundle that names white cells in their surroundings."""
+    return _HERE / "kinds"
+
+
 def finder_path() -> Path:
     """Return the graph of the shipped finder of white cells."""
     return _HERE / "finder" / "finder.onnx"

@@ -15,16 +15,14 @@ if TYPE_CHECKING:
 
 def verify(directory: Path | None, *, expect: str | None, engines: tuple[str, ...], as_json: bool) -> int:
     """Run all checks, print the results and return the exit code."""
-    from leukoscope.assets import default_bundle_path
     from leukoscope.models.bundle import Bundle, Check, verify_bundle
+    from leukoscope.models.registry import resolve_model
     from leukoscope.models.session import ENGINES
 
     unknown = [name for name in engines if name not in ENGINES]
     if unknown:
         raise UsageError(f"engine {unknown[0]!r}: expected one of {', '.join(ENGINES)}")
-    place = default_bundle_path() if directory is None else directory
-    if not place.is_dir():
-        raise UsageError(f"{place}: there is no such folder; name the folder of a bundle")
+    place = resolve_model(directory)
     checks = verify_bundle(place)
     sha256 = None
     if checks[0].passed:
@@ -54,11 +52,11 @@ def verify(directory: Path | None, *, expect: str | None, engines: tuple[str, ..
 
 def show(directory: Path | None, *, card: bool, as_json: bool) -> None:
     """Print the description of a bundle."""
-    from leukoscope.assets import default_bundle_path
     from leukoscope.models.bundle import Bundle
     from leukoscope.models.files import CARD
+    from leukoscope.models.registry import resolve_model
 
-    bundle = Bundle.open(default_bundle_path() if directory is None else directory)
+    bundle = Bundle.open(resolve_model(directory))
     if as_json:
         content = {
             "directory": str(bundle.directory),

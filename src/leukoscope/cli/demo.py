@@ -1,4 +1,4 @@
-"""``leukoscope demo``: classify the shipped cells with the shipped bundle."""
+"""``leukoscope demo``: classify the shipped cells and read the shipped fields."""
 
 import json
 import os
@@ -11,6 +11,7 @@ import typer
 from leukoscope.cli.options import Overwrite
 
 SHEET = "contact_sheet.html"
+SMEAR = "smear"
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +35,7 @@ def demo(
     """
     from leukoscope import assets
     from leukoscope.cli.predicting import PredictOptions, run_predict
+    from leukoscope.cli.smearing import SmearOptions, run_smear
     from leukoscope.core.errors import UsageError
     from leukoscope.core.io import check_output_folder
 
@@ -46,11 +48,15 @@ def demo(
     run_predict(
         PredictOptions(sources=tuple(map(_shown, folders)), out=out, sheet=out / SHEET, overwrite=True)
     )
+    typer.echo("\nTwo fields of a smear, their cells named and counted:")
+    fields = assets.other_images_directory() / "bccd"
+    run_smear(SmearOptions(sources=(_shown(fields),), out=out / SMEAR, overwrite=True))
     typer.echo(
         "\nThese cells were seen in training: for the accuracy on unseen subjects see leukoscope bundle show --card."
     )
     typer.echo(
-        f"Next: open {out / SHEET}, then try your own: leukoscope predict cell.bmp, or leukoscope serve"
+        f"Next: open {out / SHEET} and {out / SMEAR / 'report.html'}, then try your own: leukoscope predict cell.bmp, "
+        "or leukoscope serve"
     )
 
 
@@ -59,7 +65,7 @@ def _is_of_demo(out: Path, folders: tuple[Path, ...]) -> bool:
     from leukoscope.cli.predicting import HEAT_MAPS, RESULTS_CSV, SUBJECTS_FILE
     from leukoscope.inference.journal import LOCK, RESULTS, SETTINGS
 
-    files = {RESULTS, SETTINGS, LOCK, HEAT_MAPS, RESULTS_CSV, SUBJECTS_FILE, SHEET}
+    files = {RESULTS, SETTINGS, LOCK, HEAT_MAPS, RESULTS_CSV, SUBJECTS_FILE, SHEET, SMEAR}
     if out.exists() and any(
         re.sub(r"(\.[0-9a-f]{8})?\.part$", "", path.name) not in files for path in out.iterdir()
     ):

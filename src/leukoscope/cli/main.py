@@ -37,7 +37,8 @@ _USE, _DEVELOP = "Use a model", "Develop a model"
 
 COMMANDS: dict[str, Command] = {
     "predict": Command("operate", "Classify cell images: probability, decision, heat map.", _USE),
-    "smear": Command("smear", "Find, measure and count the white cells of whole fields.", _USE),
+    "smear": Command("smear", "Find, measure, name and count the white cells of whole fields.", _USE),
+    "adapt": Command("adapt", "Make the profile of a laboratory, with or without corrected cells.", _USE),
     "demo": Command("demo", "Classify the shipped sample cells and write a contact sheet.", _USE),
     "serve": Command("serve", "Start the web application.", _USE),
     "records": Command("serve", "Delete stored cases of the web application.", _USE),

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from leukoscope.cli.options import KeepSpelling, Overwrite
+from leukoscope.cli.options import KeepSpelling, Overwrite, Profile
 
 Bundle = Annotated[
     Path | None,
-    typer.Option("--bundle", "-b", metavar="DIR", help="Folder of the bundle; default: the shipped one."),
+    typer.Option("--bundle", "-b", metavar="DIR", help="Folder of the bundle, or the name of a shipped one."),
 ]
 Threads = Annotated[int | None, typer.Option(help="Threads of the engine; default: all cores.")]
 Engine = Annotated[str, typer.Option(help="openvino, onnxruntime or onnxruntime-cuda.")]
@@ -79,6 +79,11 @@ def predict(
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of compiled models, for a faster start.")
     ] = None,
+    microns_per_pixel: Annotated[
+        float | None,
+        typer.Option(help="Scale of the images, for a bundle of uncut cells such as leukoscope-kinds."),
+    ] = None,
+    profile: Profile = None,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of a result and exit.")
     ] = False,
@@ -117,6 +122,8 @@ def predict(
         threads=threads,
         precision=precision,
         cache=cache,
+        microns_per_pixel=microns_per_pixel,
+        profile=profile,
     )
     try:
         code = run_predict(options)

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,4 +16,9 @@ KeepSpelling = Annotated[
         "--keep-spelling",
         help="Take subject ids such as 'P1' and 'p1' as two subjects instead of an error.",
     ),
+]
+
+Profile = Annotated[
+    Path | None,
+    typer.Option("--profile", metavar="FILE", help="Laboratory profile of 'leukoscope adapt'."),
 ]

@@ -51,6 +51,8 @@ class PredictOptions:
     threads: int | None = None
     precision: str = "f32"
     cache: Path | None = None
+    microns_per_pixel: float | None = None
+    profile: Path | None = None
 
 
 def run_predict(options: PredictOptions) -> int:
@@ -75,6 +77,8 @@ def run_predict(options: PredictOptions) -> int:
         tta=options.tta,
         operating_point=options.operating_point,
         streaming=len(first) > 1,
+        microns_per_pixel=options.microns_per_pixel,
+        profile=options.profile,
     )
     with ExitStack() as until_written:
         with ExitStack() as stack:
@@ -246,6 +250,8 @@ class _Outputs:
             "tta": options.tta,
             "engine": options.engine,
             "precision": options.precision,
+            "microns_per_pixel": options.microns_per_pixel,
+            "profile": predictor.profile and predictor.profile.reference,
             "subjects_sha256": options.subjects and sha256(options.subjects.read_bytes()).hexdigest(),
         }
         self.journal = stack.enter_context(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from leukoscope.cli.options import KeepSpelling, Overwrite
+from leukoscope.cli.options import KeepSpelling, Overwrite, Profile
 
 
 def register(app: typer.Typer) -> None:
@@ -29,9 +29,14 @@ def smear(
         ),
     ] = None,
     bundle: Annotated[
-        Path | None,
-        typer.Option("--bundle", "-b", metavar="DIR", help="Bundle that finds or names cells."),
-    ] = None,
+        str,
+        typer.Option(
+            "--bundle",
+            "-b",
+            metavar="NAME|DIR",
+            help="Bundle that classifies the cells: the name of a shipped one, a folder, or 'none'.",
+        ),
+    ] = "leukoscope-kinds",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per field.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No table.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="With --out: resume an interrupted call.")] = False,
@@ -43,12 +48,13 @@ def smear(
     subjects: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Table with columns source and subject.")
     ] = None,
+    profile: Profile = None,
     microns_per_pixel: Annotated[
         float | None,
         typer.Option(help="Scale of all images; without it the file's metadata, else from the red cells."),
     ] = None,
 ) -> None:
-    """Find, outline, measure and count the white cells of stained blood smears.
+    """Find, outline, measure, name and count the white cells of stained blood smears.
 
     Exit code 0: every image was searched. 1: an image was rejected (the others have their results). 2: wrong usage.
 
@@ -69,6 +75,7 @@ def smear(
         subjects=subjects,
         finder=finder,
         keep_spelling=keep_spelling,
+        profile=profile,
         microns_per_pixel=microns_per_pixel,
     )
     try:

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from leukoscope.inference.cells import Source
+    from leukoscope.smear.count import Differential
+    from leukoscope.smear.naming import BundleClassifier
     from leukoscope.smear.records import FieldRecord
+
+UNNAMED_CELLS = "none"
+"""Word of ``--bundle`` that leaves the cells without names."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class SmearOptions:
 
     sources: tuple[str, ...]
     out: Path | None = None
-    bundle: Path | None = None
+    bundle: str = "leukoscope-kinds"
     as_json: bool = False
     quiet: bool = False
     resume: bool = False
@@ -32,6 +37,7 @@ class SmearOptions:
     subjects: Path | None = None
     finder: str = "network"
     keep_spelling: bool = False
+    profile: Path | None = None
     microns_per_pixel: float | None = None
 
 
@@ -55,13 +61,21 @@ def run_smear(options: SmearOptions) -> int:
     )
     counts = _Counts(options)
     finder: Any = options.finder
+    classifier = _classifier(options)
+    reading_options: dict[str, Any] = {
+        "microns_per_pixel": options.microns_per_pixel,
+        "finder": finder,
+        "classifier": classifier,
+        "usual_microns_per_pixel": None if classifier is None else classifier.predictor.microns_per_pixel,
+    }
     if options.out is None:
-        for reading in read_smear(found, microns_per_pixel=options.microns_per_pixel, finder=finder):
+        for reading in read_smear(found, **reading_options):
             counts.add(reading.record)
     else:
         settings = {
             "microns_per_pixel": options.microns_per_pixel,
             "finder": options.finder,
+            "model": None if classifier is None else classifier.model,
             "subjects": None,
         }
         if options.subjects is not None:
@@ -70,7 +84,7 @@ def run_smear(options: SmearOptions) -> int:
             for record in folder.records():
                 counts.count(record)
             rest = _skip(found, folder.done)
-            for reading in read_smear(rest, microns_per_pixel=options.microns_per_pixel, finder=finder):
+            for reading in read_smear(rest, **reading_options):
                 folder.add(reading)
                 counts.add(reading.record)
             folder.finish()
@@ -95,10 +109,17 @@ def _check(options: SmearOptions) -> None:
         )
     if options.finder not in ("network", "classical"):
         raise UsageError(f"--finder {options.finder}: expected network or classical")
-    if options.bundle is not None:
-        raise UsageError(
-            f"--bundle {options.bundle}: no bundle of this version finds or names the cells of fields; leave it out"
-        )
+
+
+def _classifier(options: SmearOptions) -> "BundleClassifier | None":
+    """Open the bundle that names the cells; None for ``--bundle none``."""
+    if options.bundle == UNNAMED_CELLS:
+        if options.profile is not None:
+            raise UsageError("--profile corrects the names of cells; leave it out with --bundle none")
+        return None
+    from leukoscope.smear.naming import BundleClassifier
+
+    return BundleClassifier.open(options.bundle, options.profile)
 
 
 def _check_outputs(options: SmearOptions) -> None:
@@ -173,7 +194,24 @@ class _Counts:
         images = f"{self._fields:,} image{'' if self._fields == 1 else 's'}"
         cells = f"{counts.white_cells:,} white cell{'' if counts.white_cells == 1 else 's'}"
         print(f"\n{images}, {self.rejected:,} rejected: {cells}. {RESEARCH_USE}")  # noqa: T201
+        if counts.blasts is not None:
+            _print_differential(counts)
         if counts.warning:
             print(f"warning: {counts.warning}")  # noqa: T201
         if self._options.out is not None:
             say(f"written: {self._options.out} (open report.html)")
+
+
+def _print_differential(counts: "Differential") -> None:
+    for share in counts.shares:
+        if share.share is not None:
+            interval = f"{100 * (share.low or 0):.1f} to {100 * (share.high or 0):.1f}"
+            print(f"{share.count:>5}  {share.name.replace('_', ' '):<22}{share.share:>7.1%}  ({interval})")  # noqa: T201
+    blasts = counts.blasts
+    if blasts is not None and blasts.share is not None:
+        print(  # noqa: T201
+            f"blasts per 100 white cells: {100 * blasts.share:.1f} "
+            f"({100 * (blasts.low or 0):.1f} to {100 * (blasts.high or 0):.1f}); nucleated red cells per 100: "
+            f"{counts.per_100_white_cells or 0:.1f}; uncertain {counts.uncertain}, rejected {counts.rejected}, "
+            f"not white {counts.not_white}"
+        )

@@ -22,11 +22,13 @@ from leukoscope.decision.policy import Verdict, decide
 from leukoscope.imaging.canvas import place_on_canvas, prepare_cell
 from leukoscope.imaging.decode import DecodeLimits, decode_image
 from leukoscope.imaging.descriptors import describe_cell
+from leukoscope.imaging.uncut import place_uncut
 from leukoscope.inference.cells import Prediction, Predictions, PreparedCell, Rgb, Source
 from leukoscope.inference.inputs import ImageLike, as_source, is_one_image, iterate_images
 from leukoscope.inference.results import CellResult, ModelReference, ReasonDetail
 from leukoscope.inference.tta import TURNS, join_turned, turn_cell
 from leukoscope.models.bundle import Bundle
+from leukoscope.models.profile import LaboratoryProfile, read_profile
 from leukoscope.models.registry import resolve_model
 from leukoscope.models.session import ForwardResult, Pending, Session
 
@@ -48,11 +50,17 @@ class Predictor:
         Name of one of the bundle's operating points; None takes its default.
     limits
         Limits of the decoder.
+    microns_per_pixel
+        Scale of the images, for a bundle of uncut cells; for None the shorter side of each image is assumed to be
+        ``imaging.uncut.ASSUMED_SIDE_UM``. An image of exactly the canvas' size is taken as prepared.
+    profile
+        Laboratory profile: its scale if none is given, and its correction of the logits. Heat maps are those of the
+        bundle's original head.
 
     Raises
     ------
     UsageError
-        Unknown operating point or number of turns.
+        Unknown operating point or number of turns, or a scale that is not positive.
     EngineError
         The session's model does not have the shapes that the manifest declares.
     """
@@ -65,7 +73,13 @@ class Predictor:
         turns: int = 1,
         operating_point: str | None = None,
         limits: DecodeLimits | None = None,
+        microns_per_pixel: float | None = None,
+        profile: LaboratoryProfile | None = None,
     ) -> None:
+        if microns_per_pixel is not None and not 0 < microns_per_pixel < 1000:
+            raise UsageError(
+                f"microns_per_pixel is {microns_per_pixel}; expected a positive number, such as 0.1"
+            )
         if turns not in TURNS:
             raise UsageError(f"rotation averaging over {turns}: expected one of {', '.join(map(str, TURNS))}")
         self.operating_point: OperatingPoint = bundle.decision.operating_point(operating_point)
@@ -78,9 +92,18 @@ class Predictor:
         self.session = session
         self.turns = turns
         self.limits = limits or DecodeLimits()
+        self.microns_per_pixel = microns_per_pixel or (profile.microns_per_pixel if profile else None)
+        self.profile = profile
+        self._profile_reference = profile.reference if profile else None
         manifest = bundle.manifest
         self.classes = manifest.classes
-        self.model = ModelReference(name=manifest.name, version=manifest.version, sha256=bundle.model_sha256)
+        if profile is not None:
+            profile.check_model(bundle.model_sha256, self.classes.size)
+        self.model = ModelReference(
+            name=manifest.name,
+            version=manifest.version,
+            sha256=bundle.model_sha256,
+        )
 
     @classmethod
     def open(
@@ -95,6 +118,8 @@ class Predictor:
         operating_point: str | None = None,
         limits: DecodeLimits | None = None,
         streaming: bool = False,
+        microns_per_pixel: float | None = None,
+        profile: str | os.PathLike[str] | LaboratoryProfile | None = None,
     ) -> Self:
         """Open a bundle's folder (None: the one shipped in the package), check it and compile its model.
 
@@ -104,8 +129,10 @@ class Predictor:
             Folder of the bundle, or a name of ``leukoscope.list_models()``.
         engine, threads, precision, cache_directory, streaming
             See ``Session``.
-        tta, operating_point, limits
-            See ``turns``, ``operating_point`` and ``limits`` of the class.
+        tta, operating_point, limits, microns_per_pixel
+            See ``turns``, ``operating_point``, ``limits`` and ``microns_per_pixel`` of the class.
+        profile
+            Laboratory profile, or its file.
 
         Raises
         ------
@@ -123,7 +150,15 @@ class Predictor:
             cache_directory=cache_directory,
             streaming=streaming,
         )
-        return cls(opened, session, turns=tta, operating_point=operating_point, limits=limits)
+        return cls(
+            opened,
+            session,
+            turns=tta,
+            operating_point=operating_point,
+            limits=limits,
+            microns_per_pixel=microns_per_pixel,
+            profile=read_profile(Path(profile)) if isinstance(profile, str | os.PathLike) else profile,
+        )
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is an iterable, too
@@ -278,15 +313,24 @@ class Predictor:
         except ImageError as error:
             return self._unreadable(source, error, time.perf_counter() - began)
         manifest = self.bundle.manifest
-        canvas = place_on_canvas(rgb, manifest.canvas_px)
+        canvas = self._place(rgb)
         # Measured on the image itself: contact with its border cannot be detected on the canvas.
-        descriptors = describe_cell(rgb, manifest.canvas_px)
+        uncut = manifest.domain.form == "uncut"
+        descriptors = describe_cell(canvas if uncut else rgb, manifest.canvas_px)
         refusals = tuple(check_descriptors(descriptors, self.bundle.decision.input_limits))
         cell = prepare_cell(canvas, manifest.input_px, manifest.canvas_px)
         height, width = rgb.shape[:2]
         return PreparedCell(
             source, cell, canvas, descriptors, width, height, refusals, time.perf_counter() - began
         )
+
+    def _place(self, rgb: Rgb) -> Rgb:
+        """Bring an image to the canvas of the bundle: cut-out cells on black, uncut ones by their scale."""
+        manifest, side = self.bundle.manifest, self.bundle.manifest.canvas_px
+        target = manifest.domain.microns_per_pixel
+        if manifest.domain.form == "cut_out" or target is None:
+            return place_on_canvas(rgb, side)
+        return place_uncut(rgb, self.microns_per_pixel, target_microns_per_pixel=target, side_px=side)
 
     def predict_prepared(self, cells: list[PreparedCell]) -> list[Prediction]:
         """Classify prepared images in one batch: for a server that gathers the images of several requests.
@@ -306,9 +350,12 @@ class Predictor:
     def forward(self, cells: NDArray[np.uint8]) -> ForwardResult:
         """Return the network's outputs for prepared cells uint8 (N, S, S, 3), averaged over the views."""
         if self.turns == 1:
-            return self.session.run(cells)
+            return self._corrected(self.session.run(cells))
         turned = np.concatenate([turn_cell(cell, self.turns) for cell in cells])
-        return join_turned(self.session.run(turned), self.turns)
+        return self._corrected(join_turned(self.session.run(turned), self.turns))
+
+    def _corrected(self, forward: ForwardResult) -> ForwardResult:
+        return forward if self.profile is None else self.profile.corrected(forward)
 
     def _start(self, prepared: PreparedCell) -> "_Started":
         cells = turn_cell(prepared.cell, self.turns)
@@ -321,7 +368,8 @@ class Predictor:
         joined = ForwardResult(*map(np.concatenate, zip(*parts, strict=True)))
         # Time of the passes alone, without the time until the caller asks for the result.
         seconds = sum(pending.seconds for pending in entry.pending)
-        return self._predict(entry.prepared, join_turned(joined, self.turns), 0, seconds)
+        answer = self._corrected(join_turned(joined, self.turns))
+        return self._predict(entry.prepared, answer, 0, seconds)
 
     def _predict(
         self, prepared: PreparedCell, forward: ForwardResult, row: int, seconds: float
@@ -390,6 +438,7 @@ class Predictor:
             area_px=prepared.descriptors.area_px,
             explained_class=explained,
             duration_ms=round(1e3 * (prepared.duration_s + seconds), 3),
+            profile=self._profile_reference,
         )
 
     def _reasons(self, prepared: PreparedCell, verdict: Verdict) -> tuple[ReasonDetail, ...]:
@@ -397,7 +446,8 @@ class Predictor:
         side = self.bundle.manifest.canvas_px
         height, width = prepared.height_px, prepared.width_px
         crop = ""
-        if verdict.status is Status.REJECTED and max(height, width) > side:
+        cut_out = self.bundle.manifest.domain.form == "cut_out"
+        if cut_out and verdict.status is Status.REJECTED and max(height, width) > side:
             crop = (
                 f" The image has {width} x {height} px, only the central "
                 f"{min(width, side)} x {min(height, side)} px are analyzed."
@@ -414,6 +464,7 @@ class Predictor:
             model=self.model,
             threshold=self.operating_point.threshold,
             duration_ms=round(1e3 * seconds, 3),
+            profile=self._profile_reference,
         )
         return Prediction(result)
 

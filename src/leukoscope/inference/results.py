@@ -98,6 +98,9 @@ class CellResult(BaseModel):
     case: str | None = Field(
         default=None, description="Pseudonymous id under which the web application keeps this result."
     )
+    profile: str | None = Field(
+        default=None, description="Laboratory profile in use, by name and digest; null without one."
+    )
     notice: str = RESEARCH_USE
 
     @model_validator(mode="before")

@@ -3,11 +3,12 @@
 import os
 from pathlib import Path
 
-from leukoscope.assets import default_bundle_path
+from leukoscope.assets import default_bundle_path, kinds_bundle_path
 from leukoscope.core.errors import UsageError
 from leukoscope.models.files import MANIFEST
 
 DEFAULT_MODEL = "cnmc"
+KINDS_MODEL = "leukoscope-kinds"
 MODELS_VARIABLE = "LEUKOSCOPE_MODELS"
 """Environment variable: a folder whose sub-folders are further bundles, found by their folder names."""
 
@@ -40,9 +41,9 @@ def resolve_model(model: str | os.PathLike[str] | None = None) -> Path:
     if model is None:
         return places[DEFAULT_MODEL]
     name = os.fspath(model)
-    if isinstance(model, str) and name in places:
-        return places[name]
     path = Path(name).expanduser()
+    if name in places and (isinstance(model, str) or not path.exists()):
+        return places[name]
     if path.is_dir():
         return path
     raise UsageError(
@@ -51,7 +52,7 @@ def resolve_model(model: str | os.PathLike[str] | None = None) -> Path:
 
 
 def _places() -> dict[str, Path]:
-    places = {DEFAULT_MODEL: default_bundle_path()}
+    places = {DEFAULT_MODEL: default_bundle_path(), KINDS_MODEL: kinds_bundle_path()}
     further = os.environ.get(MODELS_VARIABLE)
     if further and Path(further).is_dir():
         for folder in sorted(Path(further).iterdir()):

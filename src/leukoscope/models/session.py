@@ -191,7 +191,7 @@ class Session:
             Wrong dtype or shape, or the engine failed.
         """
         self._check_cells(cells)
-        cells = np.ascontiguousarray(cells)
+        cells = _for_engine(cells)
         if self._backend.takes_batches or (len(cells) == 1 and not self.streaming):
             return with_two_logits(self._backend.run_alone(cells))
         started = [self.start(cells[index : index + 1]) for index in range(len(cells))]
@@ -209,7 +209,7 @@ class Session:
         with self._executor_lock:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(self._backend.workers, thread_name_prefix="leukoscope")
-        return _TimedPass(self._executor, self._backend.run_in_worker, np.ascontiguousarray(cells))
+        return _TimedPass(self._executor, self._backend.run_in_worker, _for_engine(cells))
 
     def _check_cells(self, cells: Cells) -> None:
         expected = (self.input_px, self.input_px, 3)
@@ -218,6 +218,11 @@ class Session:
                 f"cells of {cells.dtype} {cells.shape}: expected uint8 (N, {', '.join(map(str, expected))}), "
                 "as prepare_cell makes them"
             )
+
+
+def _for_engine(cells: Cells) -> Cells:
+    """Return an array whose memory an engine may share: contiguous and writable, a copy where it is not."""
+    return np.require(cells, requirements=["C", "W"])
 
 
 def usable_cores() -> int:

@@ -17,7 +17,9 @@ STANDARD_COUNT = 200
 
 UNNAMED = "white cell"
 NUCLEATED_RED = frozenset({"erythroblast", "nucleated red cell", "normoblast"})
-NOT_WHITE = frozenset({"smudge cell", "smudge", "platelet", "artifact", "not a white cell"})
+NOT_WHITE = frozenset(
+    {"smudge cell", "smudge", "platelet", "artifact", "not a white cell", "not_a_white_cell"}
+)
 BLASTS = frozenset({"blast", "lymphoblast", "myeloblast", "monoblast"})
 
 _MARGIN = 0.05  # half-width of the interval that a statement about blasts should have

@@ -16,11 +16,14 @@ from leukoscope.smear.raster import ring_area
 from leukoscope.smear.records import CellRecord, FieldRecord, Ring
 
 CELL_COLUMNS = (
-    "image", "cell", "y0_px", "x0_px", "y1_px", "x1_px", "kind", "kind_probability", "blast_probability", "decision",
-    "reasons", "microns_per_pixel", "subject", "smear", "score", "touches_border", "in_focus", *MEASUREMENTS,
+    "image", "cell", "y0_px", "x0_px", "y1_px", "x1_px", "kind", "kind_probability", "prediction_set",
+    "blast_probability", "immature_probability", "decision", "reasons", "microns_per_pixel", "subject", "smear",
+    "score", "touches_border", "in_focus", *MEASUREMENTS,
 )  # fmt: skip
 FIELD_COLUMNS = (
-    "image", "subject", "smear", "sha256", "width_px", "height_px", "reason", "message", "white_cells",
+    "image", "subject", "smear", "sha256", "width_px", "height_px", "reason", "message", "cells", "white_cells",
+    "kinds", "blasts", "blast_share", "blast_share_low", "blast_share_high", "nucleated_red_cells",
+    "nucleated_red_cells_per_100", "not_white", "uncertain", "rejected_cells", "model",
     "microns_per_pixel", "scale_source", "n_red_cells", "scale_low", "scale_high", "scale_by_red_cells", "edge_um",
     "background_share", "unevenness", "red_cells_od_r", "red_cells_od_g", "red_cells_od_b", "nearest_stain",
     "nearest_stain_distance", "warnings",
@@ -60,6 +63,7 @@ def _cell_values(record: FieldRecord, cell: CellRecord) -> dict[str, Any]:
     return {
         "image": record.image, "cell": cell.cell, "y0_px": y0, "x0_px": x0, "y1_px": y1, "x1_px": x1,
         "kind": cell.kind, "kind_probability": cell.kind_probability, "blast_probability": cell.blast_probability,
+        "immature_probability": cell.immature_probability, "prediction_set": " ".join(cell.prediction_set),
         "decision": cell.decision, "reasons": " ".join(cell.reasons),
         "microns_per_pixel": record.scale and round(record.scale.value, 6),
         "subject": record.subject, "smear": record.smear, "score": cell.score,
@@ -73,7 +77,9 @@ def _field_values(record: FieldRecord) -> dict[str, Any]:
     for name in ("image", "subject", "smear", "sha256", "width_px", "height_px", "message", "edge_um"):
         values[name] = getattr(record, name)
     values["reason"] = record.reason and record.reason.value
-    values["white_cells"] = None if record.rejected else len(record.cells)
+    values["model"] = record.model
+    if not record.rejected:
+        values |= _counted(record)
     values["warnings"] = "; ".join(record.warnings)
     if record.scale is not None:
         low, high = record.scale.interval or (None, None)
@@ -88,6 +94,29 @@ def _field_values(record: FieldRecord) -> dict[str, Any]:
             "background_share": record.stain.background_share, "unevenness": record.stain.unevenness,
             "nearest_stain": nearest[0], "nearest_stain_distance": nearest[1],
             **{f"red_cells_od_{name}": value for name, value in zip("rgb", record.stain.red_cells_od, strict=True)},
+        }  # fmt: skip
+    return values
+
+
+def _counted(record: FieldRecord) -> dict[str, Any]:
+    """Return the counts of one field; shares only where its cells are named."""
+    counts = count_cells(cell.counted() for cell in record.cells)
+    values: dict[str, Any] = {
+        "cells": len(record.cells), "white_cells": counts.white_cells, "not_white": counts.not_white,
+        "uncertain": counts.uncertain, "rejected_cells": counts.rejected,
+    }  # fmt: skip
+    if record.model is None:
+        return values
+    kinds = sorted(counts.shares, key=lambda share: share.name)
+    values |= {
+        "kinds": " ".join(f"{share.name.replace(' ', '_')}={share.count}" for share in kinds),
+        "nucleated_red_cells": counts.nucleated_red_cells,
+        "nucleated_red_cells_per_100": counts.per_100_white_cells,
+    }
+    if counts.blasts is not None:
+        values |= {
+            "blasts": counts.blasts.count, "blast_share": counts.blasts.share,
+            "blast_share_low": counts.blasts.low, "blast_share_high": counts.blasts.high,
         }  # fmt: skip
     return values
 
@@ -132,6 +161,8 @@ def feature_of(record: FieldRecord, cell: CellRecord) -> dict[str, Any]:
         measurements["Kind probability"] = cell.kind_probability
     if cell.blast_probability is not None:
         measurements["Blast probability"] = cell.blast_probability
+    if cell.immature_probability is not None:
+        measurements["Immature probability"] = cell.immature_probability
     rgb = [int(color_of(cell.kind)[at : at + 2], 16) for at in (1, 3, 5)]
     feature: dict[str, Any] = {
         "type": "Feature",

@@ -16,6 +16,7 @@ from leukoscope.core.errors import UsageError
 from leukoscope.core.io import OutputFile
 from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.inference.locking import FolderLock
+from leukoscope.smear.count import count_cells
 from leukoscope.smear.drawing import draw_overlay
 from leukoscope.smear.exports import (
     count_groups,
@@ -163,7 +164,7 @@ class SmearFolder:
 
     def _write_summary(self, groups: dict[str, dict[str, Any]]) -> None:
         fields = [
-            record.model_dump(mode="json", exclude={"cells", "notice"}) | {"white_cells": len(record.cells)}
+            record.model_dump(mode="json", exclude={"cells", "notice"}) | _counts_of(record)
             for record in self.records()
         ]
         content = {
@@ -191,6 +192,13 @@ class SmearFolder:
 
     def _crop(self, number: int, record: FieldRecord, cell: CellRecord) -> NDArray[np.uint8] | None:
         return _read_png(self.directory / "crops" / f"{file_stem(number, record.image)}_{cell.cell:04d}.png")
+
+
+def _counts_of(record: FieldRecord) -> dict[str, Any]:
+    counts = count_cells(cell.counted() for cell in record.cells)
+    return {
+        "cells": len(record.cells), "white_cells": counts.white_cells, "differential": dataclasses.asdict(counts),
+    }  # fmt: skip
 
 
 def _stain_of_smears(fields: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

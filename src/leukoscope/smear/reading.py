@@ -14,6 +14,7 @@ from leukoscope.core.errors import ImageError, UsageError
 from leukoscope.imaging.overlay import encode_png
 from leukoscope.inference.cells import Source
 from leukoscope.inference.inputs import iterate_images
+from leukoscope.models.registry import KINDS_MODEL
 from leukoscope.smear.calibrate import SHARP_UM, Calibration, Survey, calibrate_field, survey_field
 from leukoscope.smear.files import FIELD_LIMITS, FieldFile, open_field
 from leukoscope.smear.finder import ClassicalFinder, Finder, FoundCell
@@ -35,17 +36,23 @@ _FEW_RED_CELLS, _SMEAR_RED_CELLS, _REMEMBERED = 5, 12, 24
 
 @dataclass(frozen=True)
 class CellCall:
-    """Output of a classifier for one cell."""
+    """Output of a classifier for one cell; see ``CellRecord``."""
 
     kind: str
     kind_probability: float | None = None
     blast_probability: float | None = None
+    immature_probability: float | None = None
+    prediction_set: tuple[str, ...] = ()
     decision: State = "called"
     reasons: tuple[str, ...] = ()
 
 
 class CellClassifier(Protocol):
     """Names the cells of a field."""
+
+    @property
+    def model(self) -> str:
+        """What it is called in the results."""
 
     def classify(
         self, picture: Picture, calibration: Calibration, cells: Sequence[FoundCell]
@@ -78,8 +85,9 @@ def read_smear(
     *,
     microns_per_pixel: float | None = None,
     finder: "Finder | Literal['network', 'classical']" = "network",
-    classifier: CellClassifier | None = None,
+    classifier: "CellClassifier | str | Path | None" = KINDS_MODEL,
     subject_of: Callable[[str], str | None] = lambda _: None,
+    usual_microns_per_pixel: float | None = None,
 ) -> Iterator[FieldReading]:
     """Find, measure and name the white cells of fields.
 
@@ -92,9 +100,11 @@ def read_smear(
     finder
         Finds the cells: the shipped network, the classical finder, or one of your own.
     classifier
-        Names them; None leaves ``white cell``.
+        Names them: the name or folder of a bundle, or one of your own; None leaves ``white cell``.
     subject_of
         Returns the subject of an image by its name.
+    usual_microns_per_pixel
+        Scale of the laboratory, for fields without a scale of their own.
 
     Yields
     ------
@@ -104,11 +114,15 @@ def read_smear(
     Raises
     ------
     UsageError
-        ``microns_per_pixel`` is not positive, or no image is named.
+        ``microns_per_pixel`` is not positive, no image is named, or a bundle names no cells of fields.
     """
     if microns_per_pixel is not None and not 0 < microns_per_pixel < 1000:
         raise UsageError(f"microns_per_pixel is {microns_per_pixel}; expected a positive number, such as 0.1")
-    reader = _Reader(microns_per_pixel, finder, classifier)
+    if isinstance(classifier, str | Path):
+        from leukoscope.smear.naming import bundle_classifier
+
+        classifier = bundle_classifier(classifier)
+    reader = _Reader(microns_per_pixel, finder, classifier, usual_microns_per_pixel)
     waiting = deque[Source]()
     stream = _sources(sources, subject_of)
     while (source := waiting.popleft() if waiting else next(stream, None)) is not None:
@@ -130,9 +144,14 @@ class _Reader:
     """Reads one field after the other and remembers the red cells of the current smear."""
 
     def __init__(
-        self, microns_per_pixel: float | None, finder: "Finder | str", classifier: CellClassifier | None
+        self,
+        microns_per_pixel: float | None,
+        finder: "Finder | str",
+        classifier: CellClassifier | None,
+        usual: float | None = None,
     ) -> None:
         self._given = microns_per_pixel
+        self._usual = usual
         if isinstance(finder, str) and finder not in ("network", "classical"):
             raise UsageError(f"finder {finder!r}: expected 'network' or 'classical'")
         self._finder: Any = default_finder() if finder == "network" else finder
@@ -142,7 +161,10 @@ class _Reader:
 
     def read(self, source: Source, waiting: "deque[Source]", stream: Iterator[Source]) -> FieldReading:
         name = source.name
-        base = FieldRecord(image=name, smear=smear_of(name), subject=source.subject, finder=self._name)
+        model = None if self._classifier is None else self._classifier.model
+        base = FieldRecord(
+            image=name, smear=smear_of(name), subject=source.subject, finder=self._name, model=model
+        )
         try:
             if isinstance(source.content, ImageError):
                 raise source.content
@@ -157,7 +179,7 @@ class _Reader:
             survey = survey_field(picture)
             smear = self._scale_of_smear(base, file, survey, waiting, stream)
             if smear is None and scale_of(self._given, file.scale, survey.red_cells) is None:
-                smear = self._scale_by_network(picture)
+                smear = self._scale_by_network(picture) or self._scale_of_laboratory()
             calibration = calibrate_field(
                 picture, survey, given=self._given, metadata=file.scale, smear=smear
             )
@@ -171,6 +193,9 @@ class _Reader:
     @property
     def _name(self) -> str:
         return "classical" if self._finder == "classical" else str(getattr(self._finder, "name", "finder"))
+
+    def _scale_of_laboratory(self) -> Scale | None:
+        return None if self._usual is None else Scale(self._usual, ScaleSource.PROFILE, 0, None, None)
 
     def _scale_by_network(self, picture: Picture) -> Scale | None:
         """Ask the finder's network for red cells where the circles of the field are too few."""
@@ -306,6 +331,8 @@ def _cell_record(
         kind=call.kind,
         kind_probability=call.kind_probability,
         blast_probability=call.blast_probability,
+        immature_probability=call.immature_probability,
+        prediction_set=call.prediction_set,
         decision=call.decision,
         reasons=tuple(reasons),
         touches_border=cell.touches_border,

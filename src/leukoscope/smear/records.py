@@ -19,7 +19,9 @@ class ScaleRecord(_Record):
     """Scale of a field."""
 
     value: float = Field(gt=0, description="Micrometers per pixel.")
-    source: str = Field(description="given, metadata, red_cells, red_cells_of_smear or red_cells_by_network.")
+    source: str = Field(
+        description="given, metadata, red_cells, red_cells_of_smear, red_cells_by_network or profile."
+    )
     n_red_cells: int = Field(
         ge=0, description="Red cells measured, also where the scale comes from elsewhere."
     )
@@ -57,9 +59,18 @@ class CellRecord(_Record):
     )
     nucleus_outline: tuple[Ring, ...] = Field(description="Outlines of the nucleus.")
     score: float = Field(ge=0, le=1, description="How sure the finder is.")
-    kind: str = UNNAMED
-    kind_probability: float | None = None
-    blast_probability: float | None = None
+    kind: str = Field(
+        default=UNNAMED,
+        description="Class called; of an uncertain cell the likeliest, of a rejected one none.",
+    )
+    kind_probability: float | None = Field(default=None, description="Calibrated probability of ``kind``.")
+    blast_probability: float | None = Field(default=None, description="Of the blast classes together.")
+    immature_probability: float | None = Field(
+        default=None, description="Of blasts and immature granulocytes together."
+    )
+    prediction_set: tuple[str, ...] = Field(
+        default=(), description="Classes that conformal prediction cannot exclude, the likeliest first."
+    )
     decision: State = "called"
     reasons: tuple[str, ...] = ()
     touches_border: bool = False
@@ -90,6 +101,9 @@ class FieldRecord(_Record):
     message: str | None = Field(default=None, description="Sentence with value, limit and remedy.")
     cells: tuple[CellRecord, ...] = ()
     finder: str = ""
+    model: str | None = Field(
+        default=None, description="Bundle that named the cells, with version and digest."
+    )
     notice: str = RESEARCH_USE
 
     @property

@@ -131,7 +131,8 @@ def _write_differential(write: Callable[[str], object], counts: Differential) ->
     if counts.blasts is not None:
         write(differential_svg(counts.shares))
         write(
-            f"<p>Nucleated red cells: {counts.nucleated_red_cells} "
+            f"<p>Blasts per 100 white cells: {_per_100(counts.blasts)}. "
+            f"Nucleated red cells: {counts.nucleated_red_cells} "
             f"({counts.per_100_white_cells or 0:.1f} per 100 white cells, not in the denominator). "
             f"Uncertain: {counts.uncertain}. Rejected: {counts.rejected}. Not white cells: {counts.not_white}.</p>"
         )
@@ -144,11 +145,21 @@ def _write_differential(write: Callable[[str], object], counts: Differential) ->
         write('<p class="soft">The cells are not classified: no bundle for kinds of cells was used.</p>')
 
 
+def _per_100(share: Share) -> str:
+    if share.share is None or share.low is None or share.high is None:
+        return "-"
+    return f"{100 * share.share:.1f} ({100 * share.low:.1f} to {100 * share.high:.1f}, exact 95 % interval)"
+
+
+def _spaced(kind: str) -> str:
+    return html.escape(kind.replace("_", " "))
+
+
 def _row(share: Share) -> str:
     if share.share is None or share.low is None or share.high is None:
         return ""
     return (
-        f'<tr><td><span class="dot" style="background:{color_of(share.name)}"></span>{html.escape(share.name)}</td>'
+        f'<tr><td><span class="dot" style="background:{color_of(share.name)}"></span>{_spaced(share.name)}</td>'
         f"<td>{share.count}</td><td>{share.share:.1%}</td><td>{share.low:.1%} to {share.high:.1%}</td></tr>"
     )
 
@@ -171,7 +182,7 @@ def differential_svg(shares: tuple[Share, ...]) -> str:
             left + wide * float(value or 0) for value in (share.low, share.high, share.share)
         )
         color = color_of(share.name)
-        parts.append(f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{html.escape(share.name)}</text>')
+        parts.append(f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{_spaced(share.name)}</text>')
         parts.append(
             f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="{color}" stroke-width="3"/>'
         )
@@ -227,18 +238,32 @@ def _write_gallery(
 
 def _caption(image: str, cell: CellRecord) -> str:
     name = html.escape(image.replace("\\", "/").rpartition("/")[2])
-    lines = [f"<strong>{html.escape(cell.kind)}</strong>" if cell.kind != "white cell" else ""]
+    lines = [_named(cell)]
     if cell.blast_probability is not None:
         lines.append(f"blast {cell.blast_probability:.0%}")
     area, ratio = cell.measurements.get("cell_area_um2"), cell.measurements.get("nucleus_cell_area_ratio")
     if area is not None:
         lines.append(f"{area:.0f} µm²" + (f", nucleus {ratio:.0%}" if ratio is not None else ""))
-    words = {"cut_off": "cut by the border", "blurred": "out of focus"}
-    lines += [
-        f'<span class="warn">{html.escape(words.get(reason, reason))}</span>' for reason in cell.reasons
+    words = {"cut_off": "cut by the border", "blurred": "out of focus", "novel": "unlike the training cells"}
+    reasons = [
+        words.get(reason, reason)
+        for reason in cell.reasons
+        if cell.decision != "uncertain" or reason in words
     ]
+    lines += [f'<span class="warn">{html.escape(text)}</span>' for text in reasons]
     lines.append(f'<span class="soft">{name}, no. {cell.cell}</span>')
     return "<br>".join(line for line in lines if line)
+
+
+def _named(cell: CellRecord) -> str:
+    """Return kind and probability; of an uncertain cell also what else it may be."""
+    if cell.kind_probability is None:
+        return "rejected" if cell.decision == "rejected" else ""
+    text = f"<strong>{_spaced(cell.kind)}</strong> {cell.kind_probability:.0%}"
+    if cell.decision == "uncertain":
+        others = [_spaced(name) for name in cell.prediction_set if name != cell.kind]
+        text += " (uncertain" + (f": or {', '.join(others)}" if others else "") + ")"
+    return text
 
 
 def _write_fields(

@@ -34,6 +34,7 @@ class ScaleSource(StrEnum):
     RED_CELLS = "red_cells"
     SMEAR = "red_cells_of_smear"
     NETWORK = "red_cells_by_network"
+    PROFILE = "profile"
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def export_onnx(
     size = network.settings.input_px
     device = next(network.parameters()).device
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8, device=device)
-    model = _trace(network, example, input_name=INPUT_NAME, output_names=OUTPUT_NAMES)
+    model = trace_module(network, example, input_name=INPUT_NAME, output_names=OUTPUT_NAMES)
     if weights_dtype == "float16":
         halve_weights(model)
     onnx.checker.check_model(model, full_check=True)
@@ -99,14 +99,15 @@ def export_part(units: nn.Module, image_shape: tuple[int, ...]) -> bytes:
     """
     device = next(units.parameters()).device
     example = torch.zeros(2, *image_shape, device=device)
-    model = _trace(units, example, input_name="images", output_names=("activations",))
+    model = trace_module(units, example, input_name="images", output_names=("activations",))
     content: bytes = model.SerializeToString()
     return content
 
 
-def _trace(
+def trace_module(
     module: nn.Module, example: torch.Tensor, *, input_name: str, output_names: tuple[str, ...]
 ) -> onnx.ModelProto:
+    """Return a module's forward pass in evaluation mode, with a dynamic batch and without traces of this machine."""
     modes = [(part, part.training) for part in module.modules()]
     try:
         module.eval()

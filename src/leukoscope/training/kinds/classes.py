@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.core.classes import PALETTE, POSITIVE_PALETTE, CellClass, ClassGroup, ClassSchema, Code
 from leukoscope.core.errors import CohortError
 
 Floats = NDArray[np.float64]
@@ -130,3 +131,66 @@ def immature_probability(probabilities: Floats) -> Floats:
         blast_probability(probabilities)
         + (group_probabilities(probabilities)[:, GROUPS.index("immature_granulocyte")])
     )
+
+
+_LOINC = "LOINC, share of the leukocytes in blood"
+_ONTOLOGY = "Cell Ontology, term of this name"
+_CLASSES: tuple[tuple[str, str, str, str, str, str | None, str | None, str | None], ...] = (
+    # name, title, short, color and shape of the palette, group, LOINC, Cell Ontology
+    ("neutrophil", "Neutrophil", "Neutrophil", "0", "ring", "mature_white_cell", "26511-6", "CL:0000775"),
+    ("eosinophil", "Eosinophil", "Eosinophil", "1", "square", "mature_white_cell", "26450-7", "CL:0000771"),
+    ("basophil", "Basophil", "Basophil", "2", "disc", "mature_white_cell", "30180-4", "CL:0000767"),
+    ("lymphocyte", "Lymphocyte", "Lymphocyte", "3", "hexagon", "mature_white_cell", "26478-8", "CL:0000542"),
+    ("monocyte", "Monocyte", "Monocyte", "4", "triangle_down", "mature_white_cell", "26485-3", "CL:0000576"),
+    (
+        "immature_granulocyte", "Immature granulocyte", "Immature granulocyte", "5", "star", "immature_white_cell",
+        "38518-7", None,
+    ),
+    ("blast", "Blast", "Blast", "positive", "triangle", "immature_white_cell", "26446-5", None),
+    (
+        "erythroblast", "Nucleated red cell", "Nucleated red cell", "positive2", "pentagon", "red_cell", None,
+        "CL:0000765",
+    ),
+    ("platelet", "Platelet", "Platelet", "6", "square_open", None, None, "CL:0000233"),
+    ("not_a_white_cell", "Not a white cell", "Not a white cell", "7", "triangle_open", None, None, None),
+)  # fmt: skip
+_GROUPS = (
+    ("white_cell", "White cell", None),
+    ("mature_white_cell", "Mature white cell", "white_cell"),
+    ("immature_white_cell", "Blast or immature granulocyte", "white_cell"),
+    ("red_cell", "Nucleated red cell", None),
+)
+_MERGED = {"smudge_cell": "not_a_white_cell"}
+"""Groups without a class of their own: no smudge cell was held out, so no limit can be set for one."""
+
+
+def class_schema() -> ClassSchema:
+    """Return the classes of a bundle of kinds: the groups of ``KINDS``, with smudge cells among what is no white cell.
+
+    The finer kinds (bands, promyelocytes, lymphoblasts, myeloblasts) are trained and not reported: too few of them were
+    held out to calibrate each.
+    """
+    colors = {str(number): pair for number, pair in enumerate(PALETTE)}
+    colors |= {"positive": POSITIVE_PALETTE[0], "positive2": POSITIVE_PALETTE[1]}
+    classes = []
+    for name, title, short, color, symbol, parent, loinc, ontology in _CLASSES:
+        codes = [Code(system="LOINC", code=loinc, source=_LOINC)] if loinc else []
+        codes += [Code(system="Cell Ontology", code=ontology, source=_ONTOLOGY)] if ontology else []
+        light, dark = colors[color]
+        fields = {"name": name, "title": title, "short": short, "color": light, "color_dark": dark}
+        classes.append(CellClass(**fields, symbol=symbol, parent=parent, codes=tuple(codes)))
+    groups = tuple(ClassGroup(name=name, title=title, parent=parent) for name, title, parent in _GROUPS)
+    return ClassSchema(classes=tuple(classes), groups=groups, positive=("blast",))
+
+
+def label_class(label: str) -> str | None:
+    """Return the class of ``class_schema`` that a label lies in, or None for a label of several or of none."""
+    group = label_group(label)
+    return None if group is None else _MERGED.get(group, group)
+
+
+def class_members() -> tuple[tuple[int, ...], ...]:
+    """Return the positions of the kinds of each class, in the order of ``class_schema``."""
+    names = [entry[0] for entry in _CLASSES]
+    owners = [_MERGED.get(kind.group, kind.group) for kind in KINDS]
+    return tuple(tuple(index for index, owner in enumerate(owners) if owner == name) for name in names)
