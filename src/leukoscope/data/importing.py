@@ -155,9 +155,8 @@ def import_cohort(
     measurements = [known.get(key) or next(measured) for key in keys]
     frame, issues = _assemble(found, keys, measurements, classes)
     if frame.empty:
-        raise CohortError(
-            f"{source}: none of {len(keys)} images could be read; the first: {issues[0].message}"
-        )
+        first = next(issue.message for issue in issues if issue.kind is IssueKind.UNREADABLE)
+        raise CohortError(f"{source}: none of {len(keys)} images could be read; the first: {first}")
     if not keep_spelling:
         check_spelling(frame["subject"], str(source))
     is_refused = strict and any(issue.kind not in EXPECTED_ISSUES for issue in issues)
