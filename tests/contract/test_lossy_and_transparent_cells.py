@@ -121,8 +121,8 @@ def test_a_fully_transparent_image_says_so_everywhere(
 ) -> None:
     rgba = on_transparent_ground(sample_paths()[0])
     rgba[..., :3], rgba[..., 3] = decode_image(sample_paths()[0]), 0
-    path = tmp_path / "images" / "hem" / "clear.png"
-    path.parent.mkdir(parents=True)
+    path = tmp_path / "hem" / "clear.png"
+    path.parent.mkdir()
     path.write_bytes(encoded(rgba, "PNG"))
     said = []
     row = CliRunner().invoke(app, ["predict", str(path), "--json", "--bundle", str(small_bundle_path)])
@@ -134,9 +134,7 @@ def test_a_fully_transparent_image_says_so_everywhere(
     out = tmp_path / "cut"
     cut = CliRunner().invoke(app, ["data", "cut", str(path), "--out", str(out), "--json"])
     said.append(("unsupported_mode", json.loads(cut.stdout)["odd"][0][1]))
-    imported = CliRunner().invoke(
-        app, ["data", "import", str(tmp_path / "images"), "--out", str(tmp_path / "c.csv")]
-    )
+    imported = CliRunner().invoke(app, ["data", "import", str(tmp_path), "--out", str(tmp_path / "c.csv")])
     said.append(("unsupported_mode", imported.output.replace("\n", " ")))
     for code, message in said:
         assert code == Reason.UNSUPPORTED_MODE
