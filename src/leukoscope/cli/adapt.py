@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from leukoscope.cli.options import Overwrite
+from leukoscope.cli.options import Overwrite, check_scale
 
 
 def register(app: typer.Typer) -> None:
@@ -60,6 +60,7 @@ def adapt(
 
     if not sources:
         raise UsageError("no image named; for example: leukoscope adapt fields/ --out lab.json")
+    check_scale(microns_per_pixel)
     outputs = Outputs(overwrite=overwrite)
     outputs.read(*sources, labels)
     outputs.file(out, "--out", own=with_mark(MARK))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leukoscope.cli.options import KeepSpelling, Overwrite
+from leukoscope.cli.options import KeepSpelling, Overwrite, check_scale
 from leukoscope.core.errors import UsageError
 from leukoscope.core.limits import LARGEST_COUNT, LARGEST_SEED, LARGEST_WORKERS
 
@@ -419,6 +419,7 @@ def cut(
     from leukoscope.smear.cutting import CutSettings, cut_cohort
     from leukoscope.smear.files import FIELD_LIMITS, FIELD_SUFFIXES
 
+    check_scale(microns_per_pixel)
     check_output_folder(out)
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: holds files; name another folder")

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from leukoscope.core.errors import UsageError
+
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace existing files even if leukoscope did not write them."),
@@ -22,3 +24,17 @@ Profile = Annotated[
     Path | None,
     typer.Option("--profile", metavar="FILE", help="Laboratory profile of 'leukoscope adapt'."),
 ]
+
+
+def check_scale(microns_per_pixel: float | None) -> None:
+    """Refuse a scale that no photograph has.
+
+    Raises
+    ------
+    UsageError
+        It is no number of micrometers above 0 and below 1000.
+    """
+    if microns_per_pixel is not None and not 0 < microns_per_pixel < 1000:
+        raise UsageError(
+            f"--microns-per-pixel {microns_per_pixel}: expected a number above 0 and below 1000, such as 0.1"
+        )

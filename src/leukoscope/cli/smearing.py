@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leukoscope.cli.options import check_scale
 from leukoscope.cli.printing import printable, say, say_skipped
 from leukoscope.core.errors import UsageError
 from leukoscope.core.outputs import Outputs, json_with
@@ -101,10 +102,7 @@ def _check(options: SmearOptions) -> None:
         raise UsageError("--resume and --overwrite are about a folder; name it with --out DIR")
     if options.resume and options.overwrite:
         raise UsageError("--resume goes on and --overwrite begins again; give one of them")
-    if options.microns_per_pixel is not None and not 0 < options.microns_per_pixel < 1000:
-        raise UsageError(
-            f"--microns-per-pixel {options.microns_per_pixel}: expected a positive number, such as 0.1"
-        )
+    check_scale(options.microns_per_pixel)
     if options.finder not in ("network", "classical"):
         raise UsageError(f"--finder {options.finder}: expected network or classical")
 
