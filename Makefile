@@ -1,4 +1,4 @@
-# The one list of commands; continuous integration calls these too.
+# All commands of the project; continuous integration calls them too.
 #   make demo   light install without torch, classifies the sample cells, writes a contact sheet
 #   make test   full development install, runs every test
 PYTHON ?= python3
@@ -9,14 +9,14 @@ DEV := .venv-dev
 PIP_FLAGS ?= --disable-pip-version-check
 WORKERS ?= 2
 LINTED := src tests tools docs examples
-# Times that test-shuffled runs the quick tests, each in an order of its own.
+# How often test-shuffled runs the quick tests, each time in another order.
 TIMES ?= 3
 QUICK := not slow and not browser
-# One thread a process: the processes share the cores. A process that has nothing left takes tests from another.
+# One thread a process: the processes share the cores. An idle process takes tests from another.
 PYTEST = OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-quick test-shuffled lint format types docs site bench bundle-check picture screenshots gallery notebooks published refresh \
+.PHONY: help demo setup test test-quick test-shuffled lint words format types docs site bench bundle-check picture screenshots gallery notebooks published refresh \
 	load audit all clean
 
 help:  ## Show this list
@@ -47,19 +47,23 @@ test: setup  ## Run linters, types and every test
 	$(PYTEST) --durations 10
 	@echo "==> all green. Next: make demo, or read docs/start.md"
 
-test-quick: setup  ## Run the tests that take seconds
+test-quick: setup  ## Run the quick tests
 	$(PYTEST) -m "$(QUICK)"
 
 test-shuffled: setup  ## Run the quick tests TIMES times in random order; each run prints its seed
 	for number in $$(seq $(TIMES)); do $(PYTEST) -m "$(QUICK)" -p randomly || exit 1; done
 
-lint: setup  ## Format check, lint, floors, dependencies
+lint: setup  ## Format check, lint, layers, dependencies, words
 	$(DEV)/bin/ruff format --check $(LINTED)
 	$(DEV)/bin/ruff check $(LINTED)
 	$(DEV)/bin/lint-imports
 	$(DEV)/bin/deptry src
+	PYTHONPATH=tools $(DEV)/bin/python -m leukoscope_tools words
 
-format: setup  ## Format and mend what can be mended
+words: setup  ## Write the word table of CONTRIBUTING.md and list discouraged words
+	PYTHONPATH=tools $(DEV)/bin/python -m leukoscope_tools words --write
+
+format: setup  ## Format, and fix what can be fixed
 	$(DEV)/bin/ruff format $(LINTED)
 	$(DEV)/bin/ruff check --fix $(LINTED)
 
@@ -73,22 +77,22 @@ site: setup  ## Build the documentation as a site into site/
 	$(DEV)/bin/sphinx-build -c docs -b html -W --keep-going -q . site
 	@echo "==> open site/README.html"
 
-# What shows the shipped bundle.
+# Files that show the shipped bundle.
 GALLERY := leakage reliability abstention attribution novelty
 PUBLISHED := README.md docs/results.md
 PICTURED := $(addprefix cells/,fold_0/all/UID_20_11_1_all.webp fold_0/all/UID_48_11_4_all.webp \
 	fold_1/all/UID_34_18_13_all.webp fold_0/all/UID_11_1_2_all.webp fold_0/hem/UID_H16_28_1_hem.webp \
 	fold_0/hem/UID_H19_8_1_hem.webp fold_0/hem/UID_H24_2_10_hem.webp) other/pbc/LY_57780.jpg
 
-picture: setup  ## Draw the pictures of README and start page again
+picture: setup  ## Draw the images of README and start page again
 	$(DEV)/bin/python tools/smear_picture.py docs/images/smear.png
 	cd src/leukoscope/assets && "$(CURDIR)/$(DEV)/bin/leukoscope" predict $(PICTURED) \
 		--sheet "$(CURDIR)/docs/images/contact_sheet.png" --quiet || true
 
-screenshots: setup  ## Draw the web application's pictures again
+screenshots: setup  ## Take the screenshots of the web application again
 	$(DEV)/bin/python tools/screenshots.py
 
-gallery: setup $(addprefix gallery-,$(GALLERY))  ## Draw the pictures of docs/gallery.md again
+gallery: setup $(addprefix gallery-,$(GALLERY))  ## Draw the images of docs/gallery.md again
 
 gallery-%:
 	$(DEV)/bin/python examples/gallery/$*.py docs/images/gallery/$*.png
@@ -99,12 +103,12 @@ notebooks: setup  ## Execute the notebooks and write them with their outputs
 published: setup
 	PYTHONPATH=tools $(DEV)/bin/python -m leukoscope_tools publish $(PUBLISHED)
 
-refresh: published picture screenshots gallery notebooks  ## After a new bundle: every number, picture and notebook that shows it
+refresh: published picture screenshots gallery notebooks  ## After a new bundle: update every number, image and notebook that shows it
 
 load: setup  ## 64 clients for a minute against a local server
 	$(DEV)/bin/python tools/load.py --clients 64 --seconds 60
 
-bench: setup  ## Speed of prediction and of training, in tables
+bench: setup  ## Measure the speed of prediction and training
 	PYTHONPATH=tools $(DEV)/bin/python -m leukoscope_tools benchmark predict --quick
 	PYTHONPATH=tools $(DEV)/bin/python -m leukoscope_tools benchmark train --quick
 

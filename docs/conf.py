@@ -67,7 +67,7 @@ CONTENTS = {
 """Heading of the menu -> its pages. A page that is missing here fails the build."""
 
 myst_heading_anchors = 4  # as GitHub makes them
-nb_execution_mode = "off"  # what is committed is shown; `make notebooks` executes
+nb_execution_mode = "off"  # the committed outputs are shown; `make notebooks` executes
 
 html_theme = "furo"
 html_title = "leukoscope"

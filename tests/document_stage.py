@@ -57,7 +57,7 @@ def smaller(line: str) -> str:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Return the variables of a process in ``folder``: this tree's program, no network, nobody's own files."""
+    """Return the variables of a process in ``folder``: the program of this tree, no network, no files of the user."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -75,7 +75,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def run_line(line: str, folder: Path) -> tuple[int, str]:
-    """Execute one line of shell in ``folder``; return its exit code and what it said.
+    """Execute one line of shell in ``folder``; return its exit code and output.
 
     A plain call of the program runs in this process, where everything is loaded already; the rest in bash.
     """
@@ -198,5 +198,5 @@ def _write_runs(folder: Path) -> None:
 
 
 def _do(line: str, folder: Path) -> None:
-    code, said = run_line(line, folder)
-    assert code == 0, f"{line}: {said[-2000:]}"
+    code, text = run_line(line, folder)
+    assert code == 0, f"{line}: {text[-2000:]}"

@@ -1,4 +1,4 @@
-"""Files of many formats that leukoscope does not read, made by other writers where one is at hand."""
+"""Files of many formats that leukoscope does not read, made by other writers where one is available."""
 
 import gzip
 import io

@@ -138,7 +138,7 @@ def sample_paths() -> list[Path]:
 
 
 def make_manifest(classes: ClassSchema = BINARY, outputs: int = 1) -> Manifest:
-    """Return an honest manifest of the small network."""
+    """Return a correct manifest of the small network."""
     return Manifest(
         name="small-test",
         task="cell" if classes.size == 2 else "kinds",

@@ -27,7 +27,7 @@ def write_image(path: Path, seed: int, side_px: int = 450) -> Path:
 
 
 def official_bmp(image: Image.Image) -> bytes:
-    """Write a training image as the archive holds it: Pillow's BMP with 3779 pixels a metre."""
+    """Write a training image in the form of the archive: Pillow's BMP with 3779 pixels per meter."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "BMP")
     content = bytearray(buffer.getvalue())
@@ -36,7 +36,7 @@ def official_bmp(image: Image.Image) -> bytes:
 
 
 def cell_table(rows: Iterable[dict[str, object]]) -> pd.DataFrame:
-    """Fill rows of a cell table; every file is different, every subject its own group, unless said otherwise."""
+    """Fill rows of a cell table; every file is different, every subject its own group, unless stated otherwise."""
     filled = []
     for number, row in enumerate(rows):
         cell = str(row.get("cell", f"cells/{number}.bmp"))

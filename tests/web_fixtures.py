@@ -1,4 +1,4 @@
-"""The real web application over the real predictor and the small bundle, for tests on every floor.
+"""The real web application over the real predictor and the small bundle, for tests of every layer.
 
 What needs the extra ``web`` is imported where it is used, so that the fixtures exist without it.
 """

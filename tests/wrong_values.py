@@ -241,11 +241,11 @@ def call(words: list[str]) -> Result:
 def fault(words: list[str], result: Result) -> str | None:
     """Say what is wrong with how a call ended; None for a result, a message or reached work."""
     ends = (0, 1, 2, WorkReachedError.exit_code)
-    said = result.output
-    if result.exit_code in ends and "Traceback" not in said and "internal error" not in said:
+    text = result.output
+    if result.exit_code in ends and "Traceback" not in text and "internal error" not in text:
         return None
     shown = " ".join(word[:40].encode("unicode_escape").decode() for word in words)
-    return f"{shown}\n    -> {result.exit_code}: {said.strip()[-300:]}"
+    return f"{shown}\n    -> {result.exit_code}: {text.strip()[-300:]}"
 
 
 def settings_texts(schema: type) -> Iterator[str]:

@@ -1,10 +1,10 @@
-"""Fuzz the decoder: whatever the bytes, an image or an ``ImageError``, in bounded time and memory.
+"""Fuzz the decoder: every input gives an image or an ``ImageError``, in bounded time and memory.
 
     pip install atheris
     mkdir -p fuzz
     python tools/fuzz_decode.py fuzz tests/hostile/corpus -max_total_time=600 -timeout=5 -rss_limit_mb=1024
 
-Coverage of ``containers`` and ``decode`` leads the search. What it found stays in ``tests/hostile/corpus``, which the
+Coverage of ``formats`` and ``decode`` guides the search. Its findings are stored in ``tests/hostile/corpus``, which the
 tests replay; ``-merge=1 tests/hostile/corpus fuzz`` adds what reaches new code.
 """
 
@@ -37,7 +37,7 @@ def seeds() -> list[bytes]:
 
 
 def check(content: bytes) -> None:
-    """Raise where the decoder does anything else than promised."""
+    """Raise an error if the decoder violates its contract."""
     try:
         rgb = decode_image(content, LIMITS)
     except ImageError as error:

@@ -2,10 +2,10 @@
 
     python tools/load.py --clients 64 --seconds 60
 
-Starts the real command on a free port with records in a temporary folder, sends one cell a request from every client
-without a pause, and samples the server's memory. Ends with exit code 1 where an answer was neither a result nor a
-polite 503 with Retry-After, where memory grew, or where the audit log does not verify afterwards. Clients and server
-share the machine; the figures are those of both.
+Starts the real command on a free port with records in a temporary folder, sends one cell per request from every client
+without a pause, and samples the server's memory. Exits with 1 if an answer was neither a result nor a 503
+with Retry-After, if memory grew, or if the audit log does not verify afterwards. Clients and server
+share the machine; the measurements include both.
 """
 
 import argparse
@@ -30,7 +30,7 @@ GROWTH_LIMIT_MB = 48.0
 
 @dataclass
 class Tally:
-    """What the clients saw."""
+    """Measurements of the clients."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     latencies_s: list[float] = field(default_factory=list)

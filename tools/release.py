@@ -1,4 +1,4 @@
-"""Make a release as a folder, and verify one as a newcomer would use it.
+"""Make a release folder, and verify one as a new user would use it.
 
     python tools/release.py make release/            wheel, source, change log, SHA256SUMS
     python tools/release.py verify release/          hashes, sizes, then an installation that is used
@@ -37,7 +37,7 @@ print(prediction.decision, prediction.result.probability)
 
 
 class ReleaseError(Exception):
-    """A check that did not hold, with what was found and what was expected."""
+    """A failed check, with the value found and the value expected."""
 
 
 def make(folder: Path) -> None:
@@ -64,7 +64,7 @@ def check_sums(folder: Path) -> str:
         raise ReleaseError(f"files {sorted(there ^ set(listed))} are not in both the folder and {SUMS}")
     for name, digest in listed.items():
         if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
-            raise ReleaseError(f"{name}: other bytes than {SUMS} says")
+            raise ReleaseError(f"{name}: SHA-256 differs from {SUMS}")
     return f"{len(listed)} files"
 
 
@@ -112,7 +112,7 @@ def check_content(folder: Path) -> str:
 
 
 class Installed:
-    """A virtual environment of its own with the wheel, and an empty folder to work in."""
+    """A new virtual environment with the wheel, and an empty working folder."""
 
     def __init__(self, folder: Path, wheel: Path) -> None:
         self.folder = folder
@@ -205,7 +205,7 @@ def check_commands(installed: Installed) -> str:
     if len(lines) != len(list((Path(cells) / "fold_1").rglob("*.webp"))):
         raise ReleaseError(f"predict wrote {len(lines)} results")
     fields = ROOT / "tests" / "data" / "smear_fields"
-    found = "no field at hand"
+    found = "no field available"
     if fields.is_dir():
         installed.run("leukoscope", "smear", str(fields / "BloodImage_00176.jpg"), "--out", "smear")
         report = (installed.work / "smear" / "report.html").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Draw the pictures of the web application that stand in the documentation.
+"""Take the screenshots of the web application for the documentation.
 
     python tools/screenshots.py
 
@@ -81,8 +81,8 @@ def _open(browser: Browser, width: int, height: int, scheme: str = "light") -> P
 def _upload(page: Page, address: str, files: list[Path]) -> str:
     page.goto(address)
     page.set_input_files("#files", files)
-    page.get_by_role("button", name="Read", exact=True).click()
-    expect(page.locator("[data-progress]")).to_have_text(re.compile(rf"^{len(files)} images read"))
+    page.get_by_role("button", name="Analyze", exact=True).click()
+    expect(page.locator("[data-progress]")).to_have_text(re.compile(rf"^{len(files)} images analyzed"))
     return page.url.rsplit("/", 1)[1]
 
 

@@ -4,7 +4,7 @@
 
 FIELDS holds bccd/ (VOC), chula_wbc/ (YOLO), draaslan/ (annotations.csv), bccd_nucleus_masks/; the test files are those
 of configs/finder/splits.json. A cell is found if its box has an IoU of at least 0.5 with an annotated box (each box
-once), or if its center lies in one. Intervals: Wilson, by cell. Boxes at the border of a field count neither way.
+once), or if its center lies in one. Intervals: Wilson, by cell. Boxes at the border of a field are ignored.
 """
 
 import argparse

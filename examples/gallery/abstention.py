@@ -1,8 +1,8 @@
-"""Abstention: what "uncertain" costs, and whether the promise of the prediction sets held.
+"""Abstention: the cost of "uncertain", and the coverage of the prediction sets.
 
-From the ``report.json`` of the shipped bundle, on people who were held out. Left how often calls are wrong when only
-the most certain share of cells is decided; the dot is where the prediction sets put the line by themselves. Right how
-often the sets held the true class, beside what they promise.
+From the ``report.json`` of the shipped bundle, on held-out subjects. Left: how often calls are wrong when only
+the most certain share of cells is decided; the dot is the share that the prediction sets decide. Right: how
+often the sets contained the true class, with the guaranteed coverage.
 
     python examples/gallery/abstention.py abstention.png
 """
@@ -31,7 +31,7 @@ def draw(split: SplitReport) -> Figure:
     """Return the picture of one test part, or of several pooled."""
     abstention = split.abstention
     if abstention is None:
-        sys.exit("the report knows of no abstention: no validation part was scored")
+        sys.exit("the report has no abstention: no validation part was scored")
     figure, axes = style.new_figure(style.WIDE)
     axes.remove()
     risk, sets = figure.subplots(1, 2, width_ratios=(1.1, 1))
@@ -82,13 +82,13 @@ def _draw_sets(axes: Axes, abstention: Abstention) -> None:
         axes.text(
             0.0, place + 0.2, format_measurement(measurement, percent=True), fontsize=8, color=style.MUTED
         )
-    promised = 1 - abstention.alpha
-    covered = sum(title.endswith("covered") for _, title, _ in rows)  # the promise is theirs alone
+    guaranteed = 1 - abstention.alpha
+    covered = sum(title.endswith("covered") for _, title, _ in rows)  # only these have a guarantee
     axes.vlines(
-        promised, len(rows) - covered - 0.4, len(rows) - 0.6, color=style.INK, linewidth=1, linestyle="--"
+        guaranteed, len(rows) - covered - 0.4, len(rows) - 0.6, color=style.INK, linewidth=1, linestyle="--"
     )
-    said = f"promised: {100 * promised:.0f} % "
-    axes.text(promised, len(rows) - 0.55, said, fontsize=8.5, ha="right", va="bottom")
+    label = f"guaranteed: {100 * guaranteed:.0f} % "
+    axes.text(guaranteed, len(rows) - 0.55, label, fontsize=8.5, ha="right", va="bottom")
     axes.set_yticks(range(len(rows)), [title for _, title, _ in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.1)
     axes.set_xlim(-0.02, 1.02)

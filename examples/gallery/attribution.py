@@ -1,9 +1,9 @@
 """Attribution: heat maps, and whether what they mark matters.
 
-Shipped cells with the shipped model (many of them were trained on: this shows the method, not its worth on others).
-Above, cells and their Grad-CAM maps. Below, one line a cell: how the logit changes when the pixels that the map marks
-most are removed first, when those that it marks least are, and in random order. A map orders pixels as the model weighs
-them where the orange dot lies left of the blue one: without the marked pixels the logit is lowest.
+Shipped cells with the shipped model (many of them were trained on: this shows the method, not its performance on
+others). Above, cells and their Grad-CAM maps. Below, one line per cell: how the logit changes when the pixels that
+the map marks most are removed first, when those that it marks least are, and in random order. A map orders pixels as
+the model weighs them where the orange dot is left of the blue one: without the marked pixels the logit is lowest.
 
     python examples/gallery/attribution.py attribution.png
 """
@@ -64,7 +64,7 @@ def draw(predictions: list[Prediction], check: ExplainCheck) -> Figure:
     axes.set_yticks([])
     held = sum(one.most_relevant_drop > one.least_relevant_drop for one in check.measures)
     axes.set(
-        title=f"In {held} of {len(check.measures)} cells the logit ends lower without what the map marks most",
+        title=f"In {held} of {len(check.measures)} cells the logit is lower without the most marked pixels",
         xlabel="Mean change of the logit when 10 to 70 % of the cell's pixels are removed",
         ylabel="Cells, most certain blast on top",
     )

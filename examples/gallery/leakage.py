@@ -1,8 +1,8 @@
-"""Leakage: what a split by cells measures where there is nothing to measure.
+"""Leakage: a split by cells on data without a signal.
 
-Simulated people, each with a look of their own (stain, day, camera) that all of their cells share, and each with one
+Simulated subjects, each with an appearance (stain, day, camera) that all of its cells share, and each with one
 label. Left the cells carry no sign of the disease at all, right a modest one. A logistic regression is scored twice
-on the same cells: on random fifths of the cells, and on people it has never seen. Bands: 10 to 90 % of repetitions.
+on the same cells: on random fifths of the cells, and on unseen subjects. Bands: 10 to 90 % of repetitions.
 
     python examples/gallery/leakage.py leakage.png
 """
@@ -36,14 +36,14 @@ def draw(repetitions: int = REPETITIONS) -> Figure:
         )  # (repetitions, looks, 2)
         for column, color, label in (
             (0, style.BLAST, "random cells"),
-            (1, style.NORMAL, "people never seen"),
+            (1, style.NORMAL, "unseen subjects"),
         ):
             mean = results[:, :, column].mean(axis=0)
             low, high = np.quantile(results[:, :, column], (0.1, 0.9), axis=0)
             pane.fill_between(LOOKS, low, high, color=color, alpha=0.15, linewidth=0)
             pane.plot(LOOKS, mean, "o-", color=color, markersize=4, label=f"Tested on {label}")
         pane.axhline(0.5, color=style.MUTED, linewidth=1, linestyle=":")
-        pane.set(title=title, xlabel="How much a person's cells share (spread of looks)", ylim=(0.3, 1.02))
+        pane.set(title=title, xlabel="Variation between subjects", ylim=(0.3, 1.02))
     panes[0].set_ylabel("ROC AUC, cells")
     panes[0].legend(loc="upper left", bbox_to_anchor=(0, 0.93))
     return figure
@@ -56,7 +56,7 @@ def _new_figure() -> tuple[Figure, np.ndarray]:
 
 
 def _score(rng: np.random.Generator, look: float, signal: float) -> tuple[float, float]:
-    """Return the AUC on random cells and on unseen people."""
+    """Return the AUC on random cells and on unseen subjects."""
     people = np.repeat(np.arange(PEOPLE), CELLS_EACH)
     labels = (people % 2).astype(int)
     looks = rng.normal(0, look, (PEOPLE, FEATURES))[people]

@@ -1,9 +1,9 @@
-"""Novelty: what the shipped model refuses to classify, and by which gate.
+"""Novelty: images that the shipped model rejects, by input checks or by novelty.
 
-Every image passes two gates: checks of what can be measured (one whole, sharp cell on black, of the right size), and
-novelty, the distance of its embedding from those of the training cells. One dot an image, at its novelty divided by
-the limit: right of 1 it is refused as novel. Hollow dots were refused by the checks before. The shipped cells were
-seen in training; foreign images are real ones and made ones, whole and cut out so that only their content differs.
+There are two steps: input checks (one whole, sharp cell on black, of the right size), and
+novelty, the distance of its embedding from those of the training cells. One dot per image, at its novelty divided by
+the limit: right of 1 it is rejected as novel. Hollow dots were rejected by the input checks. The shipped cells were
+seen in training; other images are real and synthetic, whole and cut out so that only their content differs.
 
     python examples/gallery/novelty.py novelty.png
 """
@@ -79,7 +79,7 @@ def draw(predictor: Predictor, images: dict[str, list[np.ndarray]]) -> Figure:
     ):
         axes.scatter([], [], s=16, edgecolors=color, facecolors=face, label=label)
     figure.legend(loc="outside lower center", ncols=2)
-    axes.set(title="Two gates", xlabel="Novelty divided by its limit (beyond 1: refused as novel)")
+    axes.set(title="Rejection", xlabel="Novelty divided by its limit (above 1: rejected as novel)")
     return figure
 
 

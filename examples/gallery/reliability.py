@@ -1,7 +1,7 @@
 """Reliability: does a probability of 0.8 mean eight of ten?
 
-From the ``report.json`` of the shipped bundle: cells of people who were neither trained on nor calibrated on. Left
-the observed share of blasts over the predicted probability, with intervals over people; right how the probabilities
+From the ``report.json`` of the shipped bundle: cells of subjects that were neither trained on nor calibrated on. Left:
+the observed share of blasts over the predicted probability, with intervals over subjects; right: how the probabilities
 are spread over the two classes.
 
     python examples/gallery/reliability.py reliability.png

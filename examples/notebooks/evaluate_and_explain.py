@@ -1,12 +1,12 @@
 # %% [markdown]
-# # Evaluate a model and question its answers
+# # Evaluate a model and explain its predictions
 #
-# What the shipped model is worth on people it has not seen, and what stands behind a single answer: heat map,
-# probability, decision, the most similar cells as the network sees them, and whether the heat map can be believed.
+# The performance of the shipped model on unseen subjects, and the details of a single prediction: heat map,
+# probability, decision, the most similar cells in the embedding space, and the faithfulness of the heat map.
 #
 # **Research use only. Not for diagnostic procedures.**
 #
-# The commands that do the same: `leukoscope bundle show --card`, `evaluate`, `predict`, `explain-check`.
+# The same with commands: `leukoscope bundle show --card`, `evaluate`, `predict`, `explain-check`.
 
 # %%
 from io import BytesIO
@@ -49,10 +49,10 @@ def show(drawn: Figure | np.ndarray, width_px: int = 900) -> None:
 
 
 # %% [markdown]
-# ## What it is worth
+# ## Performance
 #
-# Drawn from `report.json`, which travels in the bundle: people held out whole, thresholds fitted without them,
-# intervals over people.
+# From `report.json` of the bundle: held-out subjects, thresholds fitted without them,
+# intervals over subjects.
 
 # %%
 measured = report.headline
@@ -62,7 +62,7 @@ for figure in figures:
     show(figure)
 
 # %% [markdown]
-# One line a person. A mean over cells hides that some people are called wrong altogether.
+# One line per subject. A mean over cells hides that for some subjects all calls are wrong.
 
 # %%
 with style.styled():
@@ -74,10 +74,10 @@ for caveat in report.caveats:
     display(Markdown(f"- {caveat}"))
 
 # %% [markdown]
-# ## Ask about single cells
+# ## Single cells
 #
-# The 60 shipped cells belong to the cohort that the model was made from, and many of them were trained on. They
-# show how to question an answer; they are no test.
+# The 60 shipped cells belong to the cohort of the model, and many of them were trained on. They
+# show how to inspect a prediction; they are not a test set.
 
 # %%
 paths = sorted(assets.sample_cells_directory().rglob("UID_*"))
@@ -89,20 +89,21 @@ counts = pd.Series([one.result.decision for one in scored]).value_counts()
 print(f"{len(paths)} cells:", counts.to_dict())
 
 # %% [markdown]
-# `explain` puts everything about one cell on one page.
+# `explain` shows all details of one cell in one figure.
 #
-# - **Decision, probability, heat map**, as the command line and the web page show them.
-# - **Neighbors**: the nearest cells of *other* people in the space of the network's embedding, with their label. If
-#   they look nothing like the cell, the network sees something else than you do.
-# - **Faithfulness**: how far the logit falls when the pixels that the map marks most are removed first, against
-#   marked least first and random. A map that orders pixels as the model weighs them has the largest first number; below
-#   zero the logit rises, because a cell with holes has more texture. Beside it, how much of the map lies on the cell
-#   (the mask of the cell alone would reach as much), and how alike the map of shuffled weights is: near 0 is good.
+# - **Decision, probability, heat map**, as on the command line and in the web application.
+# - **Neighbors**: the nearest cells of *other* subjects in the embedding space of the network, with their label. If
+#   they do not look like the cell, the network uses other features than you do.
+# - **Faithfulness**: the decrease of the logit if the pixels that the map marks most are removed first, compared with
+#   least marked first and random order. If the map ranks pixels as the model weights them, the first number is the
+# largest; below   zero the logit rises, because a cell with holes has more texture. Also shown: the share of the map
+# on the cell   (the mask of the cell alone reaches as much), and the correlation with the map of shuffled weights:
+# near 0 is good.
 
 
 # %%
 def explain(name: str) -> None:
-    """Show what is behind the answer for one of the cells."""
+    """Show the details of the prediction for one of the cells."""
     prediction = next(one for one in scored if one.result.source == name)
     display(Markdown(f"### {name}: labeled {labels[name]}, subject {prediction.result.subject}"))
     (nearest,) = index.nearest(prediction.embedding, 1, without_subjects={prediction.result.subject})
@@ -113,7 +114,7 @@ def explain(name: str) -> None:
 
 
 def draw_neighbors(prediction) -> Figure:
-    """Draw the cell and the nearest cells of other people, each with its label and distance."""
+    """Draw the cell and the nearest cells of other subjects, each with its label and distance."""
     near = index.nearest(prediction.embedding, 6, without_subjects={prediction.result.subject})
     with style.styled():
         figure = Figure(figsize=(10, 1.9), layout="constrained")
@@ -147,7 +148,7 @@ def measure_map(name: str) -> pd.DataFrame:
 
 
 # %% [markdown]
-# The cell with the highest probability of blast, and the one nearest to the threshold. A refused cell
+# The cell with the highest probability of blast, and the one nearest to the threshold. A rejected cell
 # has no probability.
 
 # %%
@@ -160,9 +161,9 @@ hardest = min(called, key=lambda one: abs(one.result.probability - one.result.th
 explain(hardest.result.source)
 
 # %% [markdown]
-# ### Pick a cell yourself
+# ### Select a cell
 #
-# With a running kernel and `ipywidgets`, a list appears below. Without it, call `explain("UID_11_1_2_all")`.
+# With a running kernel and `ipywidgets` there is a list below. Without it, call `explain("UID_11_1_2_all")`.
 
 # %%
 try:
@@ -173,11 +174,11 @@ else:
     interact_manual(explain, name=sorted(one.result.source for one in scored))
 
 # %% [markdown]
-# ## Can the heat maps be believed?
+# ## Faithfulness of the heat maps
 #
-# One cell proves nothing. `leukoscope explain-check` measures many, with an interval over people, and its result
-# travels in the report. *Relevance gap* is the first fall minus the second; a faithful map needs it above zero. It
-# needs two things more: little in common with the map of shuffled weights (*shuffled all* near 0), and a map that turns
+# One cell is no evidence. `leukoscope explain-check` measures many cells, with an interval over subjects, and its
+# result is included in the report. *Relevance gap* is the first decrease minus the second; it should be above zero.
+# The map should also have a low correlation with the map of shuffled weights (*shuffled all* near 0), and rotate
 # with the cell (*rotation* near 1).
 
 # %%
@@ -198,4 +199,4 @@ else:
     print("This bundle carries no measurement of its maps: run leukoscope explain-check")
 
 # %% [markdown]
-# What a heat map can show and what it cannot: [heat maps](../../docs/explanations/heat-maps.md).
+# What a heat map can and cannot show: [heat maps](../../docs/explanations/heat-maps.md).

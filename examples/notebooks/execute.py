@@ -1,6 +1,6 @@
-"""Execute the notebooks and write each ``.ipynb`` beside its ``.py``: python examples/notebooks/execute.py [NAME...].
+"""Execute the notebooks and write each ``.ipynb`` next to its ``.py``: python examples/notebooks/execute.py [NAME...].
 
-The scripts are the sources (jupytext, percent format). What is written holds no times, counters of this machine or
+The scripts are the sources (jupytext, percent format). The outputs contain no times, counters of this machine or
 widget states, so that a second run changes only what the code or the bundle has changed.
 """
 

@@ -1,13 +1,13 @@
 # %% [markdown]
 # # Explore and audit a cohort
 #
-# What is in a cohort of cell images, who it comes from, and what could make a result look better than it is.
-# Everything here runs on the 60 cells of C-NMC 2019 that are shipped with leukoscope, in seconds. With the whole
-# cohort only the folder's name changes.
+# The content of a cohort of cell images, its subjects, and possible sources of inflated results.
+# This notebook uses the 60 cells of C-NMC 2019 that are shipped with leukoscope and runs in seconds. For the whole
+# cohort change only the name of the folder.
 #
 # **Research use only. Not for diagnostic procedures.**
 #
-# The commands that do the same: `leukoscope data verify`, `data import`, `data audit`, `data split`.
+# The same with commands: `leukoscope data verify`, `data import`, `data audit`, `data split`.
 
 # %%
 import shutil
@@ -36,7 +36,7 @@ shutil.copytree(assets.sample_cells_directory(), cohort, dirs_exist_ok=True)
 
 
 def show(figure: Figure) -> Image:
-    """Draw a figure in the house style."""
+    """Draw a figure in the common style."""
     buffer = BytesIO()
     with style.styled():
         figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
@@ -44,9 +44,9 @@ def show(figure: Figure) -> Image:
 
 
 # %% [markdown]
-# ## Is it the official data?
+# ## Compare with the official data
 #
-# Files are compared by content with the 15,114 official images, whatever they are called. The sample is stored as
+# Files are compared by content with the 15,114 official images; names do not matter. The sample is stored as
 # WebP, so it counts as *converted*: another format with exactly the official pixels.
 
 # %%
@@ -54,7 +54,7 @@ verification = verify_files(cohort)
 pd.Series([file.status.value for file in verification.files]).value_counts().rename("files").to_frame()
 
 # %% [markdown]
-# ## One row a cell
+# ## One row per cell
 #
 # The import reads digest, label, subject, fold and measures of size, color and focus. Subjects that share a
 # byte-identical image become one *group*.
@@ -68,7 +68,7 @@ print("odd:", report.issue_counts() or "nothing")
 cells[["cell", "label", "subject", "group", "area_px", "focus"]].head().round(1)
 
 # %% [markdown]
-# Blasts above, normal precursors below, all at one scale. The blasts are larger. Remember that.
+# Blasts above, normal precursors below, all at one scale. The blasts are larger.
 
 # %%
 SIDE_PX = 300
@@ -84,10 +84,10 @@ with style.styled():
 show(figure)
 
 # %% [markdown]
-# ## Whose cells are they?
+# ## Subjects
 #
-# The person is the unit of evidence, not the cell. In C-NMC every person carries one label only: whatever else
-# differs between the two groups of people, stain or day or camera, is confounded with the disease.
+# The statistical unit is the subject, not the cell. In C-NMC every subject has only one label: any other
+# difference between the two groups of subjects, such as stain, day or camera, is confounded with the disease.
 
 # %%
 audit = audit_cells(cells)
@@ -101,14 +101,14 @@ print("sets of identical files:", audit.duplicate_counts["sets"])
 pd.DataFrame(audit.folds).T
 
 # %% [markdown]
-# The merged groups come from the official list as well as from the files at hand. On the whole cohort the audit finds
+# The merged groups come from the official list as well as from these files. On the whole cohort the audit finds
 # 106 sets of identical images and turns 73 subject names into 66 groups
 # ([Subjects, not cells](../../docs/explanations/subjects-not-cells.md)).
 #
-# ## Does the split keep people apart?
+# ## Leakage of the split
 #
-# The reference paper divides images at random. Measured here: how many test cells come from people who were also
-# trained on?
+# The reference paper divides images at random. This measures how many test cells come from subjects that were also
+# trained on.
 
 # %%
 plans = {
@@ -126,19 +126,19 @@ for name, plan in plans.items():
                 "protocol": name,
                 "split": split.name,
                 "test cells": len(split.test),
-                "of people also trained on": leak.cells if leak else 0,
+                "of subjects also trained on": leak.cells if leak else 0,
             }
         )
 pd.DataFrame(rows).set_index(["protocol", "split"])
 
 # %% [markdown]
-# Here a person gave one cell or two, and the random split mixes people all the same. In the whole cohort a person gave
-# some 150 cells, so that hardly a test cell is without company in training.
+# Here each subject has one or two cells, and still the random split puts some subjects on both sides. In the whole
+# cohort a subject has about 150 cells, so that nearly every test cell has cells of the same subject in training.
 #
-# ## What does size alone give away?
+# ## Baselines: size and color
 #
-# Before any network is trained: how well do the area of the cell, and nine scalars of size and color, tell the
-# classes apart on people they were not fitted on?
+# Before any network is trained: how well do the area of the cell, and nine scalars of size and color, separate the
+# classes on unseen subjects?
 
 # %%
 with style.styled():
@@ -162,8 +162,8 @@ for split in plans["official (folds held out)"].splits:
 pd.DataFrame(rows).set_index(["split", "baseline"])
 
 # %% [markdown]
-# Sixty cells are too few to tell: a figure moves by tenths with the choice of cells. The same baselines on all cells
-# of the folds travel in the report of the shipped model, beside the model itself, with intervals over subjects:
+# Sixty cells are too few: an AUC changes by tenths with the choice of cells. The report of the shipped model has the
+# same baselines on all cells of the folds, compared with the model, with intervals over subjects:
 
 # %%
 measured = Bundle.open(assets.default_bundle_path()).report.headline
@@ -173,4 +173,4 @@ counts = measured.parts["test"]
 pd.Series(rows, name=f"AUC, {counts.cells:,} cells of {counts.subjects} subjects").to_frame()
 
 # %% [markdown]
-# A network has to be read beside these lines, not beside 0.5. Next: [train_small](train_small.ipynb).
+# Compare a network with these values, not with 0.5. Next: [train_small](train_small.ipynb).

@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Train a small network, evaluate it, and use it
 #
-# The whole way in two minutes on a laptop, on the 60 shipped cells: cohort, split by subject, two-stage training,
-# report, bundle, prediction. The network starts from random numbers, so that nothing is downloaded. It is far too
-# little data for a good model; what is shown is the way, which is the same for
+# All steps in two minutes on a laptop, on the 60 shipped cells: cohort, split by subject, two-stage training,
+# report, bundle, prediction. The network starts from random weights, so that nothing is downloaded. The data are far
+# too few for a good model; the steps are the same for
 # [a real training](../../docs/how-to/train.md).
 #
 # **Research use only. Not for diagnostic procedures.**
 #
-# The commands that do the same: `leukoscope data import`, `data split`, `train`, `evaluate`, `export`, `predict`.
+# The same with commands: `leukoscope data import`, `data split`, `train`, `evaluate`, `export`, `predict`.
 
 # %%
 import shutil
@@ -55,7 +55,7 @@ def show(rgb: np.ndarray, width_px: int) -> Image:
 # %% [markdown]
 # ## Cohort and split
 #
-# The official folds hold different people. One is held out whole; nothing of it is seen until the end.
+# The official folds contain different subjects. One whole fold is held out and not used until the end.
 
 # %%
 import_cohort(work / "cells", work / "cells.csv")
@@ -71,8 +71,8 @@ parts[parts["part"] != ""].groupby(["part", "label"])["subject"].agg(cells="size
 # %% [markdown]
 # ## Settings
 #
-# Only what differs from the defaults. Every key and its default: [Settings](../../docs/reference/configuration.md).
-# Three inner models, each trained without a third of the people, score every training cell out of fold; calibration
+# Only differences from the defaults. All keys and defaults: [Settings](../../docs/reference/configuration.md).
+# Three inner models, each trained without a third of the subjects, score every training cell out of fold; calibration
 # and thresholds are fitted on those scores.
 
 # %%
@@ -120,7 +120,7 @@ print(f"{len(log)} epochs of {log['model'].nunique()} models")
 final[["stage", "epoch", "loss", "auc", "learning_rate"]].tail(4).round(4)
 
 # %% [markdown]
-# The curves of one inner model, with the third of the people that it does not train on.
+# The curves of one inner model, with the third of the subjects that it is not trained on.
 
 # %%
 with Pictures.open(run / "curves-inner-0.png") as curves:
@@ -130,7 +130,7 @@ show(picture, 900)
 # %% [markdown]
 # ## Evaluate
 #
-# By subject, beside the baselines, every number with an interval or with the reason why there is none.
+# By subject, compared with the baselines. Every value has an interval or the reason why there is none.
 
 # %%
 report = evaluate([run], settings=EvaluationSettings(bootstrap=BootstrapSettings(replicates=500)))
@@ -150,14 +150,14 @@ pd.Series(rows, name=f"{test.cells} cells of {test.subjects} subjects").to_frame
 print(*report.caveats, sep="\n")
 
 # %% [markdown]
-# Look at the line *AUC minus area alone* before the first one: what so small a network learns from so few people is
-# mostly the size of the cell. With three normal subjects on the test side intervals are wide or cannot be estimated.
-# More epochs would not change that, more people would. The page for reading is `report.html` beside `report.json`.
+# First read the line *AUC minus area alone*: a network this small learns from so few subjects
+# mostly the size of the cell. With three normal test subjects intervals are wide or cannot be estimated.
+# More epochs would not change that, more subjects would. `report.html` is the readable form of `report.json`.
 #
 # ## Make a bundle and use it
 #
-# The bundle holds the network with Grad-CAM in its graph, the fitted decision rules, the report, the card and hashes.
-# It runs without torch.
+# The bundle contains the network with Grad-CAM in its graph, the fitted decision rules, the report, the card and
+# hashes. It runs without torch.
 
 # %%
 bundle = export_run(
@@ -172,5 +172,5 @@ predictions = [predictor.predict(path, name=path.name) for path in held_out]
 show(contact_sheet([sheet_item(one) for one in predictions], columns=3, title="Held-out cells"), 1000)
 
 # %% [markdown]
-# *Uncertain* means that the prediction set does not hold exactly one class, or contradicts the threshold. Next:
+# *Uncertain* means that the prediction set does not contain exactly one class, or contradicts the threshold. Next:
 # [evaluate_and_explain](evaluate_and_explain.ipynb) with the shipped model.

@@ -65,10 +65,10 @@ def load_model(
     operating_point
         Name of one of the bundle's operating points; None for its default.
     tta
-        Test-time augmentation: 1, 4 (quarter turns) or 8 (and mirror images) views whose outputs are averaged.
+        Test-time augmentation: 1, 4 (quarter turns) or 8 (also mirrored) views whose outputs are averaged.
     microns_per_pixel
-        Scale of the images, for a bundle of uncut cells such as ``leukoscope-kinds``; None takes the shorter side of
-        each image for 30 micrometers.
+        Scale of the images, for a bundle of uncut cells such as ``leukoscope-kinds``; for None the shorter side of
+        each image is assumed to be 30 micrometers.
     profile
         Laboratory profile, a file of ``leukoscope adapt``.
 
@@ -114,7 +114,7 @@ load = load_model
 def predict(
     images: Any, model: Predictor | PathLike | None = None, *, subject: str | None = None
 ) -> Prediction | Predictions:
-    """Classify images with a model that is loaded at the first call and kept for the next ones.
+    """Classify images with a model that is loaded at the first call and reused by later calls.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ def make_splits(
     seed: int = 0,
     out: PathLike | None = None,
 ) -> "SplitPlan":
-    """Make splits in which no subject stands on two sides.
+    """Make splits in which no subject is on two sides.
 
     Parameters
     ----------

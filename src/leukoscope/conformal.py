@@ -1,6 +1,6 @@
-"""Conformal prediction sets whose unit is the subject, with the verbs of MAPIE.
+"""Conformal prediction sets over subjects, with the method names of MAPIE.
 
-A set holds the true class of a random cell of a *new subject* with probability ``1 - alpha`` at least, however alike
+A set contains the true class of a random cell of a *new subject* with probability ``1 - alpha`` at least, however alike
 the cells of one subject are. Method: see ``leukoscope.decision.conformal``.
 """
 

@@ -1,4 +1,4 @@
-"""Cohorts of cell images: the shipped sample, C-NMC 2019, and class folders or tables of one's own.
+"""Cohorts of cell images: the shipped sample, C-NMC 2019, and your own class folders or tables.
 
 >>> from leukoscope import datasets
 >>> len(datasets.sample_paths())
@@ -111,7 +111,7 @@ class Cohort:
     def splits(
         self, protocol: "Protocol" = "grouped", *, k: int = 5, seed: int = 0, validation_share: float = 0.0
     ) -> "SplitPlan":
-        """Make splits in which no subject stands on two sides; see ``leukoscope.make_splits``."""
+        """Make splits in which no subject is on two sides; see ``leukoscope.make_splits``."""
         if self.table is None:
             raise UsageError(f"{self.name}: splits need a cell table; read it with datasets.folder(path)")
         from leukoscope.data.splits import make_splits
@@ -161,7 +161,7 @@ def cnmc(root: str | os.PathLike[str], *, folds: Iterable[str] | None = None) ->
     cohort = folder(root)
     known = sorted({cell.fold for cell in cohort if cell.fold})
     if not known:
-        raise UsageError(f"{root}: no image lies in a fold of C-NMC; for other cohorts use datasets.folder")
+        raise UsageError(f"{root}: no image is in a fold of C-NMC; for other cohorts use datasets.folder")
     if folds is None:
         return Cohort(cohort.cells, "C-NMC 2019", cohort.table)
     wanted = [folds] if isinstance(folds, str) else list(folds)

@@ -70,7 +70,7 @@ class CellEmbedding(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self.predictor_.embed(X)
 
     def __sklearn_tags__(self) -> Any:
-        """Say that the input is no numeric matrix."""
+        """Return the error for an input that is not a numeric matrix."""
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.no_validation = True

@@ -264,7 +264,7 @@ def bootstrap_ci(
     y_true
         (N,) of 0 and 1.
     y_score
-        (N,) scores, probabilities or predictions, whatever ``metric`` takes.
+        (N,) scores, probabilities or predictions, as ``metric`` requires.
     subjects
         (N,) subject of each row, the unit of analysis.
     balanced
@@ -339,5 +339,5 @@ def _column(values: Array, name: str) -> npt.NDArray[Any]:
 
 def _same_length(**columns: npt.NDArray[Any]) -> None:
     if len({len(column) for column in columns.values()}) > 1:
-        said = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
-        raise ValueError(f"{said} rows: expected one length")
+        lengths = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
+        raise ValueError(f"{lengths} rows: expected one length")

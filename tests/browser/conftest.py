@@ -74,7 +74,7 @@ def open_page(chromium: "Browser"):
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on(
             "console",
-            lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None,
+            lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None,
         )
         return page
 

@@ -101,7 +101,7 @@ def test_from_upload_to_export(served, open_page):
     assert content["cases"][0]["result"]["subject"] == "S-browser"
 
 
-def test_a_zip_with_things_that_are_no_cells(served, open_page, tmp_path):
+def test_zip_with_other_files(served, open_page, tmp_path):
     page = open_page()
     archive = tmp_path / "slide.zip"
     field = next(other_images_directory().rglob("BloodImage_*"))
@@ -260,7 +260,7 @@ def test_without_javascript(served, open_page):
     expect(page.locator(".message--good")).to_be_visible()
 
 
-def test_a_failure_is_said_where_it_happens(served, open_page):
+def test_failures_are_shown_in_place(served, open_page):
     page = open_page()
     page.goto(served.address)
     page.locator("[data-submit]").click()
@@ -274,7 +274,7 @@ def test_a_failure_is_said_where_it_happens(served, open_page):
     open_page.complaints.clear()
 
 
-def test_what_is_too_large_is_told_before_it_is_sent(served, open_page, tmp_path):
+def test_too_large_uploads_are_refused_before_sending(served, open_page, tmp_path):
     page = open_page()
     page.goto(served.address)
     page.route("**/api/v1/jobs", lambda route: route.abort())
@@ -284,7 +284,7 @@ def test_what_is_too_large_is_told_before_it_is_sent(served, open_page, tmp_path
     expect(page.locator("[data-error]")).to_have_text(re.compile(r"large\.bmp.*\b21\.0 MB.*\b20 MB"))
 
 
-def test_an_ended_session_is_told_with_the_way_back(open_page, make_app):
+def test_an_expired_session_links_to_sign_in(open_page, make_app):
     app = make_app(token=TOKEN)
     with run_server(app) as running:
         page = open_page()
@@ -396,7 +396,7 @@ BELOW_THE_FOOT = """() => document.documentElement.scrollHeight
     - Math.max(innerHeight, scrollY + document.querySelector('.foot').getBoundingClientRect().bottom)"""
 
 
-def test_no_page_is_wider_than_the_screen_or_longer_than_its_content(served, open_page, addresses):
+def test_pages_fit_the_screen(served, open_page, addresses):
     page = open_page()
     for address in addresses:
         page.goto(served.address + address)

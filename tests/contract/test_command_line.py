@@ -1,4 +1,4 @@
-"""The command line loads what it needs and no more, and the operating world runs without torch."""
+"""The command line imports only what it needs, and prediction runs without torch."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def loaded(answer: subprocess.CompletedProcess) -> set[str]:
     return set(line.split()[1:])
 
 
-def test_predict_runs_where_the_development_world_is_missing(small_bundle_path: Path, tmp_path: Path) -> None:
+def test_predict_runs_without_training_packages(small_bundle_path: Path, tmp_path: Path) -> None:
     answer = run_blocked(
         ",".join(HEAVY), "predict", *sample_paths()[:3], "--bundle", small_bundle_path, "--json",
         "--out", tmp_path / "out", "--sheet", tmp_path / "sheet.html",
@@ -71,7 +71,7 @@ def test_predict_runs_where_the_development_world_is_missing(small_bundle_path: 
 
 
 @pytest.mark.parametrize("arguments", [("verify",), ("show",), ("show", "--card")])
-def test_bundles_are_verified_where_the_development_world_is_missing(
+def test_bundles_are_verified_without_training_packages(
     small_bundle_path: Path, arguments: tuple[str, ...]
 ) -> None:
     verb, *options = arguments
@@ -82,7 +82,7 @@ def test_bundles_are_verified_where_the_development_world_is_missing(
 @pytest.mark.parametrize(
     "arguments", [("--help",), ("predict", "--help"), ("--version",), ("predict", "--schema")]
 )
-def test_help_loads_neither_engines_nor_the_development_world(arguments: tuple[str, ...]) -> None:
+def test_help_loads_neither_engines_nor_training_packages(arguments: tuple[str, ...]) -> None:
     answer = run_blocked("", *arguments)
     assert answer.returncode == 0, answer.stderr
     assert not loaded(answer) & {*HEAVY, "openvino", "numpy", "PIL"}

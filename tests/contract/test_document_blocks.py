@@ -31,7 +31,7 @@ LONG = re.compile(r"leukoscope (evaluate|compare|tune|explain-check)\b")
 
 
 def plain_lines(block: Block) -> list[str]:
-    """The lines of shell in a block, without what is said of them."""
+    """The lines of shell in a block, without comments."""
     return [line for line in (re.split(r"\s+# ", line)[0].strip() for line in lines_of(block.body)) if line]
 
 
@@ -87,7 +87,7 @@ def test_marks_are_few_and_give_reasons() -> None:
     assert len(kept_back) < len(everything) / 4
 
 
-def test_a_mark_is_none_that_nobody_knows() -> None:
+def test_unknown_block_marks_are_errors() -> None:
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8")
         above = re.findall(r"^<!-- (?!leukoscope)(.*?) -->\n```(?:console|bash|python)$", text, re.MULTILINE)
@@ -115,9 +115,9 @@ def _execute(block: Block, folder: Path, namespace: dict[str, Any], address: str
         if SERVE.match(line):
             with served(line, folder):
                 continue
-        code, said = run_line(smaller(line).replace(ADDRESS, address), folder)
+        code, output = run_line(smaller(line).replace(ADDRESS, address), folder)
         wanted = block.exit_code if number == len(lines) else 0
-        assert code == wanted, f"{block.place}: {line}\n{said[-3000:]}"
+        assert code == wanted, f"{block.place}: {line}\n{output[-3000:]}"
 
 
 @contextmanager
@@ -147,10 +147,10 @@ def served(line: str, folder: Path) -> Iterator[str]:
 def _wait_until_healthy(process: subprocess.Popen[str], line: str) -> str:
     """Read the address that a starting service prints, ask for its health and return the address."""
     assert process.stderr is not None
-    said: list[str] = []
+    output: list[str] = []
     while not (port := re.search(r"http://\S+?:(\d+)", text := process.stderr.readline())):
-        said.append(text)
-        assert text, f"{line}: ended before it was ready: {''.join(said)}"
+        output.append(text)
+        assert text, f"{line}: ended before it was ready: {''.join(output)}"
     address = f"http://127.0.0.1:{port[1]}"
     with urllib.request.urlopen(f"{address}/healthz", timeout=30) as response:
         assert response.status == 200

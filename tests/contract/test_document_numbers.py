@@ -16,11 +16,11 @@ DOCUMENTS = sorted(
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_documents_show_what_their_reports_say(path: Path) -> None:
+def test_documents_agree_with_their_reports(path: Path) -> None:
     assert find_stale(path) == []
 
 
-def test_a_gone_stale_number_would_be_found(evaluated, tmp_path: Path) -> None:
+def test_a_stale_number_is_found(evaluated, tmp_path: Path) -> None:
     from leukoscope.models.report import write_report
     from leukoscope_tools.documents.publish import publish
 

@@ -50,32 +50,34 @@ def answers(
 ) -> dict[str, Answers]:
     """What each command says of each file."""
     out = tmp_path_factory.mktemp("out")
-    said: dict[str, Answers] = {}
+    answers: dict[str, Answers] = {}
     rows = [
         json.loads(line)
         for line in call("predict", folder, "--json", "--bundle", small_bundle_path).stdout.splitlines()
     ]
-    said["predict"] = {
+    answers["predict"] = {
         Path(row["source"]).stem: (row["reasons"][0]["code"], row["reasons"][0]["message"])
         for row in rows
         if row["reasons"]
     }
     rows = [json.loads(line) for line in call("smear", folder, "--json").stdout.splitlines()]
-    said["smear"] = {
+    answers["smear"] = {
         Path(row["image"]).stem: (row["reason"], row["message"]) for row in rows if row["reason"]
     }
     call("data", "import", folder.parent, "--out", out / "cells.csv")
     issues = json.loads(report_path(out / "cells.csv").read_text())["report"]["issues"]
-    said["import"] = {
+    answers["import"] = {
         Path(row["file"]).stem: (Reason.UNKNOWN_FORMAT.value, row["message"])
         for row in issues
         if row["kind"] == "unreadable"
     }
     files = json.loads(call("data", "verify", folder, "--json").stdout)["files"]
-    said["verify"] = {Path(row["file"]).stem: (Reason.UNKNOWN_FORMAT.value, row["message"]) for row in files}
+    answers["verify"] = {
+        Path(row["file"]).stem: (Reason.UNKNOWN_FORMAT.value, row["message"]) for row in files
+    }
     odd = json.loads(call("data", "cut", folder, "--out", out / "cut", "--json").stdout)["odd"]
-    said["cut"] = {Path(name).stem: (Reason.UNKNOWN_FORMAT.value, message) for name, message in odd}
-    return said
+    answers["cut"] = {Path(name).stem: (Reason.UNKNOWN_FORMAT.value, message) for name, message in odd}
+    return answers
 
 
 @pytest.mark.parametrize("command", ["predict", "smear", "import", "verify", "cut"])
@@ -202,9 +204,9 @@ def _cut(tree: Path, bundle: Path) -> tuple[int, str, int]:
 def test_files_of_systems_are_skipped_and_counted(
     tree: Path, command: Callable[[Path, Path], tuple[int, str, int]], small_bundle_path: Path
 ) -> None:
-    images, said, difference = command(tree, small_bundle_path)
+    images, text, difference = command(tree, small_bundle_path)
     assert images == 2
-    assert "10 files and folders of an operating system skipped" in " ".join(said.split())
+    assert "10 files and folders of an operating system skipped" in " ".join(text.split())
     assert difference == 0
 
 

@@ -133,7 +133,7 @@ def gaps(tmp_path: Path) -> Path:
     return data
 
 
-def test_import_names_every_gap_and_goes_on(gaps: Path, tmp_path: Path) -> None:
+def test_import_reports_unreadable_files_and_continues(gaps: Path, tmp_path: Path) -> None:
     result = call("data", "import", gaps, "--out", tmp_path / "cells.csv", "--json")
     assert result.exit_code == 1
     report = json.loads(result.stdout)
@@ -142,7 +142,7 @@ def test_import_names_every_gap_and_goes_on(gaps: Path, tmp_path: Path) -> None:
     assert report["cells"] == 2
 
 
-def test_verify_names_every_gap_and_goes_on(gaps: Path) -> None:
+def test_verify_reports_unreadable_files_and_continues(gaps: Path) -> None:
     result = call("data", "verify", gaps, "--json")
     assert result.exit_code == 1
     status = {Path(row["file"]).name: row["status"] for row in json.loads(result.stdout)["files"]}
@@ -154,7 +154,7 @@ def test_verify_names_every_gap_and_goes_on(gaps: Path) -> None:
     assert len(status) == 5
 
 
-def test_predict_names_every_gap_and_goes_on(gaps: Path, small_bundle_path: Path) -> None:
+def test_predict_reports_unreadable_files_and_continues(gaps: Path, small_bundle_path: Path) -> None:
     result = call("predict", gaps, "--json", "--bundle", small_bundle_path)
     assert result.exit_code == 1
     rows = [json.loads(line) for line in result.stdout.splitlines()]
@@ -167,9 +167,7 @@ def test_predict_names_every_gap_and_goes_on(gaps: Path, small_bundle_path: Path
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root to become another user"
 )
-def test_a_folder_that_may_not_be_read_is_a_gap_for_every_command(
-    tmp_path: Path, small_bundle_path: Path
-) -> None:
+def test_an_unreadable_folder_is_reported_by_every_command(tmp_path: Path, small_bundle_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     out.mkdir()
     out.chmod(0o777)
@@ -203,7 +201,7 @@ def test_a_folder_that_may_not_be_read_is_a_gap_for_every_command(
         (data / "locked").chmod(0o755)
 
 
-def test_a_file_that_vanishes_after_the_listing_costs_itself_only(tmp_path: Path) -> None:
+def test_a_file_that_vanishes_affects_no_other_file(tmp_path: Path) -> None:
     for number in range(6):
         write_image(tmp_path / f"data/blast/{number}.png", number + 1, side_px=64)
 
@@ -237,7 +235,7 @@ OTHER = [
 
 
 @pytest.mark.parametrize(("one", "other"), SAME)
-def test_likely_equal_spellings_are_refused_or_become_one(one: str, other: str) -> None:
+def test_probably_equal_spellings_are_refused_or_merged(one: str, other: str) -> None:
     assert spelling_key(one) == spelling_key(other)
     subjects = [normalize_subject(one), normalize_subject(other), "X9"]
     if subjects[0] == subjects[1]:
@@ -249,11 +247,11 @@ def test_likely_equal_spellings_are_refused_or_become_one(one: str, other: str) 
 
 
 @pytest.mark.parametrize(("one", "other"), OTHER)
-def test_other_people_stay_two(one: str, other: str) -> None:
+def test_different_subjects_are_not_merged(one: str, other: str) -> None:
     assert likely_equal([one, other]) == []
 
 
-def test_every_official_subject_of_cnmc_is_a_person_of_its_own() -> None:
+def test_official_cnmc_subjects_are_all_different() -> None:
     from leukoscope.data.official import official_files
 
     assert likely_equal({file.subject for file in official_files()}) == []
@@ -338,7 +336,7 @@ def test_tables_are_read_in_every_form_that_spreadsheets_write(
         )
     )
 )
-def test_what_is_written_is_read_again(rows: list[list[str]]) -> None:
+def test_written_tables_are_read_back(rows: list[list[str]]) -> None:
     rows = [row for row in rows if any(value.strip() for value in row)]
     table = parse_table(format_rows([("one", "two"), *rows]), "t.csv", strip=False)
     assert [list(row.fields.values()) for row in table.rows] == rows
@@ -355,7 +353,7 @@ def test_what_is_written_is_read_again(rows: list[list[str]]) -> None:
         (b'file,label\n"a,b\n', "not CSV"),
     ],
 )
-def test_what_cannot_be_read_names_the_place(tmp_path: Path, content: bytes, named: str) -> None:
+def test_unreadable_text_names_its_position(tmp_path: Path, content: bytes, named: str) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(content)
     with pytest.raises(TextError) as raised:
@@ -366,7 +364,7 @@ def test_what_cannot_be_read_names_the_place(tmp_path: Path, content: bytes, nam
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_every_text_that_a_command_reads_may_have_a_mark(
+def test_every_text_may_have_a_byte_order_mark(
     tmp_path: Path, encoding: str, small_bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -392,7 +390,7 @@ def test_every_text_that_a_command_reads_may_have_a_mark(
     assert _read_token(token) == "secret-token"
 
 
-def test_a_configuration_in_another_encoding_is_an_error_of_its_own(tmp_path: Path) -> None:
+def test_a_configuration_in_another_encoding_is_a_config_error(tmp_path: Path) -> None:
     from leukoscope.core.config import read_toml
 
     path = tmp_path / "c.toml"
@@ -417,7 +415,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
-def test_odd_names_come_through_import_split_and_predict(
+def test_unusual_file_names_pass_import_split_and_predict(
     tmp_path: Path, name: str, small_bundle_path: Path
 ) -> None:
     for number, label in enumerate(("blast", "normal")):

@@ -124,18 +124,18 @@ def test_a_fully_transparent_image_says_so_everywhere(
     path = tmp_path / "hem" / "clear.png"
     path.parent.mkdir()
     path.write_bytes(encoded(rgba, "PNG"))
-    said = []
+    refusals = []
     row = CliRunner().invoke(app, ["predict", str(path), "--json", "--bundle", str(small_bundle_path)])
-    said.append((json.loads(row.stdout)["reasons"][0]["code"], row.stdout))
+    refusals.append((json.loads(row.stdout)["reasons"][0]["code"], row.stdout))
     [answer] = client.post("/api/v1/predict", data=form([("c.png", path.read_bytes())])).get_json()
-    said.append((answer["reasons"][0]["code"], answer["reasons"][0]["message"]))
+    refusals.append((answer["reasons"][0]["code"], answer["reasons"][0]["message"]))
     record = next(iter(read_smear(path))).record
-    said.append((record.reason, str(record.message)))
+    refusals.append((record.reason, str(record.message)))
     out = tmp_path / "cut"
     cut = CliRunner().invoke(app, ["data", "cut", str(path), "--out", str(out), "--json"])
-    said.append(("unsupported_mode", json.loads(cut.stdout)["odd"][0][1]))
+    refusals.append(("unsupported_mode", json.loads(cut.stdout)["odd"][0][1]))
     imported = CliRunner().invoke(app, ["data", "import", str(tmp_path), "--out", str(tmp_path / "c.csv")])
-    said.append(("unsupported_mode", imported.output.replace("\n", " ")))
-    for code, message in said:
+    refusals.append(("unsupported_mode", imported.output.replace("\n", " ")))
+    for code, message in refusals:
         assert code == Reason.UNSUPPORTED_MODE
         assert "very pixel is transparent (alpha 0)" in message

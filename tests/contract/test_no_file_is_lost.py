@@ -119,7 +119,7 @@ def _leaves(name: str, command: object) -> list[tuple[str, object]]:
 
 
 @pytest.mark.parametrize(("command", "option", "place"), OUTPUTS, ids=IDS)
-def test_a_file_of_somebody_else_stays_as_it_is(here: Path, command: str, option: str, place: str) -> None:
+def test_foreign_files_are_not_overwritten(here: Path, command: str, option: str, place: str) -> None:
     file = here / place
     file.parent.mkdir(parents=True, exist_ok=True)
     if place.endswith("s0_0.png"):
@@ -143,7 +143,7 @@ REPEATED = {(command, option): place for command, option, place in reversed(OUTP
     ("command", "option", "place"),
     [(*call, place) for call, place in REPEATED.items() if call[0].split()[0] not in ("weights", "demo")],
 )
-def test_overwrite_replaces_it_and_the_own_result_may_be_replaced_again(
+def test_overwrite_replaces_foreign_files_and_own_results_are_replaced_without_it(
     here: Path, command: str, option: str, place: str
 ) -> None:
     file = here / place

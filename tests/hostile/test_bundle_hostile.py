@@ -29,7 +29,7 @@ def files_of(bundle: Path) -> list[str]:
 
 
 def sign(bundle: Path) -> None:
-    """Write SHA256SUMS anew: what an attacker would do who can change every file."""
+    """Write SHA256SUMS again, as an attacker would who can change every file."""
     names = [name for name in files_of(bundle) if name != SUMS]
     (bundle / SUMS).write_text(
         render_sums({name: hash_bytes((bundle / name).read_bytes()) for name in names})
@@ -245,7 +245,7 @@ def test_a_swapped_sample_cell_list_is_found(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing", "file"])
-def test_what_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_path_that_is_not_a_folder_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(BundleError, match=name):
         Bundle.open(tmp_path / name)

@@ -109,7 +109,7 @@ def test_directory(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
 def test_pipe_socket_and_device_are_refused_without_waiting(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.png")  # nobody ever writes into it
+    os.mkfifo(tmp_path / "pipe.png")  # no process writes into it
     assert refusal(tmp_path / "pipe.png").reason is Reason.NOT_A_FILE
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "s"))
@@ -159,11 +159,11 @@ def test_text_and_other_formats(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PPM", "ICO", "JPEG2000", "TGA"])
-def test_formats_pillow_knows_but_we_do_not(kind: str) -> None:
+def test_unsupported_formats_that_pillow_reads(kind: str) -> None:
     assert refusal(encode(picture(), kind)).reason is Reason.UNKNOWN_FORMAT
 
 
-def test_ending_of_the_name_does_not_matter(tmp_path: Path) -> None:
+def test_file_name_suffix_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "cell.jpg").write_bytes(encode(picture(), "BMP"))
     assert np.array_equal(decode_image(tmp_path / "cell.jpg"), picture())
 
@@ -226,7 +226,7 @@ def test_endless_chain_of_tiff_pages_ends() -> None:
         (encode(Image.new("LAB", (SIDE, SIDE)), "TIFF"), "TIFF"),
     ],
 )
-def test_refused_pixel_formats_say_what_and_what_to_do(content: bytes, value: str) -> None:
+def test_unsupported_pixel_formats_name_the_remedy(content: bytes, value: str) -> None:
     error = refusal(content)
     assert error.reason is Reason.UNSUPPORTED_MODE
     assert value in str(error)
@@ -258,7 +258,7 @@ def test_palette_is_resolved_exactly(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
-def test_transparency_lies_on_black(kind: str) -> None:
+def test_transparent_pixels_become_black(kind: str) -> None:
     rgba = picture(channels=4)
     expected = rgba[..., :3].astype(float) * rgba[..., 3:] / 255
     content = encode(rgba, kind, **({"exact": True} if kind == "WEBP" else {}))
@@ -513,7 +513,7 @@ CORPUS = sorted((Path(__file__).parent / "corpus").iterdir())
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.name)
-def test_what_fuzzing_found(path: Path) -> None:
+def test_inputs_found_by_fuzzing(path: Path) -> None:
     answer(path.read_bytes())
 
 

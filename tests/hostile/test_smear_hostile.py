@@ -42,7 +42,7 @@ REJECTED: dict[str, tuple[Callable[[], Rgb], set[Reason]]] = {
 
 
 @pytest.mark.parametrize("name", REJECTED)
-def test_what_is_no_field_has_one_right_reason(tmp_path: Path, name: str) -> None:
+def test_non_field_images_have_the_right_reason(tmp_path: Path, name: str) -> None:
     make, reasons = REJECTED[name]
     record = next(iter(read_smear(save(tmp_path / "x.png", make())))).record
     assert record.reason in reasons
@@ -58,13 +58,13 @@ def test_only_red_cells_give_a_scale_and_no_cells(tmp_path: Path, red_cell_px: f
 
 
 @pytest.mark.parametrize("given", [0.02, 0.6])
-def test_a_wrong_pixel_size_is_said(tmp_path: Path, given: float) -> None:
+def test_a_wrong_pixel_size_gives_a_warning(tmp_path: Path, given: float) -> None:
     path = save(tmp_path / "x.png", draw_field(red_cell_px=36))
     record = next(iter(read_smear(path, microns_per_pixel=given))).record
     assert record.reason is Reason.WRONG_SCALE and record.cells == ()
 
 
-def test_out_of_focus_is_said(tmp_path: Path) -> None:
+def test_a_blurred_field_gives_a_warning(tmp_path: Path) -> None:
     image = Image.open(ONE_CELL).filter(ImageFilter.GaussianBlur(22))
     record = next(
         iter(read_smear(save(tmp_path / "x.png", np.asarray(image)), microns_per_pixel=0.078))
@@ -90,7 +90,7 @@ def test_a_giant_strip_is_read(tmp_path: Path) -> None:
     assert record.reason is None and len(record.cells) == 4
 
 
-def test_one_bad_file_never_costs_the_others(tmp_path: Path) -> None:
+def test_a_bad_file_does_not_affect_the_others(tmp_path: Path) -> None:
     save(tmp_path / "a.png", draw_field())
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:3000])
     (tmp_path / "c.jpg").write_bytes(b"")

@@ -54,12 +54,12 @@ def test_a_bomb_is_refused_by_its_ratio(client):
     assert status_and_code(send(client, bomb)) == (413, "too-large")
 
 
-def test_a_lying_directory_is_not_believed(client):
+def test_wrong_sizes_in_the_zip_directory_are_detected(client):
     """The directory says 100 bytes, the member unpacks to 150 MB: reading stops above the file limit of 20."""
-    honest = packed([("a.bmp", bytes(150 * MEBIBYTE))])
-    lie = bytearray(honest)
+    correct = packed([("a.bmp", bytes(150 * MEBIBYTE))])
+    lie = bytearray(correct)
     for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
-        place = honest.index(signature) + offset
+        place = correct.index(signature) + offset
         lie[place : place + 4] = struct.pack("<I", 100)
     tracemalloc.start()
     answer = send(client, bytes(lie))
@@ -78,7 +78,7 @@ def gate() -> threading.Event:
 
 @pytest.fixture
 def make_slow_app(tmp_path, web_predictor, gate):
-    """Build an application whose engine waits for the gate, with 4 MB for uploads."""
+    """Build an application whose engine waits for the event, with 4 MB for uploads."""
     opened = []
 
     def make(**changes):
@@ -178,7 +178,7 @@ def multipart(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("path", ["/api/v1/jobs", "/api/v1/predict", "/jobs"])
-def test_memory_is_set_aside_before_a_body_is_read(make_slow_app, gate, path):
+def test_memory_is_reserved_before_a_body_is_read(make_slow_app, gate, path):
     app, content = make_slow_app(), multipart(bytes(3 * MEBIBYTE))
     slow, answers = Body(content, gate), []
     first = in_background(answers, lambda: post_body(app, path, slow))
@@ -192,7 +192,7 @@ def test_memory_is_set_aside_before_a_body_is_read(make_slow_app, gate, path):
     wait_until(lambda: services(app).memory.held_bytes == 0)
 
 
-def test_images_of_a_cancelled_job_are_let_go(make_slow_app):
+def test_images_of_a_cancelled_job_are_released(make_slow_app):
     app = make_slow_app()
     client = app.test_client(use_cookies=False)
     job = client.post("/api/v1/jobs", data=form(cells(4))).get_json()["job"]
@@ -214,7 +214,7 @@ def test_only_uploads_may_be_large_and_only_with_the_token(make_slow_app):
         assert not body.touched.is_set()
 
 
-def test_the_longest_note_is_taken_in_every_writing(client):
+def test_the_longest_note_is_accepted_in_every_script(client):
     case = client.post("/api/v1/predict", data=form(cells(1))).get_json()[0]["case"]
     note = "\N{MICROSCOPE}" * 2000
     answer = client.post(f"/api/v1/history/{case}/reviews", json={"verdict": "agree", "note": note})
@@ -248,7 +248,7 @@ def test_a_member_with_a_wrong_checksum_is_one_refused_image(client):
     assert results[1]["decision"] != "rejected"
 
 
-def test_names_that_climb_are_only_names(client, tmp_path):
+def test_path_traversal_in_names_has_no_effect(client, tmp_path):
     results = send(client, packed([("../../../tmp/evil.bmp", b"x"), ("/etc/passwd", b"y")])).get_json()
     assert [item["source"] for item in results] == ["evil.bmp", "passwd"]
 
@@ -264,7 +264,7 @@ def test_links_and_folders_are_left_out(client):
     assert len(send(client, stream.getvalue()).get_json()) == 1
 
 
-def test_encrypted_and_unknown_compressions_are_told(client):
+def test_encrypted_and_unsupported_members_are_reported(client):
     whole = bytearray(packed(cells(1)))
     encrypted = whole.copy()
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
@@ -326,10 +326,10 @@ def test_broken_multipart_bodies(client, body):
 @pytest.mark.parametrize(
     "path", ["/api/v1/history/%00", "/cases/%ff%fe", "/jobs/" + "a" * 5000, "/static/../secret"]
 )
-def test_strange_addresses(client, path):
+def test_malformed_urls(client, path):
     assert client.get(path).status_code in (400, 404)
 
 
-def test_the_service_still_answers_after_all_that(client):
+def test_the_service_still_answers_after_hostile_requests(client):
     send(client, b"PK\x03\x04" + bytes(1000))
     assert client.post("/api/v1/predict", data=form(cells(1))).status_code == 200

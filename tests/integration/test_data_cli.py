@@ -53,7 +53,7 @@ def imported(tmp_path_factory):
     return folder
 
 
-def test_import_says_in_json_what_it_prints(imported, tmp_path):
+def test_import_json_agrees_with_the_printed_report(imported, tmp_path):
     done = leukoscope("import", sample_cells_directory(), "--out", tmp_path / "c.csv", "--json", cwd=tmp_path)
     report = json.loads(done.stdout)
     assert (report["cells"], report["subjects"], report["groups"]) == (60, 42, 42)

@@ -35,7 +35,7 @@ def test_every_shipped_image_has_a_result(folder: Path) -> None:
     assert all(0 <= row["probability"] <= 1 for row in scored)
 
 
-def test_most_training_cells_are_told_apart(folder: Path) -> None:
+def test_most_training_cells_are_classified_correctly(folder: Path) -> None:
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     blasts = [
         row["probability"] for row in rows if row["source"].endswith("_all.webp") and row["probability"]
@@ -55,9 +55,7 @@ def test_the_sheet_shows_cells_and_heat_maps_and_is_one_file(folder: Path) -> No
     assert RESEARCH_USE in page
 
 
-def test_a_second_run_replaces_the_first_and_foreign_folders_are_left_alone(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_second_run_replaces_the_first_but_no_foreign_folder(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     refused = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)])
     assert refused.exit_code == 2

@@ -74,7 +74,7 @@ def test_report_json_follows_its_schema(written: Path) -> None:
     assert report.runs[0].training_seconds == 1234.5
 
 
-def test_the_page_needs_nothing_beside_it(written: Path) -> None:
+def test_the_page_is_self_contained(written: Path) -> None:
     page = (written / "out" / "report.html").read_text(encoding="utf-8")
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert sources

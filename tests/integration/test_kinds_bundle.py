@@ -115,7 +115,7 @@ def test_left_out_laboratories_are_answered_and_corrected(pack: Path, tmp_path: 
     assert measured["cells"] == 42
     assert set(measured["corrected"]) == {"20"}
     corrected = measured["corrected"]["20"]
-    # Three kinds that size and color tell apart: twenty corrected cells teach an untrained head.
+    # Three kinds that size and color distinguish: twenty corrected cells teach an untrained head.
     assert corrected["after"]["recall_mean"] > corrected["before"]["recall_mean"] + 0.2
 
 

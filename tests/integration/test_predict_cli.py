@@ -71,7 +71,7 @@ def test_json_lines_follow_the_published_schema_in_the_order_of_the_input(run, t
     assert [row["subject"] for row in rows] == ["17", None, "11", None, "22"]
 
 
-def test_the_schema_refuses_what_is_no_result(run) -> None:
+def test_the_schema_rejects_invalid_results(run) -> None:
     schema = json.loads(run("predict", "--schema", bundle=False).stdout)
     [row] = rows_of(run("predict", PATHS[0], "--json"))
     for change in ({"probability": 1.5}, {"status": "cancer"}, {"extra": 1}, {"model": None}):
@@ -79,7 +79,7 @@ def test_the_schema_refuses_what_is_no_result(run) -> None:
             jsonschema.validate({**row, **change}, schema)
 
 
-def test_a_folder_of_results_holds_everything(run, tmp_path: Path) -> None:
+def test_the_result_folder_is_complete(run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     sheet, table = tmp_path / "sheet.html", tmp_path / "extra.csv"
     result = run("predict", PATHS[0], PATHS[1], UNCUT, "--out", out, "--sheet", sheet, "--csv", table)
@@ -134,7 +134,7 @@ def test_subjects_are_pooled_from_the_table(run, tmp_path: Path) -> None:
     assert line.split()[3] == "4"
 
 
-def test_equal_file_names_of_two_people_stay_apart(run, tmp_path: Path) -> None:
+def test_equal_file_names_of_two_subjects_are_distinguished(run, tmp_path: Path) -> None:
     for name in ("p1/001.webp", "p2/001.webp", "p2/002.webp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(PATHS[0], tmp_path / name)
@@ -159,7 +159,7 @@ def test_archives_lists_and_standard_input(run, tmp_path: Path) -> None:
     assert [row["source"] for row in rows_of(listed)] == [str(path) for path in PATHS[:3]]
 
 
-def test_an_interrupted_batch_goes_on_where_it_stopped(run, tmp_path: Path) -> None:
+def test_an_interrupted_batch_is_resumed(run, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run("predict", *PATHS[:6], "--out", whole, "-q")
     run("predict", *PATHS[:6], "--out", parts, "-q")
@@ -248,7 +248,7 @@ def test_a_bad_image_ends_with_1_one_reason_and_no_traceback(run, tmp_path: Path
     assert "Traceback" not in result.output
 
 
-def test_an_empty_folder_beside_others_is_a_warning(run, tmp_path: Path) -> None:
+def test_an_empty_folder_among_others_is_a_warning(run, tmp_path: Path) -> None:
     result = run("predict", tmp_path, PATHS[0], "--json")
     assert result.exit_code == 0
     assert len(rows_of(result)) == 1
@@ -323,7 +323,7 @@ def test_results_of_another_subject_table_are_not_continued(run, tmp_path: Path)
     assert again.exit_code == 0
 
 
-def test_the_sheet_of_a_continued_run_says_what_it_does_not_show(run, tmp_path: Path) -> None:
+def test_the_sheet_of_a_resumed_run_names_missing_images(run, tmp_path: Path) -> None:
     out, page, picture = tmp_path / "out", tmp_path / "s.html", tmp_path / "s.png"
     run("predict", *PATHS[:2], "--out", out, "-q")
     run("predict", *PATHS[:3], "--out", out, "--resume", "-q", "--sheet", page)
@@ -388,7 +388,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Pat
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
-def test_a_full_disk_is_said_in_one_line(small_bundle_path: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_a_one_line_error(small_bundle_path: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "leukoscope.cli.main", "predict", str(PATHS[0])]
     command += ["--bundle", str(small_bundle_path)]
     for options in (["--json"], ["--csv", "/dev/full", "--quiet"]):
@@ -400,7 +400,7 @@ def test_a_full_disk_is_said_in_one_line(small_bundle_path: Path, tmp_path: Path
         assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_fault_of_the_system_names_the_file_and_is_no_internal_error(monkeypatch, tmp_path: Path) -> None:
+def test_an_os_error_names_the_file_and_is_not_an_internal_error(monkeypatch, tmp_path: Path) -> None:
     def refuse(*_: object) -> None:
         raise OSError(13, "Permission denied", str(tmp_path / "x"))
 

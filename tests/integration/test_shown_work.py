@@ -1,4 +1,4 @@
-"""Notebooks, gallery, the README's picture and the site: they can be made anew, and show the bundle that is shipped."""
+"""Notebooks, gallery, the README's picture and the site: they can be reproduced, and show the shipped bundle."""
 
 import importlib.util
 import json

@@ -96,7 +96,7 @@ def test_tables_hold_every_field_and_cell(results: Path) -> None:
     assert all(float(row["cell_area_um2"]) > float(row["nucleus_area_um2"]) > 10 for row in cells)
 
 
-def test_exports_say_the_same(results: Path) -> None:
+def test_exports_agree(results: Path) -> None:
     out = results / "out"
     features = json.loads((out / "cells.geojson").read_text(encoding="utf-8"))["features"]
     coco = json.loads((out / "coco.json").read_text(encoding="utf-8"))
@@ -132,7 +132,7 @@ def test_the_report_is_one_offline_file(results: Path) -> None:
     assert text.count("<figure>") == len(list((results / "out" / "crops").glob("*.png")))
 
 
-def test_a_folder_is_neither_mixed_nor_lost(results: Path) -> None:
+def test_results_in_the_folder_are_neither_mixed_nor_lost(results: Path) -> None:
     out, fields = results / "out", results / "fields"
     before = (out / "fields.jsonl").read_bytes()
     assert run("smear", fields, "--out", out).returncode == 2

@@ -332,7 +332,7 @@ def test_cut_finds_the_annotated_cell_of_a_turned_photograph(tmp_path: Path, ori
     assert y0 < 120 < y1 and x0 < 448 < x1
 
 
-def test_cut_refuses_a_wrong_scale_and_says_how_to_mend_it(tmp_path: Path) -> None:
+def test_cut_refuses_a_wrong_scale_and_names_the_remedy(tmp_path: Path) -> None:
     save(tmp_path / "x.png", draw_field(red_cell_px=36))
     result = call(
         "data", "cut", tmp_path / "x.png", "--out", tmp_path / "cut", "--microns-per-pixel", 0.02, "--json"

@@ -43,7 +43,7 @@ def client(predictor: Predictor, tmp_path: Path):
     close_app(app)
 
 
-def test_the_bundle_is_whole_and_names_its_classes(bundle: Bundle) -> None:
+def test_the_bundle_is_complete_and_names_its_classes(bundle: Bundle) -> None:
     assert all(check.passed for check in verify_bundle(bundle.directory))
     read = Bundle.open(bundle.directory).manifest
     assert read.classes == KINDS and read.task == "kinds"
@@ -76,7 +76,7 @@ def test_each_class_has_its_map_from_one_pass(predictor: Predictor) -> None:
     assert np.array_equal(prediction.activation_map, prediction.class_maps[shown])
 
 
-def test_two_logits_answer_what_one_logit_of_their_difference_does(tmp_path: Path) -> None:
+def test_two_logits_are_equivalent_to_one_logit_of_their_difference(tmp_path: Path) -> None:
     """Binary is K = 2: a graph of two outputs takes the same way as a graph of one."""
     one = Predictor.open(make_small_bundle(tmp_path / "one").directory, threads=1)
     two = Predictor.open(make_small_bundle(tmp_path / "two", outputs=2).directory, threads=1)

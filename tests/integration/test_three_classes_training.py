@@ -22,7 +22,7 @@ from leukoscope.training.fit.checkpoint import load_trained
 TINY = (
     "network.arch=resnet10t", "network.weights=none", "network.input_px=64", "augment.views=1", "stage1.epochs=3",
     "stage1.learning_rate=0.001", "stage2.epochs=0", "engine.batch_size=8", "engine.accelerator=cpu",
-    "engine.threads=1", "network.standardise_features=true", "head_fit.penalty=2.0", "loss.class_weights=true",
+    "engine.threads=1", "network.standardize_features=true", "head_fit.penalty=2.0", "loss.class_weights=true",
     "loss.label_smoothing=0.05",
 )  # fmt: skip
 FOLDERS = ("Lymphoblast", "Mature lymphocyte", "monocyte")
@@ -103,7 +103,7 @@ def run_of(way: Path) -> Path:
     return next(path for path in (way / "runs").iterdir() if (path / "scores.csv").is_file())
 
 
-def test_the_import_writes_the_classes_beside_the_table(way: Path) -> None:
+def test_the_import_writes_a_classes_file(way: Path) -> None:
     classes = read_classes(way / "cells.csv")
     assert classes == ClassSchema.of_names(NAMES, [NAMES[0]]) == read_classes(run_of(way) / "cells.csv")
     assert read_cells(way / "cells.csv")["label"].value_counts().to_dict() == dict.fromkeys(NAMES, 32)
@@ -122,7 +122,7 @@ def test_a_schema_file_gives_the_same_table(way: Path, tmp_path: Path) -> None:
     assert refused.exit_code == 2
 
 
-def test_scores_hold_one_logit_a_class_and_the_network_one_output(way: Path) -> None:
+def test_scores_have_one_logit_per_class_and_the_network_one_output(way: Path) -> None:
     run = read_run(run_of(way))
     columns = [name for name in run.scores.columns if name.startswith("logit")]
     assert columns == [f"logit_{name}" for name in NAMES]
@@ -151,7 +151,7 @@ def test_the_report_measures_every_class_as_scikit_learn_does(way: Path) -> None
     assert "Mature lymphocyte" in page and "F1, macro" in page
 
 
-def test_the_bundle_answers_as_training_did(way: Path) -> None:
+def test_the_bundle_reproduces_the_scores_of_training(way: Path) -> None:
     bundle = Bundle.open(way / "bundle")
     assert bundle.manifest.classes.names == NAMES and bundle.manifest.task == "kinds"
     assert bundle.manifest.outputs[0].shape[1] == bundle.manifest.outputs[2].shape[1] == 3

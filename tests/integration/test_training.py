@@ -117,7 +117,7 @@ def test_the_fast_path_follows_the_plain_path(cohort, tmp_path, dtype, tolerance
 
 
 # Later stages amplify rounding: answers of the engine that are off by 1e-5 of their spread moved the losses by up to
-# 0.004, the logits by 0.01 of their spread and an embedding by 0.1. The bounds leave room for another processor's order
+# 0.004, the logits by 0.01 of their spread and an embedding by 0.1. The bounds allow for another processor's order
 # of additions; the loss itself moves by 0.3. How exact the frozen part is by itself, parity/test_frozen_part.py shows.
 FOLLOWS = {"frozen stage": 2e-3, "loss": 0.02, "validation_loss": 0.02, "logit": 0.05, "embedding": 0.5}
 
@@ -171,7 +171,7 @@ class Interrupting(TrainingCallback):
             raise KeyboardInterrupt
 
 
-def test_an_engine_does_not_spoil_determinism_nor_resuming(cohort, tmp_path):
+def test_an_engine_keeps_determinism_and_resuming(cohort, tmp_path):
     recipe = ("network.arch=test_resnet", "augment.views=0", "engine.frozen_forward=openvino")
     whole = run(cohort, tmp_path / "whole", *recipe, engine=OpenVinoGraphs())
     with pytest.raises(KeyboardInterrupt):  # in the middle of the second stage
@@ -182,7 +182,7 @@ def test_an_engine_does_not_spoil_determinism_nor_resuming(cohort, tmp_path):
     assert all(np.array_equal(one[name], two[name]) for name in one)
 
 
-def test_an_engine_that_cannot_be_had_is_an_error_before_the_first_step(cohort, tmp_path):
+def test_an_unavailable_engine_is_an_error_before_the_first_step(cohort, tmp_path):
     with pytest.raises(ConfigError, match=r"engine\.frozen_forward"):
         run(cohort, tmp_path / "a", "engine.frozen_forward=openvino")
     with pytest.raises(ConfigError, match="64-true"):
@@ -272,7 +272,7 @@ def test_splits_that_cannot_be_trained_on_are_refused_before_the_first_step(coho
     assert not list(tmp_path.glob("*bad*"))
 
 
-def test_a_run_is_not_started_twice_and_a_finished_one_is_left_alone(cohort, tmp_path):
+def test_a_run_is_not_started_twice_and_a_finished_one_is_unchanged(cohort, tmp_path):
     folder = run(cohort, tmp_path, "stage2.epochs=0", "stage1.epochs=1")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     with pytest.raises(UsageError, match="--resume"):
@@ -307,7 +307,7 @@ def test_a_stage_keeps_its_name_where_the_first_one_is_left_out(cohort, tmp_path
 
 
 EXACT = (
-    "network.standardise_features=true",
+    "network.standardize_features=true",
     "head_fit.penalty=0.05",
     "stage1.epochs=0",
     "stage2.epochs=0",
@@ -364,7 +364,7 @@ def test_a_finished_run_scores_again_with_other_score_settings(cohort, tmp_path)
     assert "tta = 1" in (folder / "config.toml").read_text()
 
 
-def test_a_run_whose_settings_were_edited_does_not_go_on(cohort, tmp_path):
+def test_a_run_with_edited_settings_is_not_resumed(cohort, tmp_path):
     folder = run(cohort, tmp_path, "stage2.epochs=0", "stage1.epochs=1")
     (folder / "scores.csv").unlink()
     config = (folder / "config.toml").read_text()
@@ -407,7 +407,7 @@ start_run(Path(table), Path(splits), None, settings, out=Path(out), run_name="ki
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_killed_runs_go_on_to_the_same_weights(cohort, tmp_path):
+def test_killed_runs_resume_to_the_same_weights(cohort, tmp_path):
     # Killed within the second epoch of the second stage, with every kind of state there is.
     recipe = (
         "optimizer.ema_decay=0.9",
@@ -480,7 +480,7 @@ def test_two_processes_follow_one(cohort, tmp_path):
     np.testing.assert_allclose(one["logit"], two["logit"], atol=1e-3)
 
 
-def test_a_frozen_backbone_runs_once_over_each_cell_whatever_the_run(cohort, tmp_path):
+def test_a_frozen_backbone_runs_once_per_cell_across_runs(cohort, tmp_path):
     plain = [
         f"augment.{name}=0.0" for name in ("rotation_degrees", "shift", "brightness", "contrast", "stain")
     ]
@@ -489,7 +489,7 @@ def test_a_frozen_backbone_runs_once_over_each_cell_whatever_the_run(cohort, tmp
     plain += ["batch_norm.reestimate_cells=0"]
     first = run(cohort, tmp_path, *plain)
     (kept,) = (tmp_path / "cache").glob("embeddings-*.safetensors")
-    # Marked, so that what is read from the file can be told from what is computed.
+    # Marked, so that what is read from the file is distinguishable from computed values.
     stored = load_file(kept)
     save_file({**stored, "activations": 2 * stored["activations"]}, kept)
     second = run(cohort, tmp_path, *plain, "network.drop_rate=0.1")

@@ -40,7 +40,7 @@ SPACE = {
 def test_a_search_is_resumed_and_never_sees_the_test_part(tmp_path):
     table, splits = write_cohort(tmp_path, subjects=8, cells_each=3)
     for image in tmp_path.glob("images/s[67]_*.png"):
-        image.unlink()  # the test part's images: whoever reads one fails
+        image.unlink()  # the test part's images: reading one fails
     settings = build(TrainSettings, apply_overrides({}, SMALL))
     options = {"study_path": tmp_path / "study.db", "folds": 2}
     first = search(table, splits, None, settings, SPACE, trials=1, **options)
@@ -56,14 +56,14 @@ def test_a_search_is_resumed_and_never_sees_the_test_part(tmp_path):
         search(table, splits, None, settings, {}, trials=3, **options)
 
 
-EXACT = ["network.standardise_features=true", "head_fit.penalty=0.05", "stage1.epochs=0"]
+EXACT = ["network.standardize_features=true", "head_fit.penalty=0.05", "stage1.epochs=0"]
 # The second stage undoes the first, so that the least loss over both is not the kept model's.
 SPOILT = ["stage1.epochs=2", "stage1.learning_rate=0.01", "stage2.epochs=1", "stage2.learning_rate=1.0"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", [EXACT, SPOILT])
-def test_a_trial_is_worth_what_training_keeps(tmp_path, recipe):
+def test_the_value_of_a_trial_is_the_auc_of_the_kept_model(tmp_path, recipe):
     table, splits = write_cohort(tmp_path, subjects=10, cells_each=4, validation=False)
     recipe = [*SMALL, *recipe, "optimizer.name=sgd", "engine.cache_dtype=float32"]
     settings = build(TrainSettings, apply_overrides({}, recipe))
@@ -117,7 +117,7 @@ def test_a_setting_that_changes_nothing_is_not_searched(tmp_path, recipe, key, w
     assert not (tmp_path / "study.db").exists()
 
 
-def test_what_is_searched_by_default_is_what_the_recipe_uses():
+def test_the_default_search_space_is_that_of_the_recipe():
     recipe = build(TrainSettings, apply_overrides({}, [*SMALL, *EXACT]))
     assert set(default_space(recipe)) == {"loss.label_smoothing", "head_fit.penalty"}
     assert "head_fit.penalty" not in default_space(TrainSettings())
@@ -196,7 +196,7 @@ def test_the_benchmark_measures_both_paths(tmp_path):
     assert f"{result.speed_up:.1f}" in page.read_text()
 
 
-def test_some_epochs_do_not_speak_for_a_recipe_with_views_drawn_in_advance():
+def test_epochs_of_precomputed_views_are_not_extrapolated():
     app = typer.Typer()
     benchmark_train.register(app)
     app.callback()(lambda: None)
@@ -205,7 +205,7 @@ def test_some_epochs_do_not_speak_for_a_recipe_with_views_drawn_in_advance():
         CliRunner().invoke(app, [*arguments, "--set", "augment.views=2"], catch_exceptions=False)
 
 
-def test_wrong_calls_of_train_are_said_before_anything_is_loaded():
+def test_invalid_train_options_are_reported_before_loading():
     app = typer.Typer()
     train.register(app)
     runner = CliRunner()

@@ -48,7 +48,7 @@ def go(folder: Path) -> None:
     call("export", run, "--out", folder / "bundle", "--report", report, *named)
 
 
-def test_the_bundle_verifies_and_carries_the_report(way: Path) -> None:
+def test_the_bundle_verifies_and_contains_the_report(way: Path) -> None:
     assert "verified" in call("bundle", "verify", way / "bundle")
     bundle = Bundle.open(way / "bundle")
     assert (bundle.manifest.name, bundle.manifest.version) == ("tiny", "1.2.3")

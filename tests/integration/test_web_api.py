@@ -19,7 +19,7 @@ def predict(client, files, **fields):
     return client.post("/api/v1/predict", data=form(files, **fields))
 
 
-def test_predict_answers_what_the_predictor_says(client, web_predictor):
+def test_predict_returns_the_results_of_the_predictor(client, web_predictor):
     given = cells(6)
     answer = predict(client, given)
     assert answer.status_code == 200
@@ -33,12 +33,12 @@ def test_predict_answers_what_the_predictor_says(client, web_predictor):
         assert result.case is not None
 
 
-def test_an_image_that_is_no_cell_is_refused_with_its_reason(client):
+def test_an_image_that_is_not_a_cell_is_rejected_with_its_reason(client):
     field = next(other_images_directory().rglob("BloodImage_*"))
     given = [(field.name, field.read_bytes()), ("text.bmp", b"hello"), ("empty.png", b"")]
     answer = predict(client, given).get_json()
     assert [item["decision"] for item in answer] == ["rejected"] * 3
-    assert "b'" not in answer[1]["reasons"][0]["message"]  # nothing of the content is told or stored
+    assert "b'" not in answer[1]["reasons"][0]["message"]  # the content is neither reported nor stored
     assert "hello" not in answer[1]["reasons"][0]["message"]
     codes = [item["reasons"][0]["code"] for item in answer]
     assert codes == ["not_segmented", "unknown_format", "empty_file"]
@@ -89,7 +89,7 @@ def test_the_heat_layer_is_the_drawn_overlay(client, web_predictor):
     assert np.abs(faded - expected).max() <= 2
 
 
-def test_a_job_gives_all_results_and_its_progress(client):
+def test_a_job_returns_all_results_and_its_progress(client):
     given = cells(20)
     answer = client.post("/api/v1/jobs", data=form(given[:12], subject="S-1", more="true"))
     assert answer.status_code == 202
@@ -263,7 +263,7 @@ def test_concurrent_requests_get_their_own_answers(app, web_predictor):
     assert failures == []
 
 
-def test_everything_leaves_an_intact_audit_log(client, parts):
+def test_all_actions_leave_an_intact_audit_log(client, parts):
     case = predict(client, cells(2)).get_json()[0]["case"]
     client.post(f"/api/v1/history/{case}/reviews", json={"verdict": "agree"})
     client.get("/export.csv")

@@ -67,7 +67,7 @@ def filled(app):
     return app
 
 
-def test_verify_tells_an_intact_log_and_its_anchor(filled, call):
+def test_verify_prints_the_anchor_of_an_intact_log(filled, call):
     found = json.loads(call("audit", "verify", "--json"))
     assert (found["intact"], found["entries"], found["fault"]) == (True, 3, None)
     call("audit", "verify", "--anchor", found["anchor"])
@@ -78,7 +78,7 @@ def test_verify_tells_an_intact_log_and_its_anchor(filled, call):
 def test_verify_ends_with_one_where_the_log_was_changed(filled, call, tmp_path):
     with sqlite3.connect(tmp_path / "data" / "records.sqlite3") as connection:
         connection.execute("DROP TRIGGER audit_no_update")
-        connection.execute("UPDATE audit SET actor = 'nobody' WHERE sequence = 2")
+        connection.execute("UPDATE audit SET actor = 'intruder' WHERE sequence = 2")
     connection.close()
     found = json.loads(call("audit", "verify", "--json", code=1))
     assert not found["intact"] and "2" in found["fault"]
@@ -118,7 +118,7 @@ def test_delete_needs_exactly_one_kind_of_target(filled, call, arguments):
         call(*arguments, "--yes")
 
 
-def test_looking_creates_no_records(call, tmp_path):
+def test_reading_creates_no_records(call, tmp_path):
     with pytest.raises(UsageError, match=re.escape(str(tmp_path / "data"))):
         call("audit", "verify")
     assert not (tmp_path / "data").exists()

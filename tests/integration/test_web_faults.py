@@ -146,7 +146,7 @@ def test_the_printed_address_of_a_public_service_answers(small_bundle_path, tmp_
     assert end(process, signal.SIGTERM) == 0
 
 
-def test_a_locked_database_is_a_polite_refusal(make_app: MakeApp, tmp_path):
+def test_a_locked_database_gives_503(make_app: MakeApp, tmp_path):
     client = make_app(lock_wait_s=0.2).test_client(use_cookies=False)
     case = client.post("/api/v1/predict", data=form(cells(1))).get_json()[0]["case"]
     other = sqlite3.connect(tmp_path / "data" / "records.sqlite3")
@@ -170,7 +170,7 @@ def test_a_locked_database_is_a_polite_refusal(make_app: MakeApp, tmp_path):
     assert client.post(f"/api/v1/history/{case}/reviews", json={"verdict": "agree"}).status_code == 201
 
 
-def test_a_job_waits_for_a_lock_to_go(make_app: MakeApp, tmp_path):
+def test_a_job_waits_for_a_database_lock(make_app: MakeApp, tmp_path):
     client = make_app(lock_wait_s=0.1).test_client(use_cookies=False)
     other = sqlite3.connect(tmp_path / "data" / "records.sqlite3")
     other.execute("BEGIN IMMEDIATE")
@@ -207,7 +207,7 @@ def check_full(client, fill, free) -> None:
     assert client.post(f"/api/v1/history/{case}/reviews", json={"verdict": "agree"}).status_code == 201
 
 
-def test_a_full_database_is_told(make_app: MakeApp, tmp_path):
+def test_a_full_database_gives_an_error(make_app: MakeApp, tmp_path):
     """SQLite's own page limit gives the same SQLITE_FULL as a full disk, on every machine."""
     from sqlalchemy import event
 
@@ -247,7 +247,7 @@ def small_disk(tmp_path: Path):
     subprocess.run(["umount", "-l", place], check=True)
 
 
-def test_a_full_disk_is_told(make_app: MakeApp, small_disk: Path):
+def test_a_full_disk_gives_an_error(make_app: MakeApp, small_disk: Path):
     client = make_app(data=small_disk).test_client(use_cookies=False)
 
     def fill() -> None:
@@ -279,7 +279,7 @@ def test_a_full_queue_answers_503(web_predictor, tmp_path: Path, limits: Limits)
     def ask() -> None:
         answer = app.test_client(use_cookies=False).post("/api/v1/predict", data=form(cells(2)))
         answers.append((answer.status_code, answer.headers.get("Retry-After")))
-        refused.set()  # the gate is still closed, so that the first answer can be a refusal only
+        refused.set()  # the engine still waits, so that the first answer must be a refusal
 
     threads = [threading.Thread(target=ask) for _ in range(12)]
     for thread in threads:

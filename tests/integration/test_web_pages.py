@@ -45,7 +45,7 @@ def shipped_removals() -> str:
     return model.faithfulness.removals.strip(" ;")
 
 
-def test_a_person_is_worded_by_the_threshold_and_its_measured_errors(make_client):
+def test_subject_results_state_threshold_and_measured_errors(make_client):
     client = make_client(report=Bundle.open(default_bundle_path()).report)
     results = client.post("/api/v1/predict", data=form(cells(6), subject="S-1", heat_map="true")).get_json()
     for address in ("/subjects/S-1", "/report?subject=S-1"):
@@ -63,7 +63,7 @@ def test_a_form_without_a_file_opens_no_job(client):
     assert answer.status_code == 422
 
 
-def test_what_is_too_large_is_told_with_the_limit(make_app):
+def test_too_large_uploads_name_the_limit(make_app):
     client = make_app(limits=Limits(request_mb=1)).test_client(use_cookies=False)
     answer = client.post("/jobs", data=b"x" * (3 * MEBIBYTE), content_type="multipart/form-data; boundary=x")
     assert answer.status_code == 413

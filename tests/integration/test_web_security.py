@@ -1,4 +1,4 @@
-"""What a foreign page, a stranger or a curious client gets: nothing."""
+"""Access control: other sites, clients without a token, and hostile clients."""
 
 import logging
 import re
@@ -59,7 +59,7 @@ def test_further_names_can_be_allowed(make_app):
         {"Origin": "http://localhost:1"},
     ],
 )
-def test_a_foreign_page_cannot_change_anything(client, headers):
+def test_cross_site_requests_are_refused(client, headers):
     answer = client.post("/api/v1/predict", data=form(cells(1)), headers=headers)
     assert (answer.status_code, answer.mimetype) == (403, "application/problem+json")
     assert client.get("/api/v1/history").get_json()["cases"] == []
@@ -145,7 +145,7 @@ def test_signing_in_and_out(guarded):
         ("//evil.example", "/"),
     ],
 )
-def test_signing_in_leads_to_where_one_was_sent_away_from(guarded, following, target):
+def test_signing_in_redirects_to_the_requested_page(guarded, following, target):
     browser = guarded.test_client()
     sent_away = browser.get("/history?q=a&review=none")
     assert unquote(sent_away.headers["Location"]) == "/sign-in?next=/history?q=a&review=none"
@@ -156,7 +156,7 @@ def test_signing_in_leads_to_where_one_was_sent_away_from(guarded, following, ta
     assert browser.post("/sign-in", data=given).headers["Location"] == target
 
 
-def test_a_person_without_session_is_not_told_of_headers(guarded):
+def test_sign_in_page_hides_token_headers(guarded):
     html = {"Accept": "text/html"}
     answer = guarded.test_client().post(
         "/cases/LK-00000-00000/review", data={"verdict": "agree"}, headers=html
@@ -204,7 +204,7 @@ def test_uploads_and_names_are_not_kept(make_app, tmp_path, caplog):
     assert b"\x89PNG\r\n\x1a\n" not in stored
 
 
-def test_keeping_is_a_choice(make_app, tmp_path):
+def test_storing_images_and_names_is_optional(make_app, tmp_path):
     client = make_app(keep_images=True, keep_names=True).test_client(use_cookies=False)
     case = client.post("/api/v1/predict", data=form(cells(1))).get_json()[0]["case"]
     again = make_app().test_client(use_cookies=False)  # another process later: nothing in memory
@@ -233,7 +233,7 @@ def test_pictures_of_a_case_that_another_process_deleted_are_gone(make_app, tmp_
     assert services(app).service.artifacts.size == 0
 
 
-def test_failures_tell_nothing_of_the_inside(app, monkeypatch, caplog):
+def test_errors_reveal_no_internals(app, monkeypatch, caplog):
     def burst(*_: object) -> None:
         raise RuntimeError("secret /srv/path/database.sqlite3")
 

@@ -24,7 +24,7 @@ def test_without_subjects_it_is_a_standardized_logistic_regression() -> None:
     assert ours.predict_proba(features) == pytest.approx(theirs.predict_proba(features), abs=1e-6)
 
 
-def test_a_subject_with_many_cells_weighs_as_one_with_few() -> None:
+def test_subjects_have_equal_weight() -> None:
     rng = np.random.default_rng(1)
     features, labels = rng.normal(size=(40, 3)), np.repeat([0, 1], 20)
     subjects = np.arange(40) // 2

@@ -1,4 +1,4 @@
-"""One model, two engines, two worlds: the same numbers on real cells."""
+"""One model in both engines and in torch: the same results on real cells."""
 
 from pathlib import Path
 

@@ -56,12 +56,12 @@ def make_cells(count: int, seed: int) -> torch.Tensor:
 NETWORKS = {
     "linear": {"arch": "efficientnet_lite0"},
     "paper": {"arch": "resnet10t", "head": "paper", "drop_rate": 0.5},
-    "stages": {"arch": "mobilenetv3_small_050", "pooled_stages": (-3, -2, -1), "standardise_features": True},
+    "stages": {"arch": "mobilenetv3_small_050", "pooled_stages": (-3, -2, -1), "standardize_features": True},
     "stages_any_order": {
         "arch": "resnet10t",
         "head": "paper",
         "pooled_stages": (-1, -2),
-        "standardise_features": True,
+        "standardize_features": True,
     },
     "descriptors": {"arch": "resnet10t", "head": "paper", "descriptor_head": True},
     "products": {"arch": "resnet10t", "descriptor_head": True, "descriptor_products": True},
@@ -73,7 +73,7 @@ MOMENTS = {
     "pixel_std": (70.0, 71.0, 72.0),
     "pooling": "moments",
     "pooled_stages": (1, 2, 3),
-    "standardise_features": True,
+    "standardize_features": True,
 }
 
 
@@ -193,7 +193,7 @@ def test_moments_are_those_of_the_cell_alone():
     torch.testing.assert_close(embedding[:, width : 2 * width], square, rtol=1e-4, atol=1e-5)
 
 
-def test_what_lies_behind_the_deepest_pooled_stage_is_neither_run_nor_counted():
+def test_stages_after_the_deepest_pooled_one_are_neither_run_nor_counted():
     whole, cut = make_network(arch="resnet10t"), make_network(**MOMENTS)
     assert len(cut.backbone) < len(whole.backbone)
     assert cut.used_parameters() < whole.used_parameters() == sum(p.numel() for p in whole.parameters())

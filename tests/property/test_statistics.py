@@ -27,7 +27,7 @@ def rows(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(rows())
-def test_auc_is_symmetric_and_blind_to_monotone_changes(case) -> None:
+def test_auc_is_symmetric_and_invariant_to_monotone_changes(case) -> None:
     labels, scores = case
     auc = discrimination.roc_auc(labels, scores)
     assert 0 <= auc <= 1
@@ -76,7 +76,7 @@ def test_bins_ignore_the_order_of_rows(case, bins: int) -> None:
 
 
 @given(st.integers(1, 500), st.data())
-def test_share_intervals_hold_the_share(trials: int, data: st.DataObject) -> None:
+def test_share_intervals_contain_the_share(trials: int, data: st.DataObject) -> None:
     successes = data.draw(st.integers(0, trials))
     for low, high in (wilson(successes, trials), clopper_pearson(successes, trials)):
         assert 0 <= low <= successes / trials <= high <= 1

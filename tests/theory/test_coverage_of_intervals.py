@@ -53,7 +53,7 @@ def test_expanded_bootstrap_covers_and_the_others_do_not(blasts: int, normals: i
 @pytest.mark.slow
 @pytest.mark.parametrize("slope", [1.2, 1.8, 3.0])
 @pytest.mark.parametrize(("blasts", "normals"), [(30, 12), (19, 9)])
-def test_intervals_of_ece_hold_the_figure_and_more_often_the_truth(
+def test_intervals_of_ece_contain_the_estimate_and_cover_the_truth(
     slope: float, blasts: int, normals: int
 ) -> None:
     rng = np.random.default_rng(3)

@@ -43,7 +43,7 @@ def test_guarantee_holds_over_subjects(groups: int, alpha: float, spread: float)
 
 
 @pytest.mark.slow
-def test_quantile_over_cells_breaks_the_promise() -> None:
+def test_quantile_over_cells_does_not_cover() -> None:
     """The control: taking cells as exchangeable covers less than promised, so the test above can fail."""
     by_subject, by_cell = coverage(12, 0.1, 5.0, 800, seed=3)
     assert by_subject >= 0.87

@@ -96,7 +96,7 @@ def test_names_alone_make_a_schema_with_colors_that_differ() -> None:
             ClassSchema.of_names(wrong)
 
 
-def test_a_missing_schema_file_says_what_to_name(tmp_path) -> None:
+def test_a_missing_schema_file_names_the_remedy(tmp_path) -> None:
     with pytest.raises(ConfigError, match="class schema"):
         ClassSchema.read(tmp_path / "none.json")
     (tmp_path / "kinds.json").write_text(json.dumps(KINDS), encoding="utf-8")

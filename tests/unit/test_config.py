@@ -41,7 +41,7 @@ def test_toml_fills_nested_dataclasses(tmp_path: Path) -> None:
     assert isinstance(settings.optimizer.learning_rate, float)
 
 
-def test_a_section_says_only_what_differs_from_its_own_default() -> None:
+def test_a_section_contains_only_differences_from_its_default() -> None:
     settings = build(Settings, {"second": {"learning_rate": 0.25}})
     assert settings.second == Optimizer(kind="sgd", learning_rate=0.25)
     assert settings.optimizer == Optimizer()
@@ -83,7 +83,7 @@ def test_overrides_read_values_as_toml_and_fall_back_to_text() -> None:
     }
 
 
-def test_overrides_leave_the_given_mapping_alone() -> None:
+def test_overrides_do_not_change_the_given_mapping() -> None:
     given = {"optimizer": {"kind": "adam"}}
     apply_overrides(given, ["optimizer.kind=sgd"])
     assert given == {"optimizer": {"kind": "adam"}}

@@ -9,6 +9,7 @@ from leukoscope.core.errors import LeukoscopeError
 from leukoscope_tools.benchmark.predict import app as benchmark
 from leukoscope_tools.documents.publish_command import publish
 from leukoscope_tools.documents.reference import docs
+from leukoscope_tools.documents.words_command import words
 
 
 class ToolGroup(typer.core.TyperGroup):
@@ -26,6 +27,7 @@ class ToolGroup(typer.core.TyperGroup):
 app = typer.Typer(cls=ToolGroup, no_args_is_help=True, add_completion=False, help=__doc__)
 app.command(epilog="Example: python -m leukoscope_tools docs --check")(docs)
 app.command(epilog="Example: python -m leukoscope_tools publish README.md docs/results.md --check")(publish)
+app.command(epilog="Example: python -m leukoscope_tools words --write")(words)
 app.add_typer(benchmark, name="benchmark")
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The command line: one module a group of commands; nothing heavy is imported before a command runs."""
+"""The command line: one module per group of commands. Heavy packages are imported only when a command runs."""

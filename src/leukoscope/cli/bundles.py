@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def verify(directory: Path | None, *, expect: str | None, engines: tuple[str, ...], as_json: bool) -> int:
-    """Run every check, print them and return the exit code."""
+    """Run all checks, print the results and return the exit code."""
     from leukoscope.models.bundle import Bundle, Check, verify_bundle
     from leukoscope.models.registry import resolve_model
     from leukoscope.models.session import ENGINES
@@ -51,7 +51,7 @@ def verify(directory: Path | None, *, expect: str | None, engines: tuple[str, ..
 
 
 def show(directory: Path | None, *, card: bool, as_json: bool) -> None:
-    """Print what a bundle is."""
+    """Print the description of a bundle."""
     from leukoscope.models.bundle import Bundle
     from leukoscope.models.files import CARD
     from leukoscope.models.registry import resolve_model
@@ -93,7 +93,7 @@ def _rows(bundle: "Bundle") -> list[tuple[str, str]]:
         ("created", manifest.created),
         *([("classes", names)] if manifest.classes.size > 2 else []),
         ("architecture", f"{manifest.architecture}, head {manifest.head}, {manifest.input_px} px"),
-        ("size", f"{manifest.parameters:,} parameters, {manifest.flops / 1e9:.2f} GFLOPs a cell"),
+        ("size", f"{manifest.parameters:,} parameters, {manifest.flops / 1e9:.2f} GFLOPs per cell"),
         ("trained on", f"{manifest.training.cells:,} cells of {manifest.training.subjects} subjects"),
         ("initial weights", manifest.training.initial_weights),
         ("operating points", "; ".join(points)),

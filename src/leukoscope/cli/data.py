@@ -26,10 +26,10 @@ app = typer.Typer(
 
 Table = Annotated[Path, typer.Argument(help="Cell table, as written by 'leukoscope data import'.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Random seed.")]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, max=LARGEST_WORKERS, help="Threads; the number of processors where left out."),
+    typer.Option(min=1, max=LARGEST_WORKERS, help="Threads; default: the number of processors."),
 ]
 PerClass = Annotated[
     int, typer.Option(min=1, max=LARGEST_COUNT, help="Images of each class in the protocol 'paper'.")
@@ -38,7 +38,7 @@ Folds = Annotated[int, typer.Option("--k", min=2, max=LARGEST_COUNT, help="Parts
 CellsAsSubjects = Annotated[
     bool,
     typer.Option(
-        help="Accept cells without a subject, each as a person of its own; the plan is marked as leaking."
+        help="Accept cells without a subject, each as a separate subject; the plan is marked as leaking."
     ),
 ]
 
@@ -71,13 +71,15 @@ def import_(
         list[str] | None,
         typer.Option(
             metavar="NAME=CLASS",
-            help="Class folder or label value and what it means: blast, normal or none; may be repeated. A folder may "
+            help="Class folder or label value and its class: blast, normal or none; may be repeated. A folder may "
             "be named with its parents: 'normal/1=normal'.",
         ),
     ] = None,
     subjects: Annotated[
         Path | None,
-        typer.Option(metavar="CSV", help="Table with columns source and subject, before names and columns."),
+        typer.Option(
+            metavar="CSV", help="Table with columns source and subject; overrides file names and columns."
+        ),
     ] = None,
     keep_spelling: KeepSpelling = False,
     classes: Annotated[
@@ -89,24 +91,24 @@ def import_(
     ] = None,
     positive: Annotated[
         list[str] | None,
-        typer.Option(help="With --classes folders: class that is sought before others; may be repeated."),
+        typer.Option(help="With --classes folders: class of the positive group; may be repeated."),
     ] = None,
     workers: Workers = None,
     overwrite: Overwrite = False,
     strict: Annotated[
         bool,
         typer.Option(
-            help="Write no table and end with 1 on any issue but duplicates, cropping and files that are no images."
+            help="Write no table and exit with 1 on any issue except duplicates, cropping and non-image files."
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read a cohort into a cell table: one row a cell, with digest, label, subject, group and descriptors.
+    """Read a cohort into a cell table: one row per cell, with digest, label, subject, group and descriptors.
 
-    The layout is recognized. What gives the labels is listed first; issues are printed and listed beside the table in
-    NAME.import.json. Exit code 1: a file, folder or row could not be read, the others are in the table.
+    The layout is detected. The source of the labels is listed first. Issues are printed and listed in NAME.import.json.
+    Exit code 1: a file, folder or row could not be read; the others are in the table.
 
-    A second import reads new and changed files only.
+    A second import reads only new and changed files.
     """
     from leukoscope.cli.data_tables import show_import, show_label_sources
     from leukoscope.data.importing import import_cohort
@@ -162,10 +164,10 @@ def _read_schema(given: str | None, source: Path, positive: "Sequence[str]") -> 
 @app.command(epilog="Example: leukoscope data verify C-NMC_Leukemia")
 def verify(
     source: Annotated[
-        Path, typer.Argument(help="Folder with C-NMC images, in any order and under any names.")
+        Path, typer.Argument(help="Folder with C-NMC images; names and subfolders do not matter.")
     ],
     *,
-    complete: Annotated[bool, typer.Option(help="End with 1 when an official file is missing, too.")] = False,
+    complete: Annotated[bool, typer.Option(help="Also exit with 1 if an official file is missing.")] = False,
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
@@ -192,19 +194,17 @@ def audit(
     *,
     protocol: Annotated[
         ProtocolChoice | None,
-        typer.Option(help="Split to classify; 'official' where there are folds, else 'grouped'."),
+        typer.Option(help="Protocol of the split to audit; 'official' if there are folds, else 'grouped'."),
     ] = None,
-    splits: Annotated[
-        Path | None, typer.Option(help="Classify the splits of this splits.json instead.")
-    ] = None,
+    splits: Annotated[Path | None, typer.Option(help="Audit the splits of this splits.json instead.")] = None,
     k: Folds = 5,
     seed: Seed = 0,
     per_class: PerClass = 2100,
     cells_as_subjects: CellsAsSubjects = False,
-    baselines: Annotated[bool, typer.Option(help="Measure what size and color alone give away.")] = True,
+    baselines: Annotated[bool, typer.Option(help="Evaluate the baselines of size and color.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Report identical images, merged subjects, balance, leaks of a split, and the shortcut baselines under it.
+    """Report identical images, merged subjects, balance, leaks of a split, and the size and color baselines on it.
 
     Ends with 1 when the split leaks.
     """
@@ -246,12 +246,12 @@ def audit(
 def explore(
     table: Table,
     *,
-    out: Annotated[Path, typer.Option(help="Picture to write: .png or .svg.")] = Path("cohort.png"),
+    out: Annotated[Path, typer.Option(help="Image file to write: .png or .svg.")] = Path("cohort.png"),
     seed: Seed = 0,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a cohort: cells by class and fold, subjects, duplicates, areas, colors, image sizes and example cells."""
+    """Plot a cohort: cells by class and fold, subjects, duplicates, areas, colors, image sizes and example cells."""
     from leukoscope.cli.data_tables import show_audit
     from leukoscope.core.io import write_bytes
     from leukoscope.core.outputs import GENERATOR, Outputs, with_mark
@@ -293,7 +293,9 @@ def split(
     seed: Seed = 0,
     validation_share: Annotated[
         float,
-        typer.Option(min=0.0, max=0.9, help="Share of the training side that validates, by whole groups."),
+        typer.Option(
+            min=0.0, max=0.9, help="Share of the training side used for validation, by whole groups."
+        ),
     ] = 0.2,
     per_class: PerClass = 2100,
     cells_as_subjects: CellsAsSubjects = False,
@@ -301,8 +303,8 @@ def split(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Divide the cells into training, validation and test parts; no group stands on two sides."""
-    from leukoscope.cli.data_tables import show_plan, summarise_plan
+    """Divide the cells into training, validation and test parts; no group is on two sides."""
+    from leukoscope.cli.data_tables import show_plan, summarize_plan
     from leukoscope.core.outputs import Outputs, json_with
     from leukoscope.core.subjects import check_spelling
     from leukoscope.data.splits import make_splits, write_splits
@@ -326,7 +328,7 @@ def split(
     )
     write_splits(plan, cells, out)
     if as_json:
-        _print_json({"file": str(out), **summarise_plan(plan, cells)})
+        _print_json({"file": str(out), **summarize_plan(plan, cells)})
     else:
         show_plan(plan, cells, out)
 
@@ -336,11 +338,11 @@ def sample(
     table: Table,
     *,
     count: Annotated[
-        int, typer.Option(min=2, max=LARGEST_COUNT, help="Cells in all, half of each class.")
+        int, typer.Option(min=2, max=LARGEST_COUNT, help="Total number of cells, half of each class.")
     ] = 20,
     fold: Annotated[list[str] | None, typer.Option(help="Draw from this fold only; may be repeated.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Copy the files there; without it they are listed.")
+        Path | None, typer.Option(help="Copy the files to this folder; without it they are listed.")
     ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -376,27 +378,27 @@ def sample(
 def cut(
     fields: Annotated[
         list[str],
-        typer.Argument(help="Fields: images, folders or patterns, with their annotations beside them."),
+        typer.Argument(help="Fields: images, folders or patterns, with annotations in the same folder."),
     ],
     *,
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Write one PNG a cell and cells.csv there.")
+        Path, typer.Option(metavar="DIR", help="Write one PNG per cell and cells.csv there.")
     ] = Path("cells"),
     annotations: Annotated[
         Path | None,
         typer.Option(
-            help="COCO or GeoJSON file, or a folder of VOC, YOLO or GeoJSON files; default: beside the images."
+            help="COCO or GeoJSON file, or a folder of VOC, YOLO or GeoJSON files; default: the folder of the images."
         ),
     ] = None,
     class_name: Annotated[
         list[str] | None,
-        typer.Option("--class", help="Name of a YOLO class, in their order; may be repeated."),
+        typer.Option("--class", help="Name of a YOLO class, in order; may be repeated."),
     ] = None,
     canonical: Annotated[
-        bool, typer.Option(help="Cut cells out onto the black canvas; else uncut at a fixed scale.")
+        bool, typer.Option(help="Cut cells out on the black canvas; else uncut at a fixed scale.")
     ] = False,
-    unlabeled: Annotated[bool, typer.Option(help="Cut found cells without an annotation, too.")] = False,
-    border: Annotated[bool, typer.Option(help="Cut cells that the edge of the field cuts, too.")] = False,
+    unlabeled: Annotated[bool, typer.Option(help="Also cut detected cells without an annotation.")] = False,
+    border: Annotated[bool, typer.Option(help="Also cut cells at the border of the field.")] = False,
     subjects: Annotated[
         Path | None,
         typer.Option(metavar="CSV", help="Table with columns source and subject; else the folder's name."),
@@ -404,7 +406,7 @@ def cut(
     microns_per_pixel: Annotated[float | None, typer.Option(help="Scale of all fields.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Cut the cells of own fields into a cohort that 'data import' reads.
+    """Cut the cells of fields into a cohort for 'data import'.
 
     Labels come from GeoJSON, COCO, VOC or YOLO; subjects from a table or from the folders of the fields. Ends with 1
     when a field could not be read or searched, or no cell was cut.
@@ -474,7 +476,7 @@ def _score_baselines(cells: "pd.DataFrame", plan: "SplitPlan") -> list[dict[str,
 
 @contextmanager
 def _progress(what: str) -> "Iterator[Callable[[int, int], None]]":
-    """Show a bar with the time left on standard error, where that is a terminal."""
+    """Show a progress bar on standard error if that is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -61,7 +61,7 @@ def show_import(report: "ImportReport") -> None:
 
 
 def show_label_sources(sources: "Sequence[LabelSource]") -> None:
-    """Print what gives the labels, before the images are read."""
+    """Print the source of the labels, before the images are read."""
     console = Console(stderr=True)
     if not sources:
         console.print("Labels: none found; name class folders with --labels NAME=blast, =normal or =none")
@@ -123,14 +123,16 @@ def show_audit(audit: "CohortAudit") -> None:
         folds = ", ".join(filter(None, subject.folds))
         table.add_row(subject.subject, group, folds, *(f"{subject.labels[name]:,}" for name in labels))
     console.print(table)
-    people = {name: sum(item.labels[name] > 0 for item in audit.subjects) for name in labels}
+    subjects = {name: sum(item.labels[name] > 0 for item in audit.subjects) for name in labels}
     several = sum(sum(count > 0 for count in item.labels.values()) > 1 for item in audit.subjects)
     if labels == ("blast", "normal"):
-        said = f"{people['blast']} with blasts, {people['normal']} with normal cells, {several} with both"
+        summary = (
+            f"{subjects['blast']} with blasts, {subjects['normal']} with normal cells, {several} with both"
+        )
     else:
-        said = ", ".join(f"{number} with {name}" for name, number in people.items())
-        said += f"; {several} with more than one class"
-    console.print(f"{len(audit.subjects)} subjects: {said}.")
+        summary = ", ".join(f"{number} with {name}" for name, number in subjects.items())
+        summary += f"; {several} with more than one class"
+    console.print(f"{len(audit.subjects)} subjects: {summary}.")
     counts = audit.duplicate_counts
     console.print(
         f"{counts['sets']} sets of identical files: {counts['within_subject']} within one subject, "
@@ -156,10 +158,10 @@ def show_audit(audit: "CohortAudit") -> None:
 
 
 def show_leaks(plan: "SplitPlan", leaks: Sequence["SplitLeak"]) -> None:
-    """Print what the sides of the splits share, or that they share nothing."""
+    """Print the groups and files that the sides of the splits share, if any."""
     console = Console()
     if not leaks:
-        console.print(f"Protocol {plan.protocol!r}: no group and no identical file stands on two sides.")
+        console.print(f"Protocol {plan.protocol!r}: no group and no identical file is on two sides.")
     for leak in leaks:
         unknown = f", {leak.unknown_subjects:,} cells without a subject" if leak.unknown_subjects else ""
         console.print(
@@ -170,11 +172,11 @@ def show_leaks(plan: "SplitPlan", leaks: Sequence["SplitLeak"]) -> None:
 
 
 def show_baselines(rows: Sequence[dict[str, Any]]) -> None:
-    """Print what size and color alone reach."""
+    """Print the results of the size and color baselines."""
     if not rows:
         return
     console = Console()
-    title = "What size and color alone give away"
+    title = "Baselines: size and color alone"
     table = _table("Split", "Test cells", "Area: AUC", "Nine scalars: AUC", "weighted F1", title=title)
     for row in rows:
         nine = row["nine_scalars"]
@@ -187,7 +189,7 @@ def show_baselines(rows: Sequence[dict[str, Any]]) -> None:
     console.print(RESEARCH_USE)
 
 
-def summarise_plan(plan: "SplitPlan", cells: "pd.DataFrame") -> dict[str, Any]:
+def summarize_plan(plan: "SplitPlan", cells: "pd.DataFrame") -> dict[str, Any]:
     """Return counts of cells, classes and groups for each side of each split."""
     from leukoscope.data.table import present_labels
 
@@ -214,7 +216,7 @@ def show_plan(plan: "SplitPlan", cells: "pd.DataFrame", path: Path) -> None:
     console = Console()
     labels = present_labels(cells["label"])
     table = _table("Split", "Side", *(name.capitalize() for name in labels), "Groups", left=2)
-    summary = summarise_plan(plan, cells)
+    summary = summarize_plan(plan, cells)
     for split in summary["splits"]:
         for side in ("train", "validation", "test", "removed"):
             counts = split[side]
@@ -224,7 +226,7 @@ def show_plan(plan: "SplitPlan", cells: "pd.DataFrame", path: Path) -> None:
     console.print(table)
     if plan.leaks:
         console.print(
-            "[bold red]This protocol leaks:[/bold red] one person's cells may train and test; its figures are too good."
+            "[bold red]This protocol leaks:[/bold red] cells of one subject may be on both sides; results are inflated."
         )
     console.print(f"Written: {escape(str(path))}", soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""``leukoscope demo``: the shipped cells classified and the shipped fields read by the shipped bundles."""
+"""``leukoscope demo``: classify the shipped cells and read the shipped fields."""
 
 import json
 import os
@@ -21,15 +21,15 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where results, heat maps and the sheet go.")
+        Path, typer.Option(metavar="DIR", help="Folder for results, heat maps and the contact sheet.")
     ] = Path("demo"),
     *,
     overwrite: Overwrite = False,
 ) -> None:
-    """Classify the shipped sample: 60 C-NMC cells of 42 subjects, and some images that must be refused.
+    """Classify the shipped sample: 60 C-NMC cells of 42 subjects, and some images that must be rejected.
 
-    The cells belong to the cohort that the shipped model was trained on: this shows how the tool works, not how good
-    the model is. What it is worth on unseen subjects stands in its card: leukoscope bundle show --card.
+    The cells belong to the cohort that the shipped model was trained on: this shows how the tool works, not how
+    accurate the model is. The card reports its performance on unseen subjects: leukoscope bundle show --card.
 
     Example: leukoscope demo --out demo
     """
@@ -43,7 +43,7 @@ def demo(
     check_output_folder(out)
     if not overwrite and not _is_of_demo(out, folders):
         raise UsageError(
-            f"{out}: holds files that are not of a demo; name a new folder with --out DIR, or add --overwrite"
+            f"{out}: contains files that `demo` did not write; name a new folder with --out DIR, or add --overwrite"
         )
     run_predict(
         PredictOptions(sources=tuple(map(_shown, folders)), out=out, sheet=out / SHEET, overwrite=True)
@@ -52,7 +52,7 @@ def demo(
     fields = assets.other_images_directory() / "bccd"
     run_smear(SmearOptions(sources=(_shown(fields),), out=out / SMEAR, overwrite=True))
     typer.echo(
-        "\nSeen in training: these cells show the tool, not its worth (leukoscope bundle show --card)."
+        "\nThese cells were seen in training: for the accuracy on unseen subjects see leukoscope bundle show --card."
     )
     typer.echo(
         f"Next: open {out / SHEET} and {out / SMEAR / 'report.html'}, then try your own: leukoscope predict cell.bmp, "
@@ -61,7 +61,7 @@ def demo(
 
 
 def _is_of_demo(out: Path, folders: tuple[Path, ...]) -> bool:
-    """True for a folder with nothing but files of a demo, or with nothing; results of other images are the user's."""
+    """Return whether a folder is empty or contains only files of a demo; other results belong to the user."""
     from leukoscope.cli.predicting import HEAT_MAPS, RESULTS_CSV, SUBJECTS_FILE
     from leukoscope.inference.journal import LOCK, RESULTS, SETTINGS
 
@@ -73,7 +73,7 @@ def _is_of_demo(out: Path, folders: tuple[Path, ...]) -> bool:
     if not (out / RESULTS).exists():
         return not (out.exists() and any(out.iterdir()))
     shipped = {path.name for folder in folders for path in folder.rglob("*")}
-    *lines, _ = (out / RESULTS).read_bytes().split(b"\n")  # what a kill left of a line does not count
+    *lines, _ = (out / RESULTS).read_bytes().split(b"\n")  # a line that was cut off by a kill does not count
     try:
         return all(Path(json.loads(line)["source"]).name in shipped for line in lines)
     except (ValueError, KeyError, TypeError):
@@ -81,5 +81,5 @@ def _is_of_demo(out: Path, folders: tuple[Path, ...]) -> bool:
 
 
 def _shown(path: Path) -> str:
-    """Return the path as a reader in the current folder would write it."""
+    """Return the path relative to the current folder, if possible."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from leukoscope.models.report import Report, Supplement
 
 Replicates = Annotated[
-    int, typer.Option(min=200, max=LARGEST_REPLICATES, help="Resamples of subjects behind every interval.")
+    int, typer.Option(min=200, max=LARGEST_REPLICATES, help="Resamples of subjects for each interval.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the resampling.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -43,18 +43,16 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder to write; RUN/evaluation for one run, 'evaluation' for several."),
     ] = None,
-    pooled: Annotated[bool, typer.Option(help="Add the estimate over all test parts together.")] = False,
+    pooled: Annotated[bool, typer.Option(help="Add the pooled estimate over all test parts.")] = False,
     title: Annotated[str | None, typer.Option(help="Title of the report.")] = None,
     attach: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="JSON of another command to carry along (explain-check, novelty); may be repeated."
-        ),
+        typer.Option(help="JSON of another command to include (explain-check, novelty); may be repeated."),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder that cell keys are relative to: pictures for the galleries.")
+        Path | None, typer.Option(help="Folder that cell keys are relative to: images for the galleries.")
     ] = None,
-    bundle: Annotated[Path | None, typer.Option(help="Bundle that draws the heat maps beside them.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Bundle for the heat maps of the galleries.")] = None,
     replicates: Replicates = 2000,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -103,7 +101,7 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Folder for comparison.md, .html, .csv, .tex and .json.")
     ] = None,
-    literature: Annotated[bool, typer.Option(help="Add published figures with their kind of split.")] = True,
+    literature: Annotated[bool, typer.Option(help="Add published results with their kind of split.")] = True,
     replicates: Replicates = 2000,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -145,7 +143,7 @@ def leakage(
     config: Annotated[Path | None, typer.Option(help="Train both runs of this TOML file first.")] = None,
     cells: Annotated[Path | None, typer.Option(help="Cell table to train on, with --config.")] = None,
     split: Annotated[
-        str | None, typer.Option(help="Name of the official split to hold out; the first where left out.")
+        str | None, typer.Option(help="Name of the official split to hold out; default: the first.")
     ] = None,
     per_class: Annotated[
         int, typer.Option(min=1, max=LARGEST_COUNT, help="Images of each class in the leaking split.")
@@ -158,7 +156,7 @@ def leakage(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Show how much a leaking split inflates the figures of one recipe.
+    """Measure how much a leaking split inflates the results of one recipe.
 
     Give two finished runs, or --config and --cells to train the recipe on both kinds of split first.
     """
@@ -274,7 +272,7 @@ def _inflation_json(inflations: "list[Inflation]", warnings: list[str]) -> str:
 
 @contextmanager
 def _steps() -> Iterator[Callable[[str], None]]:
-    """Show on stderr which step runs; silent where nobody watches."""
+    """Show the current step on stderr if that is a terminal."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 

@@ -26,7 +26,7 @@ def run_explain_check(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Measure and print; see the command's help."""
+    """Measure the faithfulness of heat maps and print it; see the command's help."""
     from leukoscope.assets import sample_cells_directory
     from leukoscope.inference.explain import check_explanations
     from leukoscope.inference.predictor import Predictor
@@ -85,7 +85,7 @@ def _prepare(
 
 
 class _Bar:
-    """A progress bar on stderr, where that is a terminal."""
+    """Return a progress bar on stderr if that is a terminal."""
 
     def __init__(self, total: int) -> None:
         self._bar: Any = None

@@ -1,4 +1,4 @@
-"""``leukoscope export``: a finished run becomes a bundle."""
+"""``leukoscope export``: make a bundle from a finished run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,30 +16,28 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
     name: Annotated[
         str | None,
-        typer.Option(help="Short name, lower case; by default says whether the cells were C-NMC's."),
+        typer.Option(help="Short name, lower case; default: by whether the cells are from C-NMC."),
     ] = None,
     version: Annotated[str, typer.Option(help="Version of the model.")] = "0.1.0",
-    title: Annotated[
-        str | None, typer.Option(help="Title of the card; by default says what the classes are.")
-    ] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the card; default: the classes.")] = None,
     report: Annotated[
-        Path | None, typer.Option(help="report.json of `leukoscope evaluate`, to travel along.")
+        Path | None, typer.Option(help="report.json of `leukoscope evaluate` to include.")
     ] = None,
     weights: Annotated[
         str, typer.Option(help="Stored weights: float16 or float32. Arithmetic is float32.")
     ] = "float16",
     data_license: Annotated[
-        Path | None, typer.Option(help="License text of the training data; of C-NMC's cells it is known.")
+        Path | None, typer.Option(help="License text of the training data; known for cells of C-NMC.")
     ] = None,
     attribution: Annotated[
-        str | None, typer.Option(help="Whom to credit for the training data; of C-NMC's cells it is known.")
+        str | None, typer.Option(help="Attribution of the training data; known for cells of C-NMC.")
     ] = None,
     limitation: Annotated[
         list[str] | None, typer.Option(help="A sentence for the card's limitations; may be repeated.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Make a bundle: graph with Grad-CAM inside, fitted decision rules, card, sample cells and hashes.
+    """Make a bundle: graph including Grad-CAM, fitted decision rules, card, sample cells and hashes.
 
     Every engine that is installed must then give the sample cells the same answers.
 

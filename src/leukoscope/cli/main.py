@@ -1,6 +1,6 @@
-"""The command line: which commands there are, how errors end, and nothing that takes long to load.
+"""The command line: the list of commands, error handling and lazy imports.
 
-A command's module is imported when the command runs. What a module shows in ``--help`` of the whole program stands in
+A command's module is imported when the command runs. Its line in ``--help`` of the whole program is in
 ``COMMANDS``, so that listing the commands imports none of them.
 """
 
@@ -32,7 +32,7 @@ INTERNAL_ERROR = 70  # sysexits.h: EX_SOFTWARE
 
 
 class Command(NamedTuple):
-    """Where a command lives, and its line in the list of commands."""
+    """Module of a command and its line in the list of commands."""
 
     module: str
     help: str
@@ -47,7 +47,7 @@ COMMANDS: dict[str, Command] = {
     "adapt": Command("adapt", "Make the profile of a laboratory, with or without corrected cells.", _USE),
     "demo": Command("demo", "Classify the shipped sample cells and write a contact sheet.", _USE),
     "serve": Command("serve", "Start the web application.", _USE),
-    "records": Command("serve", "Delete what the web application keeps.", _USE),
+    "records": Command("serve", "Delete stored cases of the web application.", _USE),
     "audit": Command("serve", "Verify or print the web application's audit log.", _USE),
     "bundle": Command("operate", "Verify or show a bundle (an exported model).", _USE),
     "explain-check": Command("operate", "Measure how faithful a bundle's heat maps are.", _USE),
@@ -57,9 +57,9 @@ COMMANDS: dict[str, Command] = {
     "tune": Command("train", "Search settings on inner folds.", _DEVELOP),
     "evaluate": Command("evaluate", "Evaluate runs by subject and write the report.", _DEVELOP),
     "compare": Command("evaluate", "Compare runs and reports, paired by subject.", _DEVELOP),
-    "leakage": Command("evaluate", "Show what a leaking split pretends.", _DEVELOP),
-    "novelty": Command("novelty", "Measure what a bundle refuses, and at what price.", _DEVELOP),
-    "export": Command("export", "Make a bundle of a finished run.", _DEVELOP),
+    "leakage": Command("evaluate", "Measure the inflation of metrics by a leaking split.", _DEVELOP),
+    "novelty": Command("novelty", "Measure rejection of out-of-distribution images and of cells.", _DEVELOP),
+    "export": Command("export", "Make a bundle from a finished run.", _DEVELOP),
 }
 """Name -> module under ``leukoscope.cli`` with ``register(app)``, or with ``app`` for a group of commands."""
 
@@ -84,11 +84,11 @@ EXTRAS: dict[str, str] = {
     "torch": "train",
     "torchvision": "train",
 }
-"""Imported package -> the extra of leukoscope that brings it."""
+"""Imported package -> the extra of leukoscope that installs it."""
 
 
 class LazyGroup(typer.core.TyperGroup):
-    """A group whose commands are imported when they run, and whose errors are one line and an exit code."""
+    """A group whose commands are imported when they run, and whose errors are printed as one line."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -107,7 +107,7 @@ class LazyGroup(typer.core.TyperGroup):
         return name, command if command is None else load_command(str(name)), rest
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run; every error on purpose ends as one line on stderr and its exit code."""
+        """Run; print each expected error as one line on stderr and exit with its code."""
         _print_any_letter()
         try:
             args, extra = _with_home(args, extra)
@@ -187,7 +187,7 @@ def _takes_text(parameter: Any, callback: Callable[..., Any]) -> bool:
 
 
 def _print_any_letter() -> None:
-    """Escape letters that the terminal's encoding lacks, instead of ending with an error."""
+    """Escape characters that the terminal's encoding lacks, instead of failing."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -209,8 +209,8 @@ def _fail_internal(error: Exception) -> NoReturn:
 
 
 def _fail_system(error: OSError) -> NoReturn:
-    """End where the system refused a file; what names no file and no full disk is a fault of ours."""
-    if error.errno == errno.EPIPE:  # the reader has seen enough, as with `| head`
+    """Exit with a message if the system refused a file; other OS errors are bugs of this program."""
+    if error.errno == errno.EPIPE:  # the reader closed the pipe, as with `| head`
         _close_stdout()
         sys.exit(LeukoscopeError.exit_code)
     where = "" if error.filename is None else f"{os.fspath(error.filename)}: "
@@ -224,7 +224,7 @@ def _fail_system(error: OSError) -> NoReturn:
 
 
 def _close_stdout() -> None:
-    """Throw away what cannot be written, or the interpreter would fail over it once more at its end."""
+    """Discard output that cannot be written; else the interpreter would fail again at its end."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -1,4 +1,4 @@
-"""``leukoscope novelty``: what a bundle refuses of images that are no C-NMC cells, and at what price."""
+"""``leukoscope novelty``: rejection of out-of-distribution images, and of cells of unseen subjects."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 def novelty(
     ood_images: Annotated[
         list[str] | None,
-        typer.Argument(help="Images that are no C-NMC cells: files, folders; some kinds are made too."),
+        typer.Argument(help="Images that are not C-NMC cells: files, folders; synthetic kinds are added."),
     ] = None,
     *,
     cells: Annotated[Path, typer.Option(help="Cell table.")],
@@ -40,13 +40,13 @@ def novelty(
     ] = 1000,
     cut_out: Annotated[
         bool,
-        typer.Option(help="Cut each given image's cell out onto black as well, at its size and enlarged."),
+        typer.Option(help="Also cut the cell of each given image out on black, at its size and enlarged."),
     ] = True,
     out: Annotated[Path | None, typer.Option(help="JSON for `leukoscope evaluate --attach`.")] = None,
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print that JSON instead of a table.")] = False,
 ) -> None:
-    """Measure the gate: share of foreign images refused, and share of unseen subjects' cells refused with them."""
+    """Measure the share of rejected out-of-distribution images and of rejected cells of unseen subjects."""
     from leukoscope.core.io import write_text
     from leukoscope.core.outputs import Outputs, json_with
     from leukoscope.evaluation.ood_report import novelty_report
@@ -126,17 +126,17 @@ def _as_supplement(report: "NoveltyReport", split: str) -> "Supplement":
 
     def over_images(value: float, count: int, ends: tuple[float, float] | None = None) -> Measurement:
         low, high = ends or (None, None)
-        missing = None if ends else "no interval: the images are no sample of anything"
+        missing = None if ends else "no interval: the images are not a sample of a population"
         return Measurement(
             value=value, low=low, high=high, n_cells=count, n_subjects=0, split=split, unit="cell",
             method="Wilson over images" if ends else "none", not_estimable=missing,
         )  # fmt: skip
 
-    price = report.cells_refused
+    cells = report.cells_refused
     measures = {
         "unseen_cells_refused": Measurement(
-            value=price.value, low=price.low, high=price.high, n_cells=price.n_cells,
-            n_subjects=price.n_subjects, split=split, unit="cell", method=price.method, not_estimable=price.reason,
+            value=cells.value, low=cells.low, high=cells.high, n_cells=cells.n_cells,
+            n_subjects=cells.n_subjects, split=split, unit="cell", method=cells.method, not_estimable=cells.reason,
         ),
         "out_of_distribution_images_refused": over_images(report.refused, report.images),
         "novelty_auroc": over_images(report.auroc, report.images),
@@ -146,9 +146,9 @@ def _as_supplement(report: "NoveltyReport", split: str) -> "Supplement":
         measures[f"refused: {kind.kind}"] = over_images(kind.refused, kind.images, ends)
     return Supplement(
         name="novelty",
-        title="Images that are no C-NMC cells",
-        text="Share refused by input checks or novelty, by kind; beside it the share of cells of unseen subjects that "
-        "the same limits refuse, and the AUROC of the novelty score alone.",
+        title="Out-of-distribution images",
+        text="Share of images rejected by input checks or novelty, by kind; share of cells of unseen subjects rejected "
+        "by the same limits; AUROC of the novelty score alone.",
         measures=measures,
     )
 
@@ -159,21 +159,21 @@ def _show(report: "NoveltyReport") -> None:
 
     from leukoscope.core.terms import RESEARCH_USE
 
-    table = Table("Kind", "Images", "Refused", "95 %", "By checks", "By novelty", "AUROC of novelty")
+    table = Table("Kind", "Images", "Rejected", "95 %", "By checks", "By novelty", "AUROC of novelty")
     for kind in report.ood_images:
         interval = f"{kind.refused_low:.1%} to {kind.refused_high:.1%}"
         shares = (f"{kind.refused:.1%}", interval, f"{kind.by_checks:.1%}", f"{kind.by_novelty:.1%}")
         table.add_row(kind.kind, str(kind.images), *shares, f"{kind.auroc:.3f}")
     console = Console()
     console.print(table)
-    price = report.cells_refused
-    interval = "not estimable" if price.low is None else f"{price.low:.1%} to {price.high:.1%}"
+    cells = report.cells_refused
+    interval = "not estimable" if cells.low is None else f"{cells.low:.1%} to {cells.high:.1%}"
     console.print(
-        f"All foreign images: {report.refused:.1%} of {report.images} refused, AUROC {report.auroc:.3f}."
+        f"All out-of-distribution images: {report.refused:.1%} of {report.images} rejected, AUROC {report.auroc:.3f}."
     )
     console.print(
-        f"Cells of unseen subjects refused: {price.value:.1%} ({interval}) of {price.n_cells} cells, "
-        f"{price.n_subjects} subjects; by checks {report.cells_refused_by_checks:.1%}, by novelty "
+        f"Cells of unseen subjects rejected: {cells.value:.1%} ({interval}) of {cells.n_cells} cells, "
+        f"{cells.n_subjects} subjects; by checks {report.cells_refused_by_checks:.1%}, by novelty "
         f"{report.cells_refused_by_novelty:.1%}."
     )
     console.print(RESEARCH_USE)

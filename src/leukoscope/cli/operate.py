@@ -1,4 +1,4 @@
-"""``leukoscope predict``, ``bundle`` and ``explain-check``: a bundle at work, without torch."""
+"""``leukoscope predict``, ``bundle`` and ``explain-check``: prediction with a bundle, without torch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,10 +13,10 @@ Bundle = Annotated[
     typer.Option("--bundle", "-b", metavar="DIR", help="Folder of the bundle, or the name of a shipped one."),
 ]
 Threads = Annotated[
-    int | None, typer.Option(min=1, max=LARGEST_WORKERS, help="Threads of the engine; every core by default.")
+    int | None, typer.Option(min=1, max=LARGEST_WORKERS, help="Threads of the engine; default: all cores.")
 ]
 Engine = Annotated[str, typer.Option(help="openvino, onnxruntime or onnxruntime-cuda.")]
-Precision = Annotated[str, typer.Option(help="f32, or bf16 where the processor has it.")]
+Precision = Annotated[str, typer.Option(help="f32, or bf16 if the processor supports it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -40,7 +40,7 @@ def predict(
     *,
     bundle: Bundle = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a line, in the order of the input.")
+        bool, typer.Option("--json", help="Print one JSON object per line, in the order of the input.")
     ] = False,
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the results as CSV.")
@@ -61,17 +61,15 @@ def predict(
     subjects: Annotated[
         Path | None,
         typer.Option(
-            metavar="CSV", help="Table with columns source and subject; C-NMC names tell it by themselves."
+            metavar="CSV", help="Table with columns source and subject; inferred from C-NMC file names."
         ),
     ] = None,
     stdin_list: Annotated[
-        bool, typer.Option("--stdin-list", help="Read paths from standard input, one a line.")
+        bool, typer.Option("--stdin-list", help="Read paths from standard input, one per line.")
     ] = False,
     keep_spelling: KeepSpelling = False,
     overwrite: Overwrite = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="With --out: go on where an earlier call stopped.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="With --out: resume an interrupted call.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No table and no progress bar.")] = False,
     operating_point: Annotated[
         str | None,
@@ -82,7 +80,7 @@ def predict(
     threads: Threads = None,
     precision: Precision = "f32",
     cache: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where compiled models are kept, for a faster start.")
+        Path | None, typer.Option(metavar="DIR", help="Folder of compiled models, for a faster start.")
     ] = None,
     microns_per_pixel: Annotated[
         float | None,
@@ -144,15 +142,16 @@ def bundle_verify(
         Path | None, typer.Argument(help="Folder of the bundle; the shipped one by default.")
     ] = None,
     expect: Annotated[
-        str | None, typer.Option(metavar="SHA256", help="The bundle's own SHA-256, as bundle show prints it.")
+        str | None,
+        typer.Option(metavar="SHA256", help="Expected SHA-256 of the bundle, as bundle show prints it."),
     ] = None,
     engine: Annotated[
         list[str] | None,
-        typer.Option(help="Engines that must reproduce the sample; may be given several times."),
+        typer.Option(help="Engine that must reproduce the sample; may be repeated."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check hashes, schema, graph, card, and that the sample cells get the expected answers.
+    """Check hashes, schema, graph, card and the expected results of the sample cells.
 
     Exit code 1 where a check fails. Example: leukoscope bundle verify my-bundle
     """
@@ -170,7 +169,7 @@ def bundle_show(
     card: Annotated[bool, typer.Option("--card", help="Print the model card.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what a bundle is: model, training, operating points, licenses, hash.
+    """Show a bundle: model, training, operating points, licenses, hash.
 
     Example: leukoscope bundle show --card
     """
@@ -182,7 +181,7 @@ def bundle_show(
 def explain_check(
     sources: Annotated[
         list[str] | None,
-        typer.Argument(help="Cell images, folders or archives; the shipped cells by default."),
+        typer.Argument(help="Cell images, folders or archives; default: the shipped cells."),
     ] = None,
     *,
     bundle: Bundle = None,
@@ -194,7 +193,7 @@ def explain_check(
     ] = 60,
     engine: Engine = "openvino",
     threads: Threads = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the measures as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the measurements as JSON.")] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:

@@ -16,7 +16,7 @@ KeepSpelling = Annotated[
     bool,
     typer.Option(
         "--keep-spelling",
-        help="Take subject ids such as 'P1' and 'p1' for two people instead of ending with an error.",
+        help="Take subject ids such as 'P1' and 'p1' as two subjects instead of an error.",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""How ``leukoscope predict`` goes about it: sources in, results to the terminal, to files and to pictures."""
+"""Run ``leukoscope predict``: read sources, write results to the terminal, to files and to images."""
 
 import sys
 from collections import Counter
@@ -38,7 +38,7 @@ HEAT_MAPS = "heat_maps"
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What the user asked for; see ``leukoscope predict --help``."""
+    """Options of ``leukoscope predict``; see its ``--help``."""
 
     sources: tuple[str, ...]
     bundle: Path | None = None
@@ -64,7 +64,7 @@ class PredictOptions:
 
 
 def run_predict(options: PredictOptions) -> int:
-    """Classify everything and return the exit code: 1 where an image could not be read or is no cell image."""
+    """Classify all images; return the exit code: 1 if an image could not be read or is not a cell image."""
     _check(options)
     from leukoscope.core.subjects import SubjectTable
     from leukoscope.inference.predictor import Predictor
@@ -104,7 +104,7 @@ def run_predict(options: PredictOptions) -> int:
 
 
 def _print_unmatched(table: "SubjectTable", options: PredictOptions) -> None:
-    """Warn of images without a row, and of rows without an image: a wrong name is easily overlooked."""
+    """Warn about images without a row and rows without an image, which may be misspelled names."""
     if table.unmatched_images:
         say(
             f"warning: images without a row in {options.subjects}, and so without a subject: {table.unmatched_images:,}"
@@ -131,7 +131,7 @@ def _check(options: PredictOptions) -> None:
 
 
 def _check_outputs(options: PredictOptions) -> None:
-    """Refuse, before the work, outputs that would lose a file."""
+    """Check the outputs before the work; raise an error if a file would be lost."""
     from leukoscope.cli.printing import CSV_COLUMNS, SUBJECT_COLUMNS
     from leukoscope.core.outputs import Outputs, csv_with, json_with, with_mark
     from leukoscope.inference.journal import RESULTS, SETTINGS
@@ -166,7 +166,7 @@ def _sources(
 
 
 def subject_of(table: Path | None, *, keep_spelling: bool = False) -> Callable[[str], str | None]:
-    """Return the look-up in the user's table, or the reading of C-NMC's own names."""
+    """Return a function that gives the subject of an image, from the user's table or from C-NMC names."""
     if table is not None:
         from leukoscope.core.subjects import SubjectTable, read_subjects
 
@@ -185,7 +185,7 @@ def subject_of(table: Path | None, *, keep_spelling: bool = False) -> Callable[[
 
 
 def _skip_done(sources: "Iterator[Source]", journal: "Journal | None") -> "Iterator[Source]":
-    """Pass over what the journal holds, after seeing that it is of the same images in the same order."""
+    """Skip the images in the journal, after checking that they are the same in the same order."""
     if journal is None or not journal.done:
         return sources
     for number, result in enumerate(journal.results(), 1):
@@ -200,7 +200,7 @@ def _skip_done(sources: "Iterator[Source]", journal: "Journal | None") -> "Itera
 
 
 class _Outputs:
-    """Everything that is written: terminal, journal, CSV, heat maps, sheet, subjects, counts."""
+    """All outputs: terminal, journal, CSV, heat maps, contact sheet, subjects, counts."""
 
     def __init__(
         self, options: PredictOptions, predictor: "Predictor", until_written: ExitStack, stack: ExitStack
@@ -282,7 +282,7 @@ class _Outputs:
     def _count(self, result: "CellResult") -> None:
         self._counts[result.decision] += 1
         self._pool.add(result)
-        # Novelty is the model's judgment of an image it could read; all else says that this is no cell image.
+        # A novel image could be read; all other reasons mean that the image is not a cell image.
         if result.status is Status.REJECTED and result.reasons[0].code is not Reason.NOVEL:
             self._unreadable += 1
         if self._csv is not None:
@@ -290,18 +290,18 @@ class _Outputs:
 
     @property
     def exit_code(self) -> int:
-        """1 where an image could not be read or is no cell image, else 0."""
+        """1 if an image could not be read or is not a cell image, else 0."""
         return 1 if self._unreadable else 0
 
     def finish(self) -> None:
         subjects = list(self._pool.results())
         total = sum(self._counts.values())
-        said = ", ".join(
+        summary = ", ".join(
             f"{self._counts[decision]:,} {decision}"
             for decision in self._classes.decisions
             if self._counts[decision]
         )
-        counts = f"{total:,} image{'' if total == 1 else 's'}: {said}."
+        counts = f"{total:,} image{'' if total == 1 else 's'}: {summary}."
         out = self._options.out
         if out is not None and self.journal is not None:
             with CsvFile(out / RESULTS_CSV) as table:
@@ -333,16 +333,16 @@ class _Outputs:
                 title += f" (without {self.done:,} of an earlier call)"
             if len(items) < self._rows:
                 say(
-                    f"the sheet shows the first {len(items):,} of {self._rows:,} images; an .html sheet holds more"
+                    f"the sheet shows the first {len(items):,} of {self._rows:,} images; an .html sheet shows all"
                 )
             with OutputFile(path, binary=True) as file:
                 file.stream.write(encode_png(contact_sheet(items, title=title)))
         elif path is not None:
-            say(f"no image was classified by this call, so {path} was not drawn")
+            say(f"no image was classified by this call, so {path} was not written")
 
 
 class _Progress:
-    """A bar with the time to go on stderr, where that is a terminal; nothing elsewhere, nothing for one image."""
+    """A progress bar on stderr if that is a terminal and there are several images."""
 
     def __init__(self, options: PredictOptions, done: int) -> None:
         self._bar: Any = None
@@ -374,7 +374,7 @@ class _Progress:
 
 
 def _count_sources(options: PredictOptions) -> int | None:
-    """Return how many images there are; None for a list on standard input, which can be read once only."""
+    """Return the number of images; None for a list on standard input, which can be read only once."""
     if options.stdin_list:
         return None
     from leukoscope.inference.sources import count_sources

@@ -41,7 +41,7 @@ _CLASS_COLORS = (
 
 
 class CsvFile:
-    """A CSV of results that is put into its place when it is complete."""
+    """A CSV file of results that is moved into place when it is complete."""
 
     def __init__(self, path: Path) -> None:
         self._file = OutputFile(path)
@@ -104,7 +104,7 @@ def print_json(result: "CellResult") -> None:
 
 
 def print_row(result: "CellResult", classes: ClassSchema, *, first: bool) -> None:
-    """Print one result as a row of the table; the first one brings the head."""
+    """Print one result as a row of the table; the first call prints the header."""
     width = _decision_width(classes)
     likeliest = max(result.probabilities.values(), default=None)
     probability = result.probability if classes.positive else likeliest
@@ -163,12 +163,12 @@ def print_subjects(subjects: "list[SubjectResult]", classes: ClassSchema) -> Non
 
 
 def printable(text: str) -> str:
-    """Return a name without control characters, which could steer the terminal."""
+    """Return a name without control characters, which could control the terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def say(text: str) -> None:
-    """Print a remark on stderr, so that it never mixes with results."""
+    """Print a message on stderr, separate from the results."""
     print(text, file=sys.stderr)  # noqa: T201
 
 

@@ -1,4 +1,4 @@
-"""``leukoscope serve``, ``audit`` and ``records``: the web application and the care of what it stores."""
+"""``leukoscope serve``, ``audit`` and ``records``: run the web application and maintain its records."""
 
 import json
 import os
@@ -30,7 +30,7 @@ DatabaseUrl = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
-audit_app = typer.Typer(no_args_is_help=True, help="Look at and verify the audit log.")
+audit_app = typer.Typer(no_args_is_help=True, help="Show and verify the audit log.")
 records_app = typer.Typer(no_args_is_help=True, help="Delete stored cases.")
 
 
@@ -49,7 +49,7 @@ def serve(
         typer.Option(help="Address to listen on; a public one needs a token. [default: 127.0.0.1]"),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one. [default: 8000]")
+        int | None, typer.Option(min=0, max=65535, help="Port; 0 selects a free one. [default: 8000]")
     ] = None,
     bundle: Annotated[
         Path | None, typer.Option(help="Folder of the model bundle. [default: the shipped one]")
@@ -62,10 +62,10 @@ def serve(
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="Further name under which the service is addressed; repeat for more."),
+        typer.Option(help="Host name under which the service is addressed; may be repeated."),
     ] = None,
     https: Annotated[
-        bool, typer.Option("--https", help="A proxy in front ends TLS: secure cookies, HSTS.")
+        bool, typer.Option("--https", help="A proxy in front terminates TLS: secure cookies, HSTS.")
     ] = False,
     keep_images: Annotated[
         bool, typer.Option("--keep-images", help="Store cells and heat maps with results.")
@@ -76,11 +76,11 @@ def serve(
         typer.Option(
             min=1,
             max=LONGEST_RETENTION_DAYS,
-            help="Delete cases after so many days. [default: keep until deleted]",
+            help="Delete cases after this number of days. [default: keep until deleted]",
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="TOML file with any of the settings; options given here win.")
+        Path | None, typer.Option(help="TOML file with settings; command-line options override it.")
     ] = None,
 ) -> None:
     """Start the web interface and the API, offline, on this machine.
@@ -134,7 +134,7 @@ def audit_verify(
     data: Data = None,
     database: DatabaseUrl = None,
     anchor: Annotated[
-        str | None, typer.Option(help="SEQUENCE:DIGEST printed by an earlier run and kept elsewhere.")
+        str | None, typer.Option(help="SEQUENCE:DIGEST printed by an earlier run and stored elsewhere.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -175,12 +175,10 @@ def audit_verify(
 def audit_show(
     data: Data = None,
     database: DatabaseUrl = None,
-    last: Annotated[
-        int, typer.Option(min=1, max=LARGEST_COUNT, help="How many lines, counted from the end.")
-    ] = 20,
+    last: Annotated[int, typer.Option(min=1, max=LARGEST_COUNT, help="Number of lines from the end.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Print the end of the audit log, oldest line first; with --json one object a line."""
+    """Print the end of the audit log, oldest line first; with --json one object per line."""
     from sqlalchemy import select
 
     from leukoscope.web.storage.tables import AuditEntry
@@ -207,7 +205,7 @@ def records_delete(
     database: DatabaseUrl = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Delete cases with their reviews and pictures for good; the audit log keeps that it happened."""
+    """Delete cases permanently, with their reviews and images; the audit log records the deletion."""
     from leukoscope.web.storage.history import History
 
     if bool(cases) == bool(subject):
@@ -292,14 +290,14 @@ def _open_records(data: Path | None, database: str | None) -> "Database":
 
 
 def _sqlite_file(url: str) -> Path | None:
-    """Return the file that a URL of SQLite names; None for another server, or where the URL is none."""
+    """Return the file that a URL of SQLite names; None for another server or an invalid URL."""
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
     try:
         parsed = make_url(url)
     except ArgumentError:
-        return None  # opening it says what is wrong
+        return None  # opening it reports the error
     if parsed.get_backend_name() != "sqlite":
         return None
     return Path((parsed.database or ":memory:").removeprefix("file:"))

@@ -34,14 +34,12 @@ def smear(
             "--bundle",
             "-b",
             metavar="NAME|DIR",
-            help="Bundle that names the cells: the name of a shipped one, a folder, or 'none'.",
+            help="Bundle that classifies the cells: the name of a shipped one, a folder, or 'none'.",
         ),
     ] = "leukoscope-kinds",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a field.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per field.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No table.")] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="With --out: go on where an earlier call stopped.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="With --out: resume an interrupted call.")] = False,
     finder: Annotated[
         str, typer.Option(help="network (the shipped one), or classical (thresholds and watershed).")
     ] = "network",
@@ -53,7 +51,7 @@ def smear(
     profile: Profile = None,
     microns_per_pixel: Annotated[
         float | None,
-        typer.Option(help="Scale of all images; without it the file's metadata, else the red cells tell it."),
+        typer.Option(help="Scale of all images; without it the file's metadata, else from the red cells."),
     ] = None,
 ) -> None:
     """Find, outline, measure, name and count the white cells of stained blood smears.

@@ -1,4 +1,4 @@
-"""How ``leukoscope smear`` runs: fields in, results to the terminal and into a folder."""
+"""Run ``leukoscope smear``: read fields, write results to the terminal and into a folder."""
 
 import sys
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ UNNAMED_CELLS = "none"
 
 @dataclass(frozen=True)
 class SmearOptions:
-    """What the user asked for; see ``leukoscope smear --help``."""
+    """Options of ``leukoscope smear``; see its ``--help``."""
 
     sources: tuple[str, ...]
     out: Path | None = None
@@ -43,7 +43,7 @@ class SmearOptions:
 
 
 def run_smear(options: SmearOptions) -> int:
-    """Read all fields and return the exit code: 1 where one was rejected."""
+    """Read all fields and return the exit code: 1 if one was rejected."""
     _check(options)
     _check_outputs(options)
     from leukoscope.cli.predicting import subject_of
@@ -101,7 +101,7 @@ def _check(options: SmearOptions) -> None:
     if options.out is None and (options.resume or options.overwrite):
         raise UsageError("--resume and --overwrite are about a folder; name it with --out DIR")
     if options.resume and options.overwrite:
-        raise UsageError("--resume goes on and --overwrite begins again; give one of them")
+        raise UsageError("--resume continues and --overwrite starts again; give one of them")
     check_scale(options.microns_per_pixel)
     if options.finder not in ("network", "classical"):
         raise UsageError(f"--finder {options.finder}: expected network or classical")
@@ -119,7 +119,7 @@ def _classifier(options: SmearOptions) -> "BundleClassifier | None":
 
 
 def _check_outputs(options: SmearOptions) -> None:
-    """Refuse, before the work, an output that would lose a file."""
+    """Check the output before the work; raise an error if a file would be lost."""
     from leukoscope.smear.folder import OUTPUT_NAMES, SETTINGS
 
     outputs = Outputs(overwrite=options.overwrite)
@@ -130,7 +130,7 @@ def _check_outputs(options: SmearOptions) -> None:
 
 
 def _skip(sources: "Iterator[Source]", done: list[str]) -> "Iterator[Source]":
-    """Skip what the folder holds, after seeing that it is of the same images in the same order."""
+    """Skip the images in the folder, after checking that they are the same in the same order."""
     for number, name in enumerate(done, 1):
         source = next(sources, None)
         if source is None or source.name != name:
@@ -143,7 +143,7 @@ def _skip(sources: "Iterator[Source]", done: list[str]) -> "Iterator[Source]":
 
 
 class _Counts:
-    """Counts fields and cells, and prints a row a field."""
+    """Counts fields and cells, and prints a row per field."""
 
     def __init__(self, options: SmearOptions) -> None:
         self._options = options

@@ -23,13 +23,13 @@ INTERRUPTED = 130
 Cells = Annotated[Path | None, typer.Option(help="Cell table, as written by 'leukoscope data import'.")]
 Splits = Annotated[Path | None, typer.Option(help="splits.json, as written by 'leukoscope data split'.")]
 SplitName = Annotated[
-    str | None, typer.Option("--split", help="Name of the split; needed where there are several.")
+    str | None, typer.Option("--split", help="Name of the split; required if there are several.")
 ]
 Config = Annotated[
     Path | None, typer.Option(help="TOML file of differences from the defaults, e.g. configs/paper.toml.")
 ]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="section.key=value; may be repeated, wins over the file.")
+    list[str] | None, typer.Option("--set", help="section.key=value; may be repeated, overrides the file.")
 ]
 Devices = Annotated[
     int | None, typer.Option(min=1, max=LARGEST_WORKERS, help="Processes or GPUs on this machine.")
@@ -62,12 +62,10 @@ def train(
     out: Annotated[Path, typer.Option(help="Parent of the run folder.")] = Path("runs"),
     name: Annotated[
         str | None,
-        typer.Option(
-            help="Name of the run, part of its folder's name; by default that of the configuration."
-        ),
+        typer.Option(help="Name of the run, part of its folder's name; default: name of the configuration."),
     ] = None,
     set_: Set = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=LARGEST_SEED, help="Of everything random.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=LARGEST_SEED, help="Random seed.")] = None,
     devices: Devices = None,
     nodes: Nodes = None,
     precision: Precision = None,
@@ -75,9 +73,7 @@ def train(
     threads: Threads = None,
     resume: Annotated[
         Path | None,
-        typer.Option(
-            help="Run folder to go on with; with --set score.KEY=VALUE a finished one scores again."
-        ),
+        typer.Option(help="Run folder to resume; with --set score.KEY=VALUE a finished run is scored again."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -93,7 +89,7 @@ def train(
     overrides += [] if seed is None else [f"seed={seed}"]
     if resume is not None and (cells or splits or split or config or name or overrides):
         raise UsageError(
-            "--resume takes everything from the run folder; leave the other options out, but for --set score.*"
+            "--resume takes all settings from the run folder; leave out all other options except --set score.*"
         )
     if resume is None and (cells is None or splits is None):
         raise UsageError(
@@ -123,7 +119,7 @@ def train(
                 engine=engine,
             )
     except KeyboardInterrupt:
-        typer.secho("Stopped. Finished epochs are kept; go on with: leukoscope train --resume RUN", err=True)
+        typer.secho("Stopped. Finished epochs are kept; resume with: leukoscope train --resume RUN", err=True)
         raise typer.Exit(INTERRUPTED) from None
     finally:
         callback.close()
@@ -139,9 +135,12 @@ def tune(
     config: Config = None,
     set_: Set = None,
     trials: Annotated[
-        int, typer.Option(min=1, max=LARGEST_COUNT, help="Trials in all; those of an earlier call count.")
+        int,
+        typer.Option(
+            min=1, max=LARGEST_COUNT, help="Total number of trials, including those of earlier calls."
+        ),
     ] = 20,
-    study: Annotated[Path, typer.Option(help="SQLite file of the study; continued where it exists.")] = Path(
+    study: Annotated[Path, typer.Option(help="SQLite file of the study; continued if it exists.")] = Path(
         "study.db"
     ),
     folds: Annotated[
@@ -150,7 +149,7 @@ def tune(
     space: Annotated[Path | None, typer.Option(help="TOML file with the search space; see docs.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search hyper-parameters on inner folds of the training side; the test part is never looked at."""
+    """Search hyper-parameters on inner folds of the training side; the test part is never used."""
     if cells is None or splits is None:
         raise UsageError("name the table and the splits: --cells cells.csv --splits splits.json")
 
@@ -174,7 +173,9 @@ def tune(
             engine=OpenVinoGraphs(),
         )
     except KeyboardInterrupt:
-        typer.secho(f"Stopped. Finished trials are kept in {study}; the same command goes on.", err=True)
+        typer.secho(
+            f"Stopped. Finished trials are kept in {study}; run the same command to continue.", err=True
+        )
         raise typer.Exit(INTERRUPTED) from None
     finally:
         callback.close()
@@ -190,7 +191,7 @@ def tune(
 
 
 def make_callback(quiet: bool) -> Any:
-    """Return a callback with progress bars on stderr, or a silent one."""
+    """Return a callback with progress bars on stderr, or one without output."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -275,7 +276,7 @@ def _print_epoch(console: "Console", record: "EpochRecord") -> None:
 
 
 def _show_result(folder: Path, as_json: bool) -> None:
-    summary = summarise_run(folder)
+    summary = summarize_run(folder)
     if as_json:
         typer.echo(json.dumps(summary))
         return
@@ -288,13 +289,13 @@ def _show_result(folder: Path, as_json: bool) -> None:
 
 
 def _likeliest(logits: "NDArray[np.float64]") -> "NDArray[np.intp]":
-    """Return the class of the largest logit; of equals the last, so that log-odds of 0 are called blast."""
+    """Return the class of the largest logit; for ties the last, so that log-odds of 0 are called blast."""
     last: NDArray[np.intp] = logits.shape[1] - 1 - logits[:, ::-1].argmax(axis=1)
     return last
 
 
-def summarise_run(folder: Path) -> dict[str, Any]:
-    """Return the folder of a finished run and cell-level figures of its parts; the evaluation classifies by subject."""
+def summarize_run(folder: Path) -> dict[str, Any]:
+    """Return the folder of a finished run and the cell-level metrics of its parts."""
     import pandas as pd
 
     from leukoscope.data.table import read_classes

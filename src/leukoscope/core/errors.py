@@ -1,12 +1,12 @@
-"""The exceptions of the project. Each message says the value, the limit and the remedy."""
+"""The exceptions of the project. Each message states the value, the limit and the remedy."""
 
 from leukoscope.core.terms import Reason
 
 
 class LeukoscopeError(Exception):
-    """Base of everything this package raises on purpose.
+    """Base class of the errors of this package.
 
-    ``exit_code`` is what the command line ends with: 1 for refused input or a failed check, 2 for wrong usage.
+    ``exit_code`` is the exit status of the command line: 1 for refused input or a failed check, 2 for wrong usage.
     """
 
     exit_code = 1
@@ -23,7 +23,7 @@ class ConfigError(UsageError):
 
 
 class ImageError(LeukoscopeError):
-    """One image cannot be classified. ``reason`` is the stable code, the message the sentence for people."""
+    """One image cannot be classified. ``reason`` is the stable code, the message a sentence for the user."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -35,11 +35,11 @@ class CohortError(LeukoscopeError):
 
 
 class SplitError(CohortError):
-    """A split is not what it claims to be: a group stands on both sides, a part is empty."""
+    """A split is invalid: a group is on both sides, or a part is empty."""
 
 
 class WeightsError(LeukoscopeError):
-    """A weights file does not fit the network, or cannot be had."""
+    """A weights file does not match the network, or is unavailable."""
 
 
 class TrainingError(LeukoscopeError):

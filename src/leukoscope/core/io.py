@@ -1,4 +1,4 @@
-"""Write files so that they are complete or not there: the one place of the package that replaces files."""
+"""Write files completely or not at all; all file replacement of the package is in this module."""
 
 import errno
 import hashlib
@@ -13,14 +13,14 @@ from uuid import uuid4
 from leukoscope.core.errors import UsageError
 
 PART = ".part"
-"""Ending of a file that is being written; what a kill leaves of it is replaced by the next call."""
+"""Ending of a file that is being written; after a kill the next call replaces it."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a new path beside ``path`` to write to; it takes the name at the end, or is removed on an error.
+    """Yield a new path in the folder of ``path`` to write to; it is renamed at the end, or removed on an error.
 
-    Several processes may do so at once: each writes a file of its own, and the last one stays.
+    Several processes may do so at once: each writes its own file, and the last one remains.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _part(path)
@@ -49,9 +49,9 @@ def file_sha256(path: Path) -> str:
 
 
 class OutputFile:
-    """A file that takes its place when it is complete; what was there stays until then.
+    """A file that is moved into place when it is complete; an existing file is kept until then.
 
-    A device, a pipe or a link is written into and never replaced.
+    A device, a pipe or a link is written to and never replaced.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ class OutputFile:
             self._written.replace(self._path)
 
     def discard(self) -> None:
-        """Leave what was there before."""
+        """Keep the existing file."""
         try:
             self.stream.close()
         finally:
@@ -106,7 +106,7 @@ class OutputFile:
 
 
 def _part(path: Path) -> Path:
-    """Return a name beside ``path`` that no other file has, not even one of another process."""
+    """Return a file name in the folder of ``path`` that is unique, also across processes."""
     return path.with_name(f"{path.name}.{uuid4().hex[:8]}{PART}")
 
 
@@ -116,7 +116,7 @@ def check_output_file(path: Path) -> None:
     Raises
     ------
     UsageError
-        The path is ``-`` or a folder, stands below a file, is a link that leads nowhere, or may not be written.
+        The path is ``-`` or a folder, is below a file, is a broken link, or cannot be written.
     """
     if str(path) == "-":
         raise UsageError("-: standard output cannot be named here; name a file")
@@ -145,7 +145,7 @@ def check_output_folder(path: Path) -> None:
     Raises
     ------
     UsageError
-        The path or what it stands below is no folder, or may not be written.
+        The path or one of its parents is not a folder, or cannot be written.
     """
     _check_name(path)
     there = next((place for place in (path, *path.parents) if place.exists()), None)
@@ -154,4 +154,4 @@ def check_output_folder(path: Path) -> None:
     if not there.is_dir():
         raise UsageError(f"{path}: cannot be a folder, {there} is a file; name another place")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise UsageError(f"{path}: the folder {there} may not be written; name another place")
+        raise UsageError(f"{path}: the folder {there} cannot be written; name another place")

@@ -1,12 +1,12 @@
-"""The one rule of what may be overwritten, for every command that writes.
+"""The rules of overwriting files, for every command that writes.
 
-1. Nothing is written onto an input of the same call. Files are compared by identity (device and inode), so that links,
-   ``..`` and another case on a file system that ignores it are seen.
+1. An input of the same call is never overwritten. Files are compared by identity (device and inode), so that links,
+   ``..`` and names that differ only in case on a case-insensitive file system are recognized.
 2. A file that this program did not write is replaced only with ``--overwrite``. Earlier output of the same command is
-   told by its content (``own``), not by its name, and may be replaced.
+   recognized by its content (``own``), not by its name, and may be replaced.
 3. Two outputs of one call are two files.
 
-All of it is checked before the work.
+All rules are checked before the work.
 """
 
 import csv
@@ -23,22 +23,22 @@ from leukoscope.core.io import check_output_file, check_output_folder
 from leukoscope.core.places import expand_user
 
 GENERATOR = "leukoscope"
-"""Stands in every picture and page that the program writes, so that it knows them again."""
+"""Written into every image and page of the program, so that it recognizes its own files."""
 
 Recognizer = Callable[[Path], bool]
-"""Tells whether a file is earlier output of the command."""
+"""Returns whether a file is earlier output of the command."""
 
 _HEAD_BYTES = 65_536
 _IMAGE_ENDINGS = (".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".zip")
 
 
 class Outputs:
-    """The places that one command writes to.
+    """The output files and folders of one command.
 
     Parameters
     ----------
     overwrite
-        Whether files of others may be replaced; inputs never are.
+        Whether files that leukoscope did not write may be replaced; inputs never are.
 
     Examples
     --------
@@ -73,7 +73,7 @@ class Outputs:
         option
             The option that names it, for messages.
         own
-            Recognizes earlier output of the command, which may be replaced; None if that is never done.
+            Recognizes earlier output of the command, which may be replaced; None if nothing may be replaced.
         """
         if path is not None:
             self._files.append(_Target(path, option, own))
@@ -115,7 +115,7 @@ class Outputs:
         Raises
         ------
         UsageError
-            A place cannot be written, is an input, is named twice, or holds a file of somebody else.
+            A place cannot be written, is an input, is named twice, or contains a foreign file.
         """
         for path, _ in self._folders:
             check_output_folder(path)
@@ -127,7 +127,7 @@ class Outputs:
             if not os.path.lexists(target.path):
                 continue
             self._check_input(target)
-            if self._overwrite or not _is_of_somebody_else(target):
+            if self._overwrite or not _is_foreign(target):
                 continue
             raise UsageError(
                 f"{target.option} {target.path}: exists and was not written by this command; "
@@ -167,7 +167,7 @@ class _Target:
 
 
 def csv_with(columns: Iterable[str], *, more: bool = False) -> Recognizer:
-    """Recognize a CSV whose header is exactly ``columns``; with ``more``, begins with them."""
+    """Recognize a CSV whose header is exactly ``columns``; with ``more``, starting with them."""
     expected = list(columns)
 
     def own(path: Path) -> bool:
@@ -192,7 +192,7 @@ def json_with(*keys: str) -> Recognizer:
 
 
 def with_mark(mark: str = GENERATOR) -> Recognizer:
-    """Recognize a file whose first 64 KiB hold ``mark``: pages and pictures name their generator."""
+    """Recognize a file whose first 64 KiB contain ``mark``: pages and images name their generator."""
 
     def own(path: Path) -> bool:
         return mark.encode() in _head(path)
@@ -220,7 +220,7 @@ def _is_device(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def _is_of_somebody_else(target: _Target) -> bool:
+def _is_foreign(target: _Target) -> bool:
     path = target.path
     if _is_device(path) or not path.exists():  # a dangling link holds nothing that could be lost
         return False

@@ -1,4 +1,4 @@
-"""Subject ids: strings, always; spellings that are likely one person; tables that give images their subject."""
+"""Subject ids: always strings; spellings that are probably one subject; tables of the subjects of images."""
 
 import os
 import re
@@ -22,7 +22,7 @@ _SHOWN = 5
 def normalize_subject(subject: str) -> str:
     """Return an id without outer spaces and invisible characters, in Unicode's composed form (NFC).
 
-    Nothing else is changed: "11", "H11" and "h3" are three people.
+    Nothing else is changed: "11", "H11" and "h3" are three subjects.
     """
     return unicodedata.normalize("NFC", subject.translate(_INVISIBLE)).strip()
 
@@ -46,7 +46,7 @@ def spelling_key(subject: str) -> str:
 
 
 def likely_equal(subjects: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return the sets of different ids that are likely one person, in sorted order."""
+    """Return the sets of different ids that are probably the same subject, in sorted order."""
     spellings: dict[str, set[str]] = {}
     for subject in set(subjects) - {""}:
         spellings.setdefault(spelling_key(subject), set()).add(subject)
@@ -54,7 +54,7 @@ def likely_equal(subjects: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def check_spelling(subjects: Iterable[str], where: str) -> None:
-    """Refuse ids that are likely one person: they would stand on two sides of a split.
+    """Refuse ids that are probably the same subject: they could be on two sides of a split.
 
     Parameters
     ----------
@@ -72,12 +72,12 @@ def check_spelling(subjects: Iterable[str], where: str) -> None:
     same = likely_equal(counts)
     if not same:
         return
-    said = "; ".join(
+    shown = "; ".join(
         " and ".join(f"{subject!r} ({counts[subject]:,})" for subject in one) for one in same[:_SHOWN]
     )
     more = f"; and {len(same) - _SHOWN} more" if len(same) > _SHOWN else ""
     raise CohortError(
-        f"{where}: subjects that are likely one person in two spellings (images): {said}{more}; write them alike, "
+        f"{where}: ids that are probably two spellings of one subject (images): {shown}{more}; use one spelling, "
         "give one spelling with --subjects TABLE, or keep them apart with --keep-spelling"
     )
 
@@ -90,7 +90,7 @@ def read_subjects(path: Path, *, keep_spelling: bool = False) -> dict[str, str]:
     path
         The table.
     keep_spelling
-        Accept ids that are likely one person in two spellings.
+        Accept ids that are probably two spellings of one subject.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def read_subjects(path: Path, *, keep_spelling: bool = False) -> dict[str, str]:
     UsageError
         The file cannot be read, lacks a column, or gives one image two subjects.
     CohortError
-        Two ids are likely one person.
+        Two ids are probably the same subject.
     """
     try:
         table = read_table(path)
@@ -129,10 +129,10 @@ def read_subjects(path: Path, *, keep_spelling: bool = False) -> dict[str, str]:
 
 
 class SubjectTable:
-    """Gives the subject of an image by its name, and counts what had no counterpart.
+    """Finds the subject of an image by its path, and counts rows and images without a match.
 
-    A row fits an image whose path ends with the row's path, whole folder names at a time; if several rows fit, the
-    longest path counts. So a row without a folder fits that file name in any folder, a row with one only there.
+    A row matches an image whose path ends with the row's path, whole folder names at a time; if several rows match, the
+    longest path counts. So a row without a folder matches that file name in any folder.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ class SubjectTable:
     Attributes
     ----------
     unmatched_images
-        Images asked about that no row fits.
+        Images that no row matches.
 
     Raises
     ------
@@ -154,7 +154,7 @@ class SubjectTable:
         self._subjects: dict[tuple[str, ...], str] = {}
         for name, subject in subjects.items():
             if self._subjects.setdefault(_path_parts(name), subject) != subject:
-                raise UsageError(f"subject table: {name} stands there in two spellings with two subjects")
+                raise UsageError(f"subject table: {name} occurs in two spellings with two subjects")
         self._here = _path_parts(str(Path.cwd()))
         self._matched: set[tuple[str, ...]] = set()
         self.unmatched_images = 0

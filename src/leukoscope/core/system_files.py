@@ -1,4 +1,4 @@
-"""Files and folders that operating systems, cameras' sync tools and archivers leave among images."""
+"""Files and folders that operating systems, sync tools and archivers create among images."""
 
 _NAMES = frozenset(
     {
@@ -30,7 +30,7 @@ _PREFIXES = ("._", ".trash-", ".nfs", ".fuse_hidden", ".~lock.", "~$")
 
 
 def is_system_name(name: str) -> bool:
-    """Tell whether a file or folder of this name belongs to a system, whatever its ending is.
+    """Return whether a file or folder of this name belongs to a system, independent of its ending.
 
     Examples
     --------

@@ -1,12 +1,12 @@
 """The vocabulary of the project: one word for one thing, from images to reports.
 
-Every module, message, page and table takes its words from here. ``GLOSSARY`` is what the documentation prints.
+All modules, messages, pages and tables use these terms. The documentation prints ``GLOSSARY``.
 """
 
 from enum import IntEnum, StrEnum
 
 RESEARCH_USE = "Research use only. Not for diagnostic procedures."
-"""Stands wherever a result is shown."""
+"""Notice that is shown with every result."""
 
 
 class Label(IntEnum):
@@ -50,7 +50,7 @@ class Reason(StrEnum):
     TOO_SMALL = "too_small"
     MULTIPLE_FRAMES = "multiple_frames"
     UNSUPPORTED_MODE = "unsupported_mode"
-    # The image was read but is not what the model can classify.
+    # The image was read but cannot be classified.
     BLANK = "blank"
     NOT_SEGMENTED = "not_segmented"
     WRONG_SCALE = "wrong_scale"
@@ -111,7 +111,7 @@ GLOSSARY: dict[str, str] = {
     "cell image": "One nucleated cell on a black canvas.",
     "field": "Field of view: one photograph through the microscope, with many cells.",
     "smear": "The blood film of one subject; many fields.",
-    "subject": "The person whose blood it is, and the statistical unit. In clinical text: patient.",
+    "subject": "The person whose blood was photographed; the statistical unit. In clinical text: patient.",
     "group": "Subjects merged because they share identical images; never split between training and test.",
     "fold": "One of the data set's own parts (fold_0, fold_1, fold_2).",
     "split": "A division of cells into train, validation and test parts.",
@@ -130,7 +130,7 @@ GLOSSARY: dict[str, str] = {
     "balanced accuracy": "Mean of sensitivity and specificity.",
     "weighted F1": "F1 of each class, averaged with the classes' shares as weights; the C-NMC challenge's measure.",
     "novelty": "Distance of an image's embedding from those of the training cells.",
-    "attribution": "The map of what moved the logit (here: Grad-CAM), as numbers.",
+    "attribution": "Map of the influence of each region on the logit (here: Grad-CAM), as numbers.",
     "heat map": "The drawing of an attribution over the cell.",
     "bundle": "The folder with the exported model, its decision rules, its report and its hashes.",
     "report": "The measured results as data (report.json); every published number is rendered from it.",

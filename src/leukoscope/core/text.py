@@ -1,4 +1,4 @@
-"""Read text that people and programs wrote: encodings, line ends, separators, names."""
+"""Read text files of any origin: encodings, line ends, separators, names."""
 
 import codecs
 import csv

@@ -1,4 +1,4 @@
-"""What is wrong with a cohort before anything is trained on it: identical images, merged subjects, imbalance, leaks."""
+"""Audit of a cohort before training: identical images, merged subjects, imbalance, leaks."""
 
 import dataclasses
 from collections import Counter
@@ -20,7 +20,7 @@ class DuplicateSet:
     sha256: str
     cells: tuple[str, ...]
     subjects: tuple[str, ...]
-    """Different known subjects; more than one means that ids name one person twice, or a mix-up."""
+    """Different known subjects; more than one means duplicate ids of one subject, or a mix-up."""
     labels: tuple[str, ...]
     folds: tuple[str, ...]
 
@@ -41,7 +41,7 @@ class SubjectBalance:
 
 @dataclasses.dataclass(frozen=True)
 class FoldOverlap:
-    """Groups that stand in two folds."""
+    """Groups that are in two folds."""
 
     first: str
     second: str
@@ -58,10 +58,10 @@ class SplitLeak:
     second: str
     groups: tuple[str, ...]
     cells: int
-    """Cells of the second side whose group or file also stands on the first."""
+    """Cells of the second side whose group or file is also on the first."""
     identical_files: int
     unknown_subjects: int
-    """Cells of the second side without a subject: that they are of other people cannot be shown."""
+    """Cells of the second side without a subject: it cannot be shown that they are of other subjects."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ class CohortAudit:
     duplicate_counts: dict[str, int]
     """Sets of identical files: in all, within one subject, across subjects, across labels, across folds."""
     merged_groups: tuple[str, ...]
-    """Groups of more than one subject id, from the files at hand and the official list."""
+    """Groups of more than one subject id, from the imported files and the official list."""
     fold_overlaps: tuple[FoldOverlap, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -122,9 +122,9 @@ def audit_cells(cells: pd.DataFrame) -> CohortAudit:
 
 
 def find_leaks(cells: pd.DataFrame, plan: SplitPlan) -> list[SplitLeak]:
-    """Return what the sides of each split share; empty where the plan keeps people apart.
+    """Return the groups and files that the sides of each split share; empty for a subject-disjoint plan.
 
-    Unlike ``check_plan`` this does not trust the plan's own word: a plan that admits to leaking is measured too.
+    Unlike ``check_plan`` this ignores ``leaks`` of the plan: a plan that is marked as leaking is measured, too.
     """
     return [leak for split in plan.splits for leak in _leaks_of(cells, split)]
 

@@ -44,13 +44,13 @@ _TEST_FOLDERS = {
     PRELIMINARY_TEST: PRELIMINARY_TEST,
     FINAL_TEST: FINAL_TEST,
 }
-# The official BMPs carry 3779 pixels a metre (96 dpi) in both directions.
-_PIXELS_PER_METRE = 3779
+# The official BMPs state 3779 pixels per meter (96 dpi) in both directions.
+_PIXELS_PER_METER = 3779
 
 
 @dataclass(frozen=True, slots=True)
 class OfficialName:
-    """What ``UID_<subject>_<image>_<cell>_<class>`` says."""
+    """Fields of the name ``UID_<subject>_<image>_<cell>_<class>``."""
 
     subject: str
     image: int
@@ -89,7 +89,7 @@ def fold_of(folders: Sequence[str]) -> str:
 
 
 def is_labels_file(path: Path) -> bool:
-    """Say whether a CSV file is the preliminary test set's label file, by its header."""
+    """Return whether a CSV file is the label file of the preliminary test set, by its header."""
     try:
         return read_table(path).columns[:3] == LABELS_HEADER
     except (OSError, TextError):
@@ -102,7 +102,7 @@ def read_labels(path: Path) -> dict[str, OfficialName]:
     Returns
     -------
     dict
-        New file name (``"17.bmp"``) to what the original name says.
+        New file name (``"17.bmp"``) to the fields of the original name.
 
     Raises
     ------
@@ -143,6 +143,6 @@ def official_bmp_sha256(rgb: NDArray[np.uint8]) -> str:
     rows[:, : 3 * width] = rgb[::-1, :, ::-1].reshape(height, 3 * width)
     header = struct.pack("<2sIHHI", b"BM", 54 + rows.nbytes, 0, 0, 54)
     header += struct.pack(
-        "<IiiHHIIiiII", 40, width, height, 1, 24, 0, rows.nbytes, _PIXELS_PER_METRE, _PIXELS_PER_METRE, 0, 0
+        "<IiiHHIIiiII", 40, width, height, 1, 24, 0, rows.nbytes, _PIXELS_PER_METER, _PIXELS_PER_METER, 0, 0
     )
     return hashlib.sha256(header + rows.tobytes()).hexdigest()

@@ -1,7 +1,7 @@
 """Groups: subjects merged because they share identical images.
 
 The official folds hold byte-identical images under different subject ids; a split between such subjects leaks. Subjects
-are merged when any file links them, among the files at hand or in the official list, so that subject 20 is in the group
+are merged when any file links them, in the imported files or in the official list, so that subject 20 is in the group
 ``20+21`` even where no file of 21 is present.
 """
 
@@ -25,7 +25,7 @@ class UnionFind(Generic[Key]):
         self._size: dict[Key, int] = {}
 
     def find(self, key: Key) -> Key:
-        """Return the representative of the key's set; a new key is a set of its own."""
+        """Return the representative of the key's set; a new key becomes a new set."""
         parent = self._parent
         if key not in parent:
             parent[key] = key
@@ -87,13 +87,13 @@ def assign_groups(
     sha256
         SHA-256 of each cell's file, 64 hexadecimal digits.
     official_subjects
-        The C-NMC id of each cell's subject; empty for cells of other cohorts, whose subject "20" is another person and
-        must not fall under the official list's merges.
+        The C-NMC id of each cell's subject; empty for cells of other cohorts, whose subject "20" is a different
+        subject and must not be merged by the official list.
 
     Returns
     -------
     list of str
-        Subjects joined by ``+``; for a cell whose subject is unknown and cannot be told from an identical file,
+        Subjects joined by ``+``; for a cell whose subject is unknown and cannot be inferred from an identical file,
         ``sha256:`` and the first 12 digits.
     """
     # Keys are (kind, value). A file links all subjects it is found with, an official id those it is merged with.

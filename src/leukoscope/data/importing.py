@@ -1,6 +1,6 @@
 """From a folder or a CSV to the cell table.
 
-Beside ``cells.csv`` stands ``cells.import.json``: everything odd that was met, and the measurements with size and time
+The file ``cells.import.json`` next to ``cells.csv`` has all issues, and the measurements with size and time
 of every file, by which a second import need not read unchanged files. The table is written at the end and in one step.
 """
 
@@ -42,7 +42,7 @@ from leukoscope.data.table import COLUMNS, TEXT_COLUMNS, UNLABELED, cell_key, wr
 from leukoscope.imaging.descriptors import describe_cell
 
 GAPS = frozenset({IssueKind.UNREADABLE, IssueKind.MISSING})
-"""What was named and could not be read; an import with such a gap ends with exit code 1."""
+"""Kinds of issues with files that could not be read; such an import exits with 1."""
 _NOT_UTF8 = "the file name is not UTF-8 and cannot be written into a table; rename the file. Left out."
 
 
@@ -83,7 +83,7 @@ class ImportReport:
 
 
 def report_path(table: Path) -> Path:
-    """Return where the import report of a table stands: ``cells.csv`` has ``cells.import.json``."""
+    """Return the path of the import report of a table: ``cells.csv`` has ``cells.import.json``."""
     return table.with_suffix(".import.json")
 
 
@@ -112,9 +112,9 @@ def import_cohort(
     table
         The ``cells.csv`` to write.
     blast, normal
-        Class names beside the known ones.
+        Class names in addition to the known ones.
     classes
-        Of the cohort; others than C-NMC's are written beside the table.
+        Classes of the cohort; if they are not those of C-NMC, they are written next to the table.
     workers
         Threads; the number of processors where it is left out.
     progress
@@ -124,7 +124,7 @@ def import_cohort(
     subjects
         CSV with the columns ``source`` and ``subject``; it counts before names and columns.
     keep_spelling
-        Accept subject ids that are likely one person in two spellings.
+        Accept subject ids that are probably two spellings of one subject.
     announce
         Called with every source of labels before an image is read.
     strict
@@ -194,7 +194,7 @@ def _with_subjects(found: Discovery, table: SubjectTable) -> Discovery:
 
 
 def _check_target(source: Path, table: Path, overwrite: bool) -> None:
-    """Refuse to lose a file of somebody else."""
+    """Refuse to replace a file that this command did not write."""
     outputs = Outputs(overwrite=overwrite)
     outputs.read(source)
     outputs.file(table, "--out", own=_is_cell_table)
@@ -223,8 +223,8 @@ def _assemble(
             issues.append(ImportIssue(IssueKind.UNREADABLE, key, f"{measured.trouble} Left out."))
             continue
         issues += _size_issues(key, measured)
-        known, said = _recognize(source, key, measured, classes)
-        issues += said
+        known, conflicts = _recognize(source, key, measured, classes)
+        issues += conflicts
         official_subjects.append(known.official_subject)
         rows.append(
             {
@@ -250,7 +250,7 @@ def _assemble(
 def _recognize(
     source: Source, key: str, measured: Measurement, classes: ClassSchema
 ) -> tuple[Source, list[ImportIssue]]:
-    """Fill what the place of a file leaves open from the official list; say where the two contradict each other."""
+    """Fill missing fields of a file from the official list; report contradictions as issues."""
     same = _official(measured)
     if not same:
         return source, []

@@ -1,6 +1,6 @@
-"""Finding the images of a cohort: what each file's place and name, or a CSV, say about it.
+"""Find the images of a cohort, with label and subject from folder and file name or from a CSV.
 
-Layouts are told apart file by file, so that a tree may mix them: C-NMC names anywhere, the two C-NMC test folders,
+The layout is detected file by file, so that a tree may mix layouts: C-NMC names anywhere, the two C-NMC test folders,
 class folders of any name; or a CSV names files, labels and subjects.
 """
 
@@ -66,12 +66,12 @@ class IssueKind(StrEnum):
 EXPECTED_ISSUES = frozenset(
     {IssueKind.DUPLICATE, IssueKind.CROPPED, IssueKind.NOT_AN_IMAGE, IssueKind.SYSTEM_FILE}
 )
-"""What the official archive itself shows; everything else calls for a look."""
+"""Issues that the official archive itself has; all others should be checked."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImportIssue:
-    """One thing worth saying about one file."""
+    """A warning about one file."""
 
     kind: IssueKind
     file: str
@@ -80,7 +80,7 @@ class ImportIssue:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Source:
-    """One image file, with what is known before it is opened."""
+    """One image file with the fields that are known before it is opened."""
 
     file: Path
     label: str = UNLABELED
@@ -103,7 +103,7 @@ class LabelSource:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Discovery:
-    """The images of a cohort and what was odd about their places and names."""
+    """The images of a cohort, and issues of their folders and names."""
 
     layouts: tuple[str, ...]
     sources: tuple[Source, ...]
@@ -126,10 +126,10 @@ def discover(
     source
         A folder, or a ``.csv``.
     blast, normal
-        Names of class folders or label values, beside ``CLASS_TEXTS``; upper and lower case are the same.
+        Names of class folders or label values in addition to ``CLASS_TEXTS``; case is ignored.
     labels
         Folder or label value -> the name of a class or ``none``. A folder may be named with its parents
-        (``normal/1``). What is given here or in ``blast`` and ``normal`` counts before ``CLASS_TEXTS``.
+        (``normal/1``). Names given here or in ``blast`` and ``normal`` override ``CLASS_TEXTS``.
     classes
         Of the cohort. With other classes than C-NMC's, folders and label values are called by the names, titles or
         short titles of the classes, and C-NMC's file names tell the subject only.
@@ -143,9 +143,7 @@ def discover(
         The CSV or a label file cannot be read.
     """
     if classes != BINARY and (tuple(blast) or tuple(normal)):
-        raise UsageError(
-            "--blast and --normal name the two classes of C-NMC; leave them out beside --classes"
-        )
+        raise UsageError("--blast and --normal name the two classes of C-NMC; leave them out with --classes")
     names = ClassNames.of(blast=blast, normal=normal, labels=labels or {}, schema=classes)
     if source.is_dir():
         found = _TreeReader(source, names).read()
@@ -174,7 +172,7 @@ def class_texts(classes: ClassSchema) -> dict[str, str]:
 def found_class_names(source: Path) -> list[str]:
     """Return the class names that the folders of images, or the label column of a CSV, would give, sorted.
 
-    Capitals become small letters, and what is no letter or digit an underscore.
+    Upper case becomes lower case, and other characters than letters and digits become underscores.
 
     Raises
     ------
@@ -235,7 +233,7 @@ def walk_files(
             if name.startswith(".") or is_system_name(name):
                 continue
             if path.is_symlink() and not path.exists():
-                unreadable(path, "the link leads nowhere")
+                unreadable(path, "the link is broken")
                 continue
             if not path.is_file():  # reading a pipe would wait for ever
                 unreadable(path, "not a regular file")
@@ -250,7 +248,7 @@ class ClassNames:
     Attributes
     ----------
     given
-        What the user said: parts of a path in lower case -> label; ``UNLABELED`` for ``none``.
+        Names given by the user: parts of a path in lower case -> label; ``UNLABELED`` for ``none``.
     known
         Further names in lower case -> label.
     schema
@@ -265,15 +263,15 @@ class ClassNames:
     def of(
         cls, *, blast: Iterable[str], normal: Iterable[str], labels: Mapping[str, str], schema: ClassSchema
     ) -> "ClassNames":
-        """Check and collect what the user said."""
+        """Check and collect the names given by the user."""
         given: dict[tuple[str, ...], str] = {}
-        said = [*((name, BLAST) for name in blast), *((name, NORMAL) for name in normal)]
+        pairs = [*((name, BLAST) for name in blast), *((name, NORMAL) for name in normal)]
         for name, label in labels.items():
             word = label.strip().casefold()
             if word not in (*schema.names, "none"):
                 raise UsageError(f"label {label!r} for {name!r}: expected {', '.join(schema.names)} or none")
-            said.append((name, UNLABELED if word == "none" else word))
-        for name, label in said:
+            pairs.append((name, UNLABELED if word == "none" else word))
+        for name, label in pairs:
             parts = tuple(part.casefold() for part in name.replace("\\", "/").split("/") if part.strip())
             if not parts:
                 raise UsageError(f"class name {name!r}: expected the name of a folder or a label value")
@@ -327,7 +325,7 @@ class _TreeReader:
         self.say(IssueKind.SYSTEM_FILE, path, "of an operating system or archiver; skipped")
 
     def _unreadable(self, path: Path, why: str) -> None:
-        self.say(IssueKind.UNREADABLE, path, f"{why}; what it holds is left out")
+        self.say(IssueKind.UNREADABLE, path, f"{why}; its content is left out")
 
     def say(self, kind: IssueKind, file: Path | str, message: str) -> None:
         if isinstance(file, Path):
@@ -379,7 +377,7 @@ class _TreeReader:
             self.say(
                 IssueKind.LABEL_CONFLICT,
                 file,
-                f"the name says {label}, the folder {against[0]!r} the opposite; the cell gets no label",
+                f"the name means {label}, the folder {against[0]!r} the opposite; the cell gets no label",
             )
             return Source(file, UNLABELED, name.subject, fold, name.subject, undecided=True)
         if UNLABELED in named.values():
@@ -403,8 +401,8 @@ class _TreeReader:
     def _class_label(self, file: Path, inner: Sequence[str]) -> tuple[str, bool]:
         """Return the label that the folders give, and whether they give more than one reading.
 
-        A label is read only if exactly one reading exists: every folder with a class name says the same, and no
-        folder below it could be a class of its own. Names with a digit, such as subjects, are no classes.
+        A label is read only if exactly one reading exists: all folders with a class name agree, and no
+        folder below it could be another class. Names with a digit, such as subjects, are not classes.
         """
         given = self.classes.of_folders(inner)
         named = given or {folder: word for folder in inner if (word := self._class_text(file, inner, folder))}
@@ -420,7 +418,7 @@ class _TreeReader:
         if unknown and not given:
             class_folder = inner[deepest]
             return self._no_label(
-                inner, f"the folder {unknown[0]!r} inside {class_folder!r} may be a class of its own"
+                inner, f"the folder {unknown[0]!r} inside {class_folder!r} may be another class"
             ), True
         label = labels.pop()
         source = ", ".join(f"folder {name!r}" for name in named)
@@ -454,14 +452,14 @@ class _TreeReader:
         return labels, label_files
 
     def _report_undecided(self) -> None:
-        for said, count in self.undecided.items():
-            place, _, why = said.partition(": ")
+        for text, count in self.undecided.items():
+            place, _, why = text.partition(": ")
             name = place.rpartition("/")[2]
             remedy = f"--labels {name}=CLASS (or =none)" if place != "." else "a CSV of files and labels"
             self.say(
                 IssueKind.UNKNOWN_CLASS,
                 place,
-                f"{count:,} image{'' if count == 1 else 's'} without a label: {why}; say {remedy}",
+                f"{count:,} image{'' if count == 1 else 's'} without a label: {why}; use {remedy}",
             )
 
     def _report_labels(self, sources: Sequence[Source]) -> None:
@@ -517,7 +515,7 @@ def _add_csv_row(
     issues = []
     label = classes.of_value(value["label"])
     if value["label"] and label is None:
-        message = f"{row}: label {value['label']!r} is unknown; say --labels {value['label']}=CLASS"
+        message = f"{row}: label {value['label']!r} is unknown; use --labels {value['label']}=CLASS"
         issues.append(ImportIssue(IssueKind.UNKNOWN_CLASS, name, message))
     parsed = parse_name(file.name)
     subject = normalize_subject(value["subject"]) or (parsed.subject if parsed else "")

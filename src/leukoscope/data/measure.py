@@ -1,4 +1,4 @@
-"""Reading image files in parallel: each file once, digest and descriptors from the same bytes.
+"""Read image files in parallel: each file once, digest and descriptors from the same bytes.
 
 Imports nothing heavy, since worker processes load it.
 """

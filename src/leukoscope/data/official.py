@@ -1,9 +1,9 @@
 """The SHA-256 of every official C-NMC 2019 image, shipped with the package.
 
-The list is two files beside this module, row for row in the same order:
+The list is two files in this folder, with rows in the same order:
 
 ``official_names.txt.xz``
-    xz-compressed UTF-8 text, one POSIX path a line, relative to the archive's ``C-NMC_Leukemia`` folder, sorted.
+    xz-compressed UTF-8 text, one POSIX path per line, relative to the archive's ``C-NMC_Leukemia`` folder, sorted.
 ``official_sha256.bin``
     The raw digests, 32 bytes each, without header or separator.
 
@@ -36,7 +36,7 @@ class OfficialFile:
     fold: str
     """``fold_0`` to ``fold_2``, ``preliminary_test`` or ``final_test``."""
     name: OfficialName | None
-    """What the file name says; None in the test sets, whose images are numbered."""
+    """Fields of the file name; None in the test sets, whose images are numbered."""
 
     @property
     def tail(self) -> str:
@@ -79,7 +79,7 @@ def official_files() -> tuple[OfficialFile, ...]:
 
 @cache
 def official_by_sha256() -> Mapping[str, tuple[OfficialFile, ...]]:
-    """Return the official files by digest; 106 digests stand for two files each."""
+    """Return the official files by digest; 106 digests belong to two files each."""
     found: dict[str, list[OfficialFile]] = {}
     for file in official_files():
         found.setdefault(file.sha256, []).append(file)

@@ -1,4 +1,4 @@
-"""Dividing groups of cells into parts of about equal class counts. Groups are never cut."""
+"""Divide groups of cells into parts of about equal class counts. Groups are never cut."""
 
 from collections.abc import Iterable, Mapping, Sequence
 

@@ -62,9 +62,9 @@ def copy_sample(sample: pd.DataFrame, table: Path, folder: Path, *, overwrite: b
     sample
         Rows of a cell table.
     table
-        Where that table stands.
+        Path of that table.
     folder
-        Where the copies go; the attribution is put beside C-NMC cells.
+        Folder of the copies; for C-NMC cells the attribution is added.
     overwrite
         Replace other files of the same names.
 

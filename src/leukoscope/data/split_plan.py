@@ -1,7 +1,7 @@
 """The plan of splits and its file, ``splits.json``.
 
-Groups never stand on two sides of a split. That is asserted when a plan is made, when it is written and again when it
-is read. A plan that cannot promise it says so: ``leaks``.
+A group is never on two sides of a split. This is checked when a plan is made, when it is written and again when it
+is read. A plan that cannot guarantee it is marked with ``leaks``.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class Split:
     validation: tuple[str, ...]
     test: tuple[str, ...]
     removed: tuple[str, ...] = ()
-    """Cells taken off the training side because their group also stands on the test side."""
+    """Cells taken off the training side because their group is also on the test side."""
 
     def parts(self) -> dict[str, tuple[str, ...]]:
         """Return the three sides by name."""
@@ -45,7 +45,7 @@ class SplitPlan:
     protocol: str
     seed: int
     leaks: bool
-    """True where subjects may stand on two sides, so that results are too good."""
+    """Whether subjects may be on two sides, so that results are inflated."""
     cells_sha256: str
     """``table_sha256`` over the rows of the table that the splits name."""
     splits: tuple[Split, ...]
@@ -75,12 +75,12 @@ def make_plan(
 
 
 def single_split(plan: SplitPlan, name: str, cells: pd.DataFrame) -> SplitPlan:
-    """Return a plan that holds one split of another: what a run folder keeps."""
+    """Return a plan with one split of another, for a run folder."""
     return make_plan(cells, plan.protocol, plan.seed, plan.leaks, [plan.named(name)])
 
 
 def assert_disjoint(cells: pd.DataFrame, split: Split, *, leaks: bool = False) -> None:
-    """Check that no group and no identical file stands on two sides of a split.
+    """Check that no group and no identical file is on two sides of a split.
 
     Parameters
     ----------
@@ -89,12 +89,12 @@ def assert_disjoint(cells: pd.DataFrame, split: Split, *, leaks: bool = False) -
     split
         What to check.
     leaks
-        The plan admits to leaking: then only that no cell stands on two sides is checked.
+        The plan is marked as leaking: then only cells on two sides are an error.
 
     Raises
     ------
     SplitError
-        A side is empty (validation may be), a cell is not in the table, has no label or stands twice, or a group stands
+        A side is empty (validation may be), a cell is not in the table, has no label or occurs twice, or a group is
         on two sides; the message names it.
     """
     sides = {
@@ -113,7 +113,7 @@ def assert_disjoint(cells: pd.DataFrame, split: Split, *, leaks: bool = False) -
             for value in side[column].unique():
                 if value in seen:
                     raise SplitError(
-                        f"split {split.name!r} leaks: {column} {value!r} stands in {seen[value]} and in {name}; "
+                        f"split {split.name!r} leaks: {column} {value!r} is in {seen[value]} and in {name}; "
                         "make the splits again with 'leukoscope data split'"
                     )
                 seen[value] = name
@@ -125,7 +125,7 @@ def check_plan(cells: pd.DataFrame, plan: SplitPlan) -> None:
     Raises
     ------
     SplitError
-        As ``assert_disjoint``; there is no split, a name stands twice, or the rows are not those the plan was made for.
+        As ``assert_disjoint``; there is no split, a name occurs twice, or the rows are not those the plan was made for.
     """
     names = [split.name for split in plan.splits]
     if not names or len(set(names)) != len(names):
@@ -196,10 +196,10 @@ def read_unchecked_splits(path: Path, cells: pd.DataFrame) -> SplitPlan:
 
 
 def select_rows(cells: pd.DataFrame, keys: Sequence[str], where: str = "cells") -> pd.DataFrame:
-    """Return the rows of some keys, in the order of the table; a key that is not there or stands twice is an error."""
+    """Return the rows of some keys, in the order of the table; a missing or duplicate key is an error."""
     if len(set(keys)) != len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise SplitError(f"{where}: the cell {twice!r} stands twice")
+        raise SplitError(f"{where}: the cell {twice!r} occurs twice")
     rows = cells[cells["cell"].isin(set(keys))]
     if len(rows) != len(keys):
         absent = next(iter(set(keys) - set(rows["cell"])))

@@ -1,4 +1,4 @@
-"""Splits: which cells train, which validate, which test; by the protocols of the field."""
+"""Split cells into train, validation and test parts, by protocol."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -80,18 +80,18 @@ def make_splits(
     k
         Parts of ``grouped``.
     seed
-        Of everything random.
+        Random seed.
     validation_share
         Share of the training side's cells, in [0, 1), that becomes the validation part, by whole groups; 0 for none.
     per_class
         Images of each class in ``paper``.
     cells_as_subjects
-        Accept labeled cells without a subject and treat each as its own person. The plan is then marked as leaking.
+        Accept labeled cells without a subject and treat each as a separate subject. The plan is then marked as leaking.
 
     Raises
     ------
     SplitError
-        The cohort does not allow the protocol; the message says what is missing.
+        The cohort does not allow the protocol; the message names what is missing.
     """
     if not 0 <= validation_share < 1:
         raise UsageError(
@@ -103,7 +103,7 @@ def make_splits(
     unknown = int(known["subject"].eq("").sum()) if protocol != "paper" else 0
     if unknown and not cells_as_subjects:
         raise SplitError(
-            f"{unknown} of {len(known)} labeled cells have no subject, so nothing keeps one person's cells on one "
+            f"{unknown} of {len(known)} labeled cells have no subject, so that a subject's cells cannot be kept on one "
             "side; import with a subject column, or accept the risk with --cells-as-subjects"
         )
     rng = np.random.default_rng(seed)

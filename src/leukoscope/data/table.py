@@ -1,6 +1,6 @@
-"""The cell table, ``cells.csv``: one row a cell image (columns in docs/architecture.md, "Tables").
+"""The cell table, ``cells.csv``: one row per cell image (columns in docs/architecture.md, "Tables").
 
-Subjects, groups and folds are strings, always: "11", "H11" and "h3" are three people.
+Subjects, groups and folds are strings, always: "11", "H11" and "h3" are three subjects.
 """
 
 import hashlib
@@ -61,7 +61,7 @@ def read_cells(path: Path) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns and types as in ``COLUMNS``; text columns hold strings, never missing values. Further columns of the
+        Columns and types as in ``COLUMNS``; text columns contain strings, never missing values. Further columns of the
         file are kept, as strings.
 
     Raises
@@ -69,7 +69,7 @@ def read_cells(path: Path) -> pd.DataFrame:
     UsageError
         There is no such file.
     CohortError
-        Not a cell table, or a value is not what its column says; the message names the row.
+        Not a cell table, or a value does not have the type of its column; the message names the row.
     """
     try:
         table = read_table(path, strip=False)
@@ -95,12 +95,12 @@ def read_cells(path: Path) -> pd.DataFrame:
 
 
 def classes_path(path: Path) -> Path:
-    """Return where the class schema of a table stands: ``cells.csv`` has ``cells.classes.json``."""
+    """Return the path of the class schema of a table: ``cells.csv`` has ``cells.classes.json``."""
     return path.with_suffix(".classes.json")
 
 
 def read_classes(path: Path) -> ClassSchema:
-    """Return the classes of a cell table: those of the file beside it, or those of C-NMC where there is none.
+    """Return the classes of a cell table: those of its schema file, or those of C-NMC if there is none.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def present_labels(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def logit_columns(classes: ClassSchema) -> tuple[str, ...]:
-    """Return the columns of ``scores.csv`` that hold logits: ``logit`` for two classes, else one a class."""
+    """Return the columns of ``scores.csv`` that hold logits: ``logit`` for two classes, else one per class."""
     return ("logit",) if classes.size == 2 else tuple(f"logit_{name}" for name in classes.names)
 
 
@@ -137,7 +137,7 @@ def check_cells(frame: pd.DataFrame, where: str = "cell table", classes: ClassSc
     Raises
     ------
     CohortError
-        A column is missing; a key is empty or stands twice; a label or a digest has another form; the subject of a
+        A column is missing; a key is empty or occurs twice; a label or a digest has another form; the subject of a
         row is not in its group.
     """
     for column in COLUMNS:
@@ -149,14 +149,14 @@ def check_cells(frame: pd.DataFrame, where: str = "cell table", classes: ClassSc
     if repeated.any():
         position = int(repeated.to_numpy().argmax())
         raise CohortError(
-            f"{where}: row {position + _HEADER_ROWS}: the cell {frame['cell'].iloc[position]!r} stands a second time"
+            f"{where}: row {position + _HEADER_ROWS}: the cell {frame['cell'].iloc[position]!r} occurs twice"
         )
 
 
 def write_cells(frame: pd.DataFrame, path: Path, classes: ClassSchema = BINARY) -> None:
     """Check a table and write it as UTF-8 CSV with LF line ends; an interrupted write leaves the old file in place.
 
-    Classes other than those of C-NMC are written beside it.
+    Classes other than those of C-NMC are written next to it.
     """
     check_cells(frame, classes=classes)
     if classes == BINARY:
@@ -175,7 +175,7 @@ def resolve_paths(frame: pd.DataFrame, table_path: Path) -> list[Path]:
 
 
 def cell_key(file: Path, table_path: Path) -> str:
-    """Return the key of a file in a table: relative to the table's folder, or absolute where it lies elsewhere."""
+    """Return the key of a file in a table: relative to the table's folder, or absolute if it is elsewhere."""
     folder, absolute = table_path.parent.resolve(), file.absolute()
     # Only the folder is resolved: a link to an image keeps its own name.
     located = absolute.parent.resolve() / absolute.name
@@ -183,7 +183,7 @@ def cell_key(file: Path, table_path: Path) -> str:
 
 
 def table_sha256(frame: pd.DataFrame) -> str:
-    """Hash what the rows say about identity: cell, file digest, label, subject, group, fold.
+    """Hash the identity of the rows: cell, file digest, label, subject, group, fold.
 
     The order of the rows and the descriptors do not matter.
     """

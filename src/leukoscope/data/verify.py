@@ -1,4 +1,4 @@
-"""Are these the official files? Every file by its SHA-256, whatever its name or folder is."""
+"""Compare files with the official ones by SHA-256, independent of name and folder."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ from leukoscope.data.official import OfficialFile, official_by_sha256, official_
 
 
 class FileStatus(StrEnum):
-    """What a file is, compared with the official list."""
+    """Status of a file compared with the official list."""
 
     OFFICIAL = "official"
     RENAMED = "renamed"
@@ -34,7 +34,7 @@ class FileStatus(StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VerifiedFile:
-    """One file at hand."""
+    """One checked file."""
 
     file: str
     status: FileStatus
@@ -45,12 +45,12 @@ class VerifiedFile:
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """The files of a folder beside the official list."""
+    """The files of a folder compared with the official list."""
 
     source: str
     files: tuple[VerifiedFile, ...]
     missing: tuple[str, ...]
-    """Official paths that no file at hand stands for."""
+    """Official paths without a matching file."""
     counts: dict[str, dict[str, int]]
     """By part (``fold_0`` ... ``final_test``, and ``no part`` for unknown files): files of each status, and missing."""
     system_files: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class Verification:
 
     @property
     def trustworthy(self) -> bool:
-        """Say whether every file at hand is an official one."""
+        """Whether every checked file is an official one."""
         bad = (FileStatus.ALTERED, FileStatus.UNKNOWN, FileStatus.UNREADABLE)
         return not any(file.status in bad for file in self.files)
 
@@ -115,7 +115,7 @@ def verify_files(
 
 
 def _claim(file: Path) -> OfficialFile | None:
-    """Return the official file whose name and folders a file has, whatever its suffix."""
+    """Return the official file whose name and folders a file has, with any suffix."""
     known = official_by_tail()
     for depth in (3, 2):
         if found := known.get("/".join((*file.parts[-depth:-1], file.stem))):

@@ -1,1 +1,1 @@
-"""From a logit to what is said: calibration, prediction sets, novelty, input checks and the policy."""
+"""From a logit to a decision: calibration, prediction sets, novelty, input checks and the policy."""

@@ -20,9 +20,9 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True)
 class Calibration:
-    """``probabilities = softmax(logits / temperature + bias)``; ``reason`` says why nothing was fitted.
+    """``probabilities = softmax(logits / temperature + bias)``; ``reason`` states why nothing was fitted.
 
-    ``bias`` has one number a class, the first of them 0; empty stands for no bias.
+    ``bias`` has one number per class, the first of them 0; empty means no bias.
     """
 
     temperature: float = 1.0
@@ -111,11 +111,11 @@ def choose_calibration(
     *,
     with_bias: bool = False,
 ) -> Calibration:
-    """Fit a temperature on all rows, and keep it only where fitting one helps people it was not fitted on.
+    """Fit a temperature on all rows, and keep it only if it helps on held-out subjects.
 
     Each inner fold in turn is scaled by the temperature of the others. The temperature is kept where the mean
     log-likelihood of the held-out cells rises by more than one standard error over groups; else the logits stay
-    as they are. With few people a temperature follows the hardest of them, and logits that come from an exactly
+    as they are. With few subjects the hardest ones dominate a temperature, and logits that come from an exactly
     fitted head are calibrated already.
 
     Parameters
@@ -130,11 +130,11 @@ def choose_calibration(
     Returns
     -------
     Calibration
-        Temperature 1 and a reason where nothing is fitted or what is fitted does not help.
+        Temperature 1 and a reason if nothing is fitted or fitting does not help.
 
     Notes
     -----
-    One standard error as the price of a parameter: L. Breiman et al., "Classification and regression trees",
+    The one-standard-error rule: L. Breiman et al., "Classification and regression trees",
     1984, chapter 3.4.3.
     """
     fitted = fit_temperature(logits, labels, with_bias=with_bias)
@@ -289,7 +289,7 @@ class Rule:
     target : 0..1
         Not used by ``youden`` and ``argmax``.
     unit
-        What is counted: ``cell``, or ``subject``: cells weighted so that every subject counts the same.
+        Statistical unit: ``cell``, or ``subject``: cells weighted so that every subject has the same weight.
     """
 
     kind: Literal["sensitivity", "specificity", "youden", "fixed", "argmax"]
@@ -298,7 +298,7 @@ class Rule:
 
     @property
     def words(self) -> str:
-        """The rule as a sentence for people."""
+        """The rule as a sentence."""
         counted = "over cells" if self.unit == "cell" else "over cells, every subject counting the same"
         if self.kind == "argmax":
             return "the likeliest class"
@@ -319,7 +319,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Infeasible:
-    """No threshold satisfies the rule; ``reason`` says why."""
+    """No threshold satisfies the rule; ``reason`` states why."""
 
     reason: str
 
@@ -332,7 +332,7 @@ def choose_operating_point(
 ) -> OperatingPoint | Infeasible:
     """Choose the threshold on the positive group's probability that satisfies the rule on validation rows.
 
-    The threshold lies halfway between two neighboring probabilities, so that the rounding of another engine
+    The threshold is halfway between two neighboring probabilities, so that the rounding of another engine
     does not move a row across it.
 
     Parameters
@@ -344,7 +344,7 @@ def choose_operating_point(
     Returns
     -------
     OperatingPoint or Infeasible
-        Infeasible where one class is missing, or where the rule can be met only by calling everything one
+        Infeasible if one class is missing, or if the rule can be met only by calling all cells one
         class.
     """
     if rule.kind == "argmax":

@@ -1,11 +1,11 @@
 """Prediction sets: which classes a cell of a new subject may still belong to.
 
-Split-conformal sets promise that the true class is missing with probability alpha at most, if the new row and
+Split-conformal sets guarantee that the true class is missing with probability alpha at most, if the new row and
 the calibration rows are exchangeable. Cells are not: those of one subject are alike. Subjects are. So the
 subject is the unit: each calibration subject of a class gets the same mass, spread over its cells, and one
-more subject's mass lies at infinity for the subject to come. The quantile of that distribution covers a
-random cell of a new subject of the class with probability 1 - alpha at least, whatever the sizes and however
-alike the cells are.
+more subject's mass is at infinity, for the new subject. The quantile of that distribution covers a
+random cell of a new subject of the class with probability 1 - alpha at least, for any number of cells per subject and
+however alike the cells are.
 
 Y. Lee, R. F. Barber, R. Willett, "Distribution-free inference with hierarchical data", arXiv 2306.06342; the
 problem and other answers in R. Dunn, L. Wasserman, A. Ramdas, "Distribution-free prediction sets for
@@ -33,7 +33,7 @@ def fit_quantiles(
 ) -> ConformalQuantiles:
     """Fit the limit of each class on validation rows: cells of subjects that the model did not learn from.
 
-    With fewer than 1 / alpha - 1 subjects of a class no finite limit keeps the promise; its quantile is then
+    With fewer than 1 / alpha - 1 subjects of a class no finite limit gives the guarantee; its quantile is then
     None and the class stays in every set. The nonconformity of a cell with a class is the calibrated log-odds
     against the class.
 

@@ -32,7 +32,7 @@ VALIDATION = "validation"
 
 @dataclass(frozen=True)
 class DecisionSettings:
-    """What is chosen before anything is fitted.
+    """Settings of the fit.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class DecisionSettings:
         Error rate of the prediction sets, a class. With the nine to twelve normal subjects of C-NMC's folds, 0.1 is
         set by the most extreme subject alone; 0.2 rests on several.
     with_bias
-        Fit a bias beside the temperature.
+        Fit a bias in addition to the temperature.
     components
         Principal directions of the novelty model.
     novelty_refusal_rate : 0..1
@@ -73,7 +73,7 @@ class DecisionSettings:
 
 @dataclass(frozen=True)
 class DecisionFit:
-    """What was fitted, and what could not be: ``notes`` are sentences for the report."""
+    """The fitted parameters; ``notes`` are sentences for the report about parts that could not be fitted."""
 
     parameters: DecisionParameters
     novelty: NoveltyModel
@@ -87,7 +87,7 @@ class ScoredRows:
     Attributes
     ----------
     part : (N,) of 'train', 'validation', 'test'
-        Test rows may be present; they are dropped before anything is looked at.
+        Test rows may be present; they are dropped first and never used.
     label : (N,) of 0 to K - 1
     logit : (N, K), or (N,) log-odds of the second of two classes
     group : (N,)

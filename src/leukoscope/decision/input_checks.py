@@ -1,4 +1,4 @@
-"""Checks on the image itself, before anything the network says is looked at."""
+"""Checks on the image itself, before the output of the network is used."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from leukoscope.imaging.descriptors import Descriptors
 
 
 class Finding(NamedTuple):
-    """A reason code with the sentence for people: the value, the limit and the remedy."""
+    """A reason code with a sentence that states the value, the limit and the remedy."""
 
     code: Reason
     message: str
 
 
 def check_descriptors(descriptors: Descriptors, limits: InputLimits) -> list[Finding]:
-    """Say what keeps this image from being classified; an empty list where nothing does.
+    """Return the failed checks of an image; an empty list if it can be classified.
 
     A blank frame and a background that is not black end the checks: area, focus and border contact of such an
     image measure no cell.
@@ -64,7 +64,7 @@ def check_descriptors(descriptors: Descriptors, limits: InputLimits) -> list[Fin
             Finding(
                 Reason.SEVERAL_OBJECTS,
                 f"The frame holds {descriptors.components} separate objects, at most {limits.max_components} "
-                "are accepted; give one cell an image.",
+                "are accepted; give one cell per image.",
             )
         )
     if descriptors.focus < limits.min_focus:
@@ -82,8 +82,8 @@ def check_descriptors(descriptors: Descriptors, limits: InputLimits) -> list[Fin
 class LimitRule:
     """How limits are taken from training cells: an extreme quantile, widened by a factor.
 
-    The quantile keeps one odd training cell from setting a limit; the factor makes room for subjects who
-    differ from all those seen. Together they refuse hardly any cell; fine judgment is left to the novelty
+    The quantile prevents that one unusual training cell sets a limit; the factor allows for subjects that
+    differ from all those seen. Together they reject hardly any cell; finer differences are left to the novelty
     score.
     """
 

@@ -1,4 +1,4 @@
-"""Novelty: how far an image's embedding lies from those of the training cells."""
+"""Novelty: distance of an image's embedding from those of the training cells."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ NORMALIZE_ABOVE = 0.5
 """Mean resultant length (0 to 1) of training embeddings above which only their direction is used.
 
 Pooled activations lie on one side of the origin (0.9 and more): their length follows contrast and brightness,
-their direction what is seen, and unit vectors separate out-of-distribution images better. Embeddings centered on the
+their direction its content, and unit vectors separate out-of-distribution images better. Embeddings centered on the
 training cells (0.1) carry novelty in their length; there it must stay.
 """
 
 
 @dataclass(frozen=True)
 class NoveltyModel:
-    """A Gaussian of the training embeddings: principal components and one variance beside them.
+    """A Gaussian of the training embeddings: principal components and one variance for all other directions.
 
     The score is the Mahalanobis distance under that Gaussian, divided by the square root of the dimension, so
     that it is about 1 for a training cell. Keeping the residual matters: what no training cell ever varied in
@@ -43,7 +43,7 @@ class NoveltyModel:
     scales : float32 (K,), > 0
         Standard deviation along each of them.
     residual_scale : > 0
-        Standard deviation of a training cell in one direction beside the components.
+        Standard deviation of the training cells in one direction outside the components.
     normalized
         Embeddings are divided by their length first.
     """

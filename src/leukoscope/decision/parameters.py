@@ -17,7 +17,7 @@ Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
 class _Plain(BaseModel):
-    """Frozen, and strict about names: an unknown key is an error, never ignored."""
+    """Base of frozen models; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,7 +34,7 @@ class OperatingPoint(_Plain):
         description="The positive group is called at or above this probability; null: the likeliest class is called."
     )
     rule: str = Field(
-        min_length=1, description="The rule in words, with the rows and the unit it was applied to."
+        min_length=1, description="The rule as text, with the rows and the unit it was applied to."
     )
 
 
@@ -50,7 +50,7 @@ class ClassQuantile(_Plain):
 
 
 class ConformalQuantiles(_Plain):
-    """Class-conditional split-conformal limits whose guarantee holds for a cell of a new subject."""
+    """Class-conditional split-conformal limits with a guarantee for a random cell of a new subject."""
 
     alpha: float = Field(
         gt=0.0,
@@ -94,7 +94,7 @@ class InputLimits(_Plain):
 
 
 class DecisionParameters(_Plain):
-    """Everything ``policy.decide`` needs beside the image: fitted on validation rows, never on test rows."""
+    """All parameters of ``policy.decide``: fitted on validation rows, never on test rows."""
 
     schema_version: int = SCHEMA_VERSION
     temperature: Positive = Field(description="The logits are divided by it.")
@@ -127,7 +127,7 @@ class DecisionParameters(_Plain):
         Raises
         ------
         BundleError
-            A class has no quantile, a quantile or bias no class; or a threshold has nothing to stand on.
+            A class has no quantile, a quantile or bias no class; or a threshold has no positive group.
         """
         names = set(classes.names)
         if set(self.conformal.classes) != names or not set(self.bias) <= names:
@@ -187,7 +187,7 @@ class DecisionParameters(_Plain):
 
 
 def _from_version_1(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Rewrite the parameters of a binary bundle: bias and quantiles had a place for each of the two classes."""
+    """Rewrite the parameters of a binary bundle: bias and quantiles had one field for each of the two classes."""
     upgraded = {**content, "schema_version": SCHEMA_VERSION}
     bias = upgraded.pop("bias", 0.0)
     if bias != 0.0:

@@ -1,9 +1,9 @@
-"""The policy on one page: from what was measured on an image to what is said about it.
+"""The policy: from the measurements of an image to its decision.
 
-The gates stand in this order, and the first one that speaks decides:
+The checks run in this order, and the first one that fails decides:
 
 1. Input checks: one whole, sharp cell on black, at the right scale?   no -> rejected, with each failed check
-2. Novelty: have the training cells anything like it?                  no -> rejected, novel
+2. Novelty: is it similar to the training cells?                  no -> rejected, novel
 3. Prediction set: does the evidence leave exactly one class?          no -> uncertain
 4. Operating point: does it call that class?                           no -> uncertain, yes -> called
 
@@ -35,7 +35,7 @@ from leukoscope.stats.intervals import wilson
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is said about one image.
+    """The decision on one image.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class SubjectVerdict:
-    """What is said about one subject over its classified cells; the interval is over cells.
+    """The decision on one subject over its classified cells; the interval is over cells.
 
     ``blasts`` counts cells of the positive group by the operating point, ``counts`` the cells called, by class.
     """
@@ -112,7 +112,7 @@ def decide(
     Parameters
     ----------
     logits : (K,), the network's raw outputs, or one log-odds of the second of two classes
-    embedding_novelty : >= 0, ``NoveltyModel.score`` of the embedding; None skips the novelty gate
+    embedding_novelty : >= 0, ``NoveltyModel.score`` of the embedding; None skips the novelty check
     descriptors : measured on the canonical canvas
     parameters : the fitted numbers
     operating_point : name of one of the operating points; None takes the default
@@ -244,7 +244,7 @@ def pool_logits(
 
 
 def _doubt(call: str, plausible: tuple[str, ...], alpha: float, size: int) -> Finding:
-    """Say why the evidence does not decide; a set of another class alone contradicts the operating point."""
+    """Return the reasons for an uncertain cell; a set of only another class contradicts the operating point."""
     if len(plausible) == 1:
         return Finding(
             Reason.CONTRADICTS_OPERATING_POINT,

@@ -1,1 +1,1 @@
-"""The development world's classify: score tables in, ``report.json``, figures and one HTML report out."""
+"""Evaluation: score tables in; ``report.json``, figures and one HTML report out."""

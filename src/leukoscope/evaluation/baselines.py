@@ -1,6 +1,6 @@
-"""Shortcut baselines: how far size and color alone go, under the very split a network is classified by.
+"""Shortcut baselines: size and color alone, on the same split as the network.
 
-In C-NMC the area of a cell gives its label away to a large part. A network's figure means little until it stands beside
+In C-NMC the area of a cell predicts most labels. A network's result should be compared with
 these two, on the same cells: the area alone, and gradient boosting on nine scalars (area, box, color moments).
 """
 
@@ -32,7 +32,7 @@ _PROBABILITY_MARGIN: Final = 1e-6
 
 @dataclass(frozen=True)
 class BaselineScores:
-    """What a baseline says of the cells of a test part, row for row."""
+    """Scores of a baseline for the cells of a test part, row by row."""
 
     name: str
     cells: tuple[str, ...]

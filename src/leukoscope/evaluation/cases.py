@@ -1,4 +1,4 @@
-"""Single cells worth a look: the most confident errors, and labels that the scores contradict."""
+"""Notable cells: the most confident errors, and labels that the scores contradict."""
 
 import warnings
 from typing import Literal
@@ -21,7 +21,7 @@ def worst_errors(rows: pd.DataFrame, limit: int) -> tuple[CellCase, ...]:
 
 
 def label_suspects(rows: pd.DataFrame, limit: int) -> tuple[CellCase, ...]:
-    """Return cells whose label confident learning doubts, least credible label first.
+    """Return cells whose label is suspect by confident learning, least credible label first.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def label_suspects(rows: pd.DataFrame, limit: int) -> tuple[CellCase, ...]:
     Notes
     -----
     C. G. Northcutt, L. Jiang, I. L. Chuang, Journal of Artificial Intelligence Research 70 (2021) 1373-1411,
-    doi 10.1613/jair.1.12125. A label of C-NMC is the diagnosis of the person, so a suspect may be a normal cell of
+    doi 10.1613/jair.1.12125. A label of C-NMC is the diagnosis of the subject, so a suspect may be a normal cell of
     a patient as well as a mistake.
     """
     if rows["label"].nunique() < 2:
@@ -56,7 +56,7 @@ def label_suspects(rows: pd.DataFrame, limit: int) -> tuple[CellCase, ...]:
 
 
 def subject_rows(table: pd.DataFrame, rows: pd.DataFrame) -> tuple[SubjectRow, ...]:
-    """Return one row a person, from ``measures.pool_subjects`` and the classified cells."""
+    """Return one row per subject, from ``measures.pool_subjects`` and the classified cells."""
     right = (rows["called"].astype(bool) == (rows["label"] == 1)).groupby(rows["group"]).sum()
     result = []
     for row in table.to_dict("records"):

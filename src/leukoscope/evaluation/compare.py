@@ -54,7 +54,7 @@ class Comparison(BaseModel):
     notice: str = RESEARCH_USE
     caveat: str = (
         "Only rows of the same kind of split and the same test set can be compared. Rows from the literature were "
-        "measured elsewhere, mostly without intervals and at thresholds of their own."
+        "measured elsewhere, mostly without intervals and at other thresholds."
     )
     rows: tuple[ComparisonRow, ...]
 
@@ -67,7 +67,7 @@ def compare(
     Parameters
     ----------
     sources
-        Run folders (measured anew), ``report.json`` files, or folders that hold one.
+        Run folders (measured again), ``report.json`` files, or folders that hold one.
     literature
         Add the published figures.
 
@@ -191,7 +191,7 @@ def row_of_literature(index: int) -> ComparisonRow:
 
 
 def _costs(runs: Sequence[RunRecord]) -> dict[str, float | int | None]:
-    """Costs of one run; over several runs the training times add up and the largest of the rest stands."""
+    """Costs of one run; over several runs the training times are summed and the maximum of the others is used."""
 
     def known(name: str) -> list[float]:
         return [value for run in runs if (value := getattr(run, name)) is not None]

@@ -13,12 +13,12 @@ from leukoscope.models.metric_info import MEASURES, format_value
 from leukoscope.models.report import Measurement, format_measurement
 
 SUBTRACTED = ("roc_auc", "accuracy")
-"""Measures whose difference to the first run is a column; all differences stand in the JSON and the CSV."""
+"""Measures whose difference to the first run is a column; all differences are in the JSON and the CSV."""
 COST_TITLES = ("Parameters", "GFLOPs", "Training, s", "ms / image", "Memory, MB")
 
 
 def table_rows(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the header and the rows as texts, without columns in which no row has anything to say."""
+    """Return the header and the rows as texts, without empty columns."""
 
     def number(value: float | None, pattern: str) -> str:
         return "" if value is None else pattern.format(value)
@@ -40,7 +40,7 @@ def table_rows(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[str,
         )
         for row in comparison.rows
     ]
-    # What others published was called at thresholds of their own.
+    # Published results use other thresholds.
     measured = any(row.kind != "published" for row in comparison.rows)
     titles = [title_at_half(name) if measured else MEASURES[name].title for name in COMPARED]
     minus = [f"{MEASURES[name].title} minus first run" for name in SUBTRACTED]

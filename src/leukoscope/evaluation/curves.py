@@ -1,4 +1,4 @@
-"""Curves of one test part as data, thinned to what a figure can show."""
+"""Curves of one test part as data, thinned to the resolution of a figure."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from leukoscope.stats.intervals import bootstrap
 from leukoscope.stats.resampling import BOTH, Statistic, SubjectSample
 
 BAND_REPLICATES = 400
-"""Replicates of pointwise bands: a band is looked at, not quoted."""
+"""Replicates of pointwise bands: bands are drawn, not reported as numbers."""
 BAND_POINTS = 41
 CURVE_POINTS = 201
 HISTOGRAM_BINS = 25
@@ -131,7 +131,7 @@ def prevalence_curve(scored: ScoredCells, context: Context) -> tuple[PrevalenceP
 def decision_curve(
     scored: ScoredCells, context: Context, baseline: Floats | None
 ) -> tuple[NetBenefitPoint, ...]:
-    """Return net benefit over threshold probabilities, beside calling every cell and beside a baseline's."""
+    """Return net benefit over threshold probabilities, with those of calling every cell and of a baseline."""
     sample, labels = scored.sample(), scored.label.astype(int)
 
     def benefit(calls: npt.NDArray[np.bool_], threshold: float) -> float:

@@ -1,4 +1,4 @@
-"""One picture of a cohort: classes, subjects, sizes, colors, duplicates and example cells."""
+"""One figure of a cohort: classes, subjects, sizes, colors, duplicates and example cells."""
 
 from collections.abc import Sequence
 from pathlib import Path

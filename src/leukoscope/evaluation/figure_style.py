@@ -1,4 +1,4 @@
-"""The look that every figure shares: colors, type, axes, and rendering to bytes."""
+"""The common style of all figures: colors, fonts, axes, and rendering to bytes."""
 
 import io
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart with every common color-vision deficiency.
+# Okabe and Ito's palette: distinguishable with every common color-vision deficiency.
 BLAST = "#D55E00"
 NORMAL = "#0072B2"
 MODEL = "#1B3A57"
@@ -50,7 +50,7 @@ Format = Literal["svg", "png"]
 
 
 def styled() -> Any:
-    """Return a context in which figures are made and rendered in the house style."""
+    """Return a context in which figures are made and rendered in the common style."""
     return mpl.rc_context(_STYLE)
 
 
@@ -62,7 +62,7 @@ def new_figure(size: tuple[float, float] = ONE_COLUMN) -> tuple[Figure, Axes]:
 
 
 def unit_axes(axes: Axes, *, x: bool = True, y: bool = True) -> None:
-    """Show 0 to 1 with a little room, so that lines on the border are whole."""
+    """Show 0 to 1 with a small margin, so that lines at the border are not cut."""
     if x:
         axes.set_xlim(-0.02, 1.02)
     if y:
@@ -70,7 +70,7 @@ def unit_axes(axes: Axes, *, x: bool = True, y: bool = True) -> None:
 
 
 def end_labels(axes: Axes, texts: Iterable[str]) -> None:
-    """Write remarks into the lower right corner of the axes, one a line."""
+    """Write notes into the lower right corner of the axes, one per line."""
     axes.text(
         0.98,
         0.03,
@@ -90,7 +90,7 @@ def render(figure: Figure, kind: Format, source: str | None = None) -> bytes:
     Parameters
     ----------
     source
-        What it was drawn from, a digest for instance; kept in the file's metadata as ``Source``.
+        Source of the figure, for instance a digest; kept in the file's metadata as ``Source``.
     """
     buffer = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}

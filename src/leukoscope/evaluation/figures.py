@@ -48,7 +48,7 @@ def draw_roc(split: SplitReport) -> Figure | None:
 
 
 def draw_precision_recall(split: SplitReport) -> Figure | None:
-    """Draw precision over recall with the share of blasts as the floor."""
+    """Draw precision over recall with the share of blasts as the baseline."""
     if not split.curves.precision_recall:
         return None
     figure, axes = style.new_figure()
@@ -126,7 +126,7 @@ def draw_confusion(split: SplitReport) -> Figure:
 
 
 def draw_decision_curve(split: SplitReport) -> Figure | None:
-    """Draw net benefit over threshold probability beside calling all, none, and the nine scalars."""
+    """Draw net benefit over threshold probability with calling all, none, and the nine scalars."""
     points = [point for point in split.decision_curve if point.model.value is not None]
     if not points:
         return None
@@ -154,7 +154,7 @@ def draw_decision_curve(split: SplitReport) -> Figure | None:
 
 
 def draw_prevalence(split: SplitReport) -> Figure | None:
-    """Draw predictive values over the share of blasts among the cells that are looked at."""
+    """Draw predictive values over the share of blasts among the examined cells."""
     points = split.prevalence
     if not points or all(p.ppv.value is None and p.npv.value is None for p in points):
         return None
@@ -246,9 +246,9 @@ DRAWINGS: dict[str, Drawing] = {
 CAPTIONS: dict[str, str] = {
     "roc": "Sensitivity over 1 - specificity. The band is the pointwise interval from resampled subjects.",
     "precision_recall": "Precision over recall; the dotted line is what calling every cell blast gives.",
-    "baselines": "The model beside what cell size and color alone achieve under the same split.",
+    "baselines": "The model and the baselines of cell size and color on the same split.",
     "confusion": "Calls at the default operating point, in counts and as shares of the true class.",
-    "subjects": "Share of right calls for every person, with Wilson intervals over the person's cells.",
+    "subjects": "Share of right calls for every subject, with Wilson intervals over the subject's cells.",
     "subgroups": "The same measure in slices of the test part. Slices that hold one class have no AUC.",
     "reliability": "Observed share of blasts over predicted probability, equal-mass bins.",
     "histogram": "Calibrated probabilities by true class.",

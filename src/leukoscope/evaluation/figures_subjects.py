@@ -1,4 +1,4 @@
-"""Figures whose rows are people, slices or baselines instead of points of a curve."""
+"""Figures with one row per subject, slice or baseline."""
 
 from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Leakage in the open: the same recipe classified on people it has seen and on people it has not."""
+"""Metric inflation by leakage: the same recipe evaluated on seen and on unseen subjects."""
 
 import math
 from collections.abc import Sequence
@@ -102,7 +102,7 @@ def inflation_markdown(inflations: Sequence[Inflation]) -> str:
 
 
 def inflation_warnings(leaking: Run, disjoint: Run) -> list[str]:
-    """Say what else differs between the two runs, and how many people leak."""
+    """Return notes on other differences between the two runs, and on the number of leaking subjects."""
     notes = []
     first, second = dict(leaking.config), dict(disjoint.config)
     different = sorted(key for key in {*first, *second} if first.get(key) != second.get(key))
@@ -113,5 +113,5 @@ def inflation_warnings(leaking: Run, disjoint: Run) -> list[str]:
         notes.append(f"the training sides hold {sizes[0]:,} and {sizes[1]:,} cells")
     tested = set(leaking.scores.loc[leaking.scores["part"] == "test", "group"])
     seen = tested & set(leaking.scores.loc[leaking.scores["part"] != "test", "group"])
-    notes.append(f"{len(seen)} of {len(tested)} people in the leaking test part were also learned from")
+    notes.append(f"{len(seen)} of {len(tested)} subjects in the leaking test part were also trained on")
     return notes

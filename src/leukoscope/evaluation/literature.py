@@ -1,7 +1,7 @@
-"""Published figures on C-NMC 2019, each with its test set, its kind of split and its source.
+"""Published results on C-NMC 2019, each with its test set, its kind of split and its source.
 
-A figure is comparable with one of ours only where the split kind is the same and the test set is of the same
-size and origin; no row here was measured on our splits. Figures are as given by the sources.
+A result is comparable with one of ours only if the split kind is the same and the test set has the same
+size and origin; no row here was measured on our splits. Values are as given by the sources.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class SplitKind(StrEnum):
-    """Whether people of the test side were seen in training."""
+    """Whether test subjects were seen in training."""
 
     SUBJECT_DISJOINT = "subject-disjoint"
     LEAKING = "leaking"
@@ -17,8 +17,8 @@ class SplitKind(StrEnum):
 
 
 SPLIT_TEXTS: dict[SplitKind, str] = {
-    SplitKind.SUBJECT_DISJOINT: "no person of the test side was seen in training.",
-    SplitKind.LEAKING: "images of the same people stand on both sides; the figure is inflated.",
+    SplitKind.SUBJECT_DISJOINT: "no test subject was seen in training.",
+    SplitKind.LEAKING: "images of the same subjects are on both sides; the result is inflated.",
     SplitKind.NOT_STATED: "not stated to be by subject, to be read as leaking.",
 }
 
@@ -34,13 +34,13 @@ class PublishedResult:
     year
         Of publication.
     split, test_set
-        Kind of split, and what was tested on.
+        Kind of split, and the test set.
     accuracy, f1_weighted, roc_auc, ece
         As published, 0 to 1; None where the source gives none.
     source
-        DOI or arXiv number, or where the figure stands.
+        DOI or arXiv number, or the place of the result.
     note
-        What a reader must know to compare.
+        Notes for the comparison.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""From classified cells to measurements: which figures are made, at which level, with which interval."""
+"""From classified cells to measurements: which metrics, at which level, with which interval."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class ScoredCells:
     calls : bool (n,), True for blast
     subject, group : str (n,)
     n_cells
-        Cells the units stand for.
+        Number of cells of the units.
     """
 
     unit: Unit
@@ -191,12 +191,12 @@ def _wilson_measures(scored: ScoredCells, counts: discrimination.Confusion, cont
 
 
 def pool_subjects(rows: pd.DataFrame, pooling: str) -> tuple[ScoredCells, pd.DataFrame]:
-    """Pool the cells of each person into one call; subjects who share images are one person (a merged group).
+    """Pool the cells of each subject into one call; subjects that share images count as one (a merged group).
 
     Parameters
     ----------
     rows
-        Classified cells, with ``calibrated_logit`` and ``threshold`` beside the columns of ``score_cells``.
+        Classified cells, with ``calibrated_logit`` and ``threshold`` in addition to the columns of ``score_cells``.
     pooling : ``mean`` or ``majority``
         ``mean``: the sigmoid of the mean calibrated logit meets the threshold. ``majority``: at least half of the cells
         are called blast.

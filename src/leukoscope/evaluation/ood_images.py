@@ -1,4 +1,4 @@
-"""Images that are no C-NMC cells: made ones, and real ones cut out so that only the content gives them away."""
+"""Out-of-distribution images: synthetic ones, and real cells of other data sets cut out on black."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ CELL_RADIUS_PX = 95
 def make_ood_images(count: int, seed: int = 0) -> dict[str, list[Rgb]]:
     """Make noise, text, photograph-like pictures and flat colors, whole and as discs on black, and blank frames.
 
-    The discs pass every input check that looks at size and background; only novelty can refuse them.
+    The discs pass every input check of size and background; only novelty can reject them.
 
     Parameters
     ----------
@@ -55,9 +55,9 @@ def disc_on_black(rgb: Rgb, radius_px: int = CELL_RADIUS_PX) -> Rgb:
 
 
 def cut_out_cell(rgb: Rgb, zoom: float = 1.0) -> Rgb:
-    """Cut a stained cell out of its background, crudely, as somebody might who prepares foreign images.
+    """Cut a stained cell out of its background with a simple threshold.
 
-    The nucleus is what is darker in green than halfway between two Otsu thresholds, the nearest large part of
+    The nucleus is darker in green than halfway between two Otsu thresholds, the nearest large part of
     it to the center is taken, filled and widened by 12 px.
 
     Parameters

@@ -1,4 +1,4 @@
-"""The gate measured: it must refuse what is no C-NMC cell and let through cells of unseen subjects."""
+"""Measure rejection: of out-of-distribution images, and of cells of unseen subjects."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class MeasuredImages:
 
 @dataclass(frozen=True)
 class OodResult:
-    """What the gate does with one kind of image that is no C-NMC cell; unit of analysis: the image.
+    """Rejection of one kind of out-of-distribution image; unit of analysis: the image.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class OodResult:
 
 @dataclass(frozen=True)
 class NoveltyReport:
-    """The gate against out-of-distribution images, and its price: the share of cells of unseen subjects it refuses.
+    """Rejection of out-of-distribution images, and false rejection of cells of unseen subjects.
 
     Attributes
     ----------
@@ -125,14 +125,14 @@ def novelty_report(
     *,
     settings: BootstrapSettings | None = None,
 ) -> NoveltyReport:
-    """Measure the gate of input checks and novelty as ``policy.decide`` applies it.
+    """Measure rejection by input checks and novelty, as ``policy.decide`` applies them.
 
     Parameters
     ----------
     parameters, novelty
         As fitted or read from a bundle.
     cells
-        C-NMC cells of subjects that neither the network nor the gate has seen.
+        C-NMC cells of subjects that neither the network nor the novelty model has seen.
     groups : (N,)
         Their subjects.
     ood_images
@@ -140,7 +140,7 @@ def novelty_report(
     """
     cell_scores, cell_checks = _predict(parameters, novelty, cells)
     cell_novel = cell_scores > parameters.novelty.limit
-    # A gate knows no labels: all subjects are drawn among themselves.
+    # Rejection does not depend on labels: all subjects form one stratum.
     sample = SubjectSample.of(None, groups)
     refused = bootstrap(sample, of_mean(sample, cell_checks | cell_novel), settings or BootstrapSettings())
 

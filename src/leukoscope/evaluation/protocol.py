@@ -1,4 +1,4 @@
-"""From run folders to a report: what is fitted where, what is pooled, and what a reader must know."""
+"""From run folders to a report: data of each fit, pooling, and caveats."""
 
 import datetime
 import os
@@ -36,7 +36,7 @@ def evaluate(
     pooled
         Add the estimate over all test parts together; each cell must then be tested once only.
     progress
-        Called with a word for each step.
+        Called with the name of each step.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def _check_together(runs: Sequence[Run], pooled: bool) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise CohortError(
-            f"split {repeated[0]!r} stands in {names.count(repeated[0])} runs; evaluate them one by one and put the "
+            f"split {repeated[0]!r} occurs in {names.count(repeated[0])} runs; evaluate them one by one and put the "
             "reports side by side with `leukoscope compare`"
         )
     if not pooled:
@@ -101,7 +101,7 @@ def _check_together(runs: Sequence[Run], pooled: bool) -> None:
 
 
 def protocol_sentences(scored: Sequence[ScoredSplitCells], pooled: bool) -> tuple[str, ...]:
-    """Say what was fitted on which rows."""
+    """Return sentences about the rows that each part was fitted on."""
     leaking = any(split.leaks for split in scored)
     acquaintance = "seen other cells of its subject" if leaking else "not seen its group"
     sentences = [
@@ -126,18 +126,18 @@ def protocol_sentences(scored: Sequence[ScoredSplitCells], pooled: bool) -> tupl
 
 
 def caveat_sentences(splits: Sequence[SplitReport]) -> tuple[str, ...]:
-    """Say what a reader must know before using any number."""
+    """Return the caveats of the report."""
     sentences = []
     leaking = [split.name for split in splits if split.leaks]
     if leaking:
         sentences.append(
-            f"LEAKING SPLIT ({', '.join(leaking)}): people stand on both sides. These figures are inflated and are no "
-            "evidence for unseen people."
+            f"LEAKING SPLIT ({', '.join(leaking)}): subjects are on both sides. These results are inflated and are no "
+            "evidence for unseen subjects."
         )
     if all(row.label != "mixed" for split in splits for row in split.subjects):
         sentences.append(
-            "Every subject carries one label only: cell labels are the diagnosis of the person. Stain, camera session "
-            "and person are confounded with the class, and the effective sample is the number of people."
+            "Every subject has only one label: cell labels are the diagnosis of the subject. Stain, camera session "
+            "and subject are confounded with the class, and the effective sample size is the number of subjects."
         )
     for split in splits:
         test = split.parts["test"]
@@ -145,12 +145,12 @@ def caveat_sentences(splits: Sequence[SplitReport]) -> tuple[str, ...]:
         if fewest < 10:
             sentences.append(
                 f"{split.name}: {test.blast_subjects} subjects with blasts and {test.normal_subjects} with normal "
-                "cells in the test part; differences of a few points are within the noise of so few people."
+                "cells in the test part; differences of a few points are within the noise of so few subjects."
             )
     area = next((b.measures["roc_auc"] for b in splits[-1].baselines if b.name == "area"), None)
     if area is not None and area.value is not None:
         sentences.append(
-            f"Cell size alone reaches an AUC of {format_measurement(area)}; read every figure beside the baselines."
+            f"Cell size alone reaches an AUC of {format_measurement(area)}; compare every result with the baselines."
         )
     sentences.append(
         "Laboratories, stains, cameras and segmentations other than those of the test part were not tested."
@@ -159,7 +159,7 @@ def caveat_sentences(splits: Sequence[SplitReport]) -> tuple[str, ...]:
 
 
 def record_run(run: Run) -> RunRecord:
-    """Take down which run it was and what it cost, as far as its provenance tells."""
+    """Record the run and its costs, as far as its provenance contains them."""
     network = run.config.get("network", {})
     network = network if isinstance(network, Mapping) else {}
     git = run.provenance.get("git", {})
@@ -189,7 +189,7 @@ def record_run(run: Run) -> RunRecord:
 
 
 def _weights_name(value: Any) -> str | None:
-    """Keep the name of a weights file, never the place where it lay on somebody's machine."""
+    """Keep the name of a weights file without its folder on the machine of the training."""
     return None if value is None else Path(str(value)).name
 
 

@@ -1,4 +1,4 @@
-"""Writing a report: ``report.json``, the figures, and one HTML file that needs nothing beside it."""
+"""Writing a report: ``report.json``, the figures, and one self-contained HTML file."""
 
 import base64
 import re
@@ -78,9 +78,9 @@ def write_outputs(
     Parameters
     ----------
     pictures
-        By cell key, for the galleries; cells without one stand in the tables only.
+        By cell key, for the galleries; cells without an image are only in the tables.
     progress
-        Called with a word for each step.
+        Called with the name of each step.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""One run's test rows classified by rules that were fitted on its validation rows, and by nothing else."""
+"""The test rows of a run, classified by rules that were fitted only on its validation rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ def fit_rules(run: Run, settings: DecisionSettings | None = None) -> DecisionFit
 
 @dataclass(frozen=True)
 class ScoredSplitCells:
-    """Test rows of one split, or of several pooled, with everything that was said about them.
+    """Test rows of one split, or of several pooled, with all scores and decisions.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ def score_baselines(run: Run) -> dict[str, npt.NDArray[np.float64]]:
     cells = run.cells.assign(label=of_two.where(run.cells["label"] != "", ""))
     tested = run.part("test")["cell"].tolist()
     scores = {"all_positive": np.ones(len(tested))}
-    # The trees are small: threads that wait for each other cost more than they bring, on a busy machine minutes.
+    # The trees are small: threads cost more than they save, on a busy machine minutes.
     with threadpool_limits(limits=1):
         for name, baseline in BASELINES.items():
             scores[name] = baseline(cells, learned, tested).probability
@@ -160,7 +160,7 @@ def _with_probabilities(
 
 
 def record_fit(fit: DecisionFit, validation: pd.DataFrame) -> Fitted:
-    """Put on record what was fitted, and on how many cells and people."""
+    """Record the fitted parameters with the number of cells and subjects."""
     conformal = fit.parameters.conformal
     quantiles = {name: limit.quantile for name, limit in conformal.classes.items()}
     return Fitted(
@@ -199,7 +199,7 @@ def pool_splits(splits: list[ScoredSplitCells]) -> ScoredSplitCells:
 
 
 def count_part(rows: pd.DataFrame, positive: Sequence[int] = (1,)) -> PartCounts:
-    """Count cells and people of one part; blasts are the cells of the positive classes."""
+    """Count cells and subjects of one part; blasts are the cells of the positive classes."""
     blast = rows["label"].isin(positive)
     return PartCounts(
         cells=rows["cell"].nunique(),

@@ -39,7 +39,7 @@ RUN_FILES = (
 
 _NEEDED = {
     "validation": "thresholds and temperature are fitted on them; train again with inner folds",
-    "test": "there is nothing to classify",
+    "test": "there is no cell to evaluate",
 }
 
 
@@ -68,7 +68,7 @@ class Run:
     hashes
         SHA-256 of each file read, by name.
     remarks
-        What was noticed and settled while reading.
+        Issues found and resolved while reading.
     """
 
     folder: Path
@@ -151,7 +151,7 @@ def read_run(folder: Path) -> Run:
     CohortError
         A table lacks columns, has impossible values, or the tables disagree.
     SplitError
-        A group stands on both sides although the split does not say that it leaks.
+        A group is on both sides although the split is not marked as leaking.
     """
     check_finished(folder)
     classes = read_classes(folder / "cells.csv")
@@ -238,11 +238,11 @@ def _read_scores(path: Path, classes: ClassSchema) -> tuple[pd.DataFrame, list[s
             raise CohortError(f"{path}: no {part} rows; {_NEEDED[part]}")
     if (table["group"] == "").any():
         raise CohortError(f"{path}: a row without a group; groups are the unit of evidence")
-    # A cell of an unknown person stands for itself, as its group does.
+    # A cell of an unknown subject counts as a separate subject, as its group does.
     table["subject"] = table["subject"].where(table["subject"] != "", table["group"])
     repeated = table.duplicated(["cell", "part", "inner_fold"])
     if repeated.any():
-        raise CohortError(f"{path}: cell {table.loc[repeated, 'cell'].iloc[0]!r} stands twice in one part")
+        raise CohortError(f"{path}: cell {table.loc[repeated, 'cell'].iloc[0]!r} occurs twice in one part")
     table["row"] = np.arange(len(table))
     return _average_test_rows(table)
 
@@ -309,5 +309,5 @@ def _check_agreement(
     if both and not plan.leaks:
         raise SplitError(
             f"{folder}: group {both[0]!r} and {len(both) - 1} others have rows in test and in training or "
-            "validation, but splits.json does not say that the split leaks"
+            "validation, but splits.json does not mark the split as leaking"
         )

@@ -42,7 +42,7 @@ POINT_MEASURES = ("sensitivity", "specificity", "ppv", "npv", "balanced_accuracy
 POINT_COLUMNS = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1_weighted")
 """Those of ``POINT_MEASURES`` that tables show, in their order."""
 BASELINE_THRESHOLD = 0.5
-"""Of the model too wherever it stands beside baselines: a point chosen for sensitivity would cost it accuracy."""
+"""Threshold of model and baselines in comparisons: a point chosen for sensitivity would have a lower accuracy."""
 ABSTENTION_MEASURES = (
     "decided",
     "accuracy_of_decided",
@@ -176,7 +176,7 @@ def _measures_at_half(scored: ScoredCells, measured: Measurements, context: Cont
 
 
 def title_at_half(name: str) -> str:
-    """Return the title of a measure in a table whose calls are made at 0.5."""
+    """Return the title of a metric in a table of calls at 0.5."""
     title = MEASURES[name].title
     return f"{title} at {BASELINE_THRESHOLD:g}" if name in CALL_MEASURES else title
 
@@ -321,5 +321,5 @@ def _risk_area(
 def _out_of_sample(split: ScoredSplitCells) -> pd.DataFrame:
     columns = ["cell", "sha256", "subject", "label", "probability", "part", "split"]
     both = pd.concat([split.validation[columns], split.rows[columns]], ignore_index=True)
-    # Pooled splits see a cell in validation of one and in test of another: the test row stands.
+    # In pooled splits a cell can be in validation of one and in test of another: the test row is used.
     return both.drop_duplicates("cell", keep="last").reset_index(drop=True)

@@ -13,7 +13,7 @@ _THIRDS = ("lowest third", "middle third", "highest third")
 
 
 def measure_subgroups(rows: pd.DataFrame, context: Context) -> tuple[SubgroupResult, ...]:
-    """Measure every slice by area, brightness, fold and cells a subject gave.
+    """Measure every slice by area, brightness, fold and number of cells per subject.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """The one preprocessing of training and prediction: centered on the black canvas, resized as a whole.
 
-Both worlds call ``prepare_cell``, so that their pixels are equal bit by bit. Scaling to 0..1 and
+Training and prediction call ``prepare_cell``, so that their pixels are bit-identical. Scaling to 0..1 and
 normalization are inside the network's graph, not here.
 """
 
@@ -15,7 +15,7 @@ CANVAS_PX = 450
 
 
 def place_on_canvas(rgb: NDArray[np.uint8], canvas_px: int = CANVAS_PX) -> NDArray[np.uint8]:
-    """Center an image on the square black canvas; what is larger is cropped around the center.
+    """Center an image on the square black canvas; a larger image is cropped around the center.
 
     Where the difference is odd, the extra row or column of black (or of cropped pixels) is the last one.
 
@@ -53,7 +53,7 @@ def prepare_cell(rgb: NDArray[np.uint8], input_px: int, canvas_px: int = CANVAS_
     """Prepare one image for the network: canvas, ground cleaned, then the canvas resized as a whole.
 
     The filter is Pillow's bilinear one, whose triangle is widened by the scale when shrinking (antialiased)
-    and whose arithmetic is fixed-point, hence equal on every machine.
+    and whose arithmetic is fixed-point, so results are equal on every machine.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def rotate_quarter(cells: NDArray[np.uint8], quarters: int) -> NDArray[np.uint8]
 
 
 def _resize(canvas: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
-    """Resize a square canvas, leaving out what is black: half the time, and the same pixels bit by bit.
+    """Resize a square canvas, skipping black regions: half the time, bit-identical pixels.
 
     Pillow's filter is separable, its first pass along the rows, rounded to uint8. Rows without foreground stay black
     in it, and then columns do in the second pass; both passes see whole rows and columns, so that no weight changes.

@@ -1,11 +1,11 @@
-"""The one door to Pillow decoding: bytes or a path in, uint8 RGB or an ``ImageError`` out.
+"""Decode images with Pillow: bytes or a path in, uint8 RGB or an ``ImageError`` out.
 
-What a file says of itself is not believed. The name's ending is ignored and the format told by the first bytes;
-``containers`` walks the file, refuses what is no single 8-bit color image and drops the metadata; the size is held
-against the limits; only then does the one Pillow plugin of that format decode the pixels, and what it returns must
+The contents of a file are not trusted. The ending of its name is ignored and the format detected from the first bytes;
+``formats`` parses the file, refuses anything but a single 8-bit color image and drops the metadata; the size is
+checked against the limits; only then the Pillow plugin of that format decodes the pixels, and its output must
 have the announced size.
 
-Pixel formats: RGB as it is; a palette is resolved exactly; what is transparent lies on black, the canvas' color;
+Pixel formats: RGB as it is; a palette is resolved exactly; transparent pixels become black, the color of the canvas;
 the EXIF orientation is applied; color profiles are ignored (C-NMC has none). Gray, CMYK, 16-bit and floating-point
 images are refused: the stain's color is missing, or its values would be a guess.
 """
@@ -41,14 +41,14 @@ FORMATS: tuple[str, ...] = tuple(_PLUGINS)
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What is refused before a pixel is decoded.
+    """Limits that apply before a pixel is decoded.
 
     Attributes
     ----------
     max_bytes
         Of the file. 64 MiB holds a 24-bit BMP of 22 million pixels.
     max_pixels
-        Width by height. Decoding takes about 10 bytes a pixel at its peak.
+        Width by height. Decoding takes about 10 bytes per pixel at its peak.
     max_side_px, min_side_px
         Of either side.
     """
@@ -73,12 +73,12 @@ def decode_image(source: bytes | Path, limits: DecodeLimits | None = None) -> ND
     Returns
     -------
     rgb
-        uint8 (H, W, 3), C-contiguous and writable, turned as the EXIF orientation says.
+        uint8 (H, W, 3), C-contiguous and writable, rotated by the EXIF orientation.
 
     Raises
     ------
     ImageError
-        The file cannot be read as one 8-bit color image within the limits; no other exception comes out.
+        The file cannot be read as one 8-bit color image within the limits; no other exception is raised.
     """
     limits = limits or DecodeLimits()
     content = read_file(source, limits) if isinstance(source, Path) else source
@@ -106,7 +106,7 @@ def decode_image(source: bytes | Path, limits: DecodeLimits | None = None) -> ND
 
 
 def read_file(path: Path, limits: DecodeLimits | None = None) -> bytes:
-    """Read a regular file of bounded size, for ``decode_image``; whatever stands in the way is an ``ImageError``.
+    """Read a regular file of bounded size, for ``decode_image``; any failure is an ``ImageError``.
 
     The handle is checked, not the name, so that the file cannot be exchanged in between.
     """
@@ -188,7 +188,7 @@ def load_pixels(container: Container) -> Image.Image:
     Raises
     ------
     ImageError
-        The headers disagree, or the image is gray or of another mode. Plugins raise errors of their own on damage.
+        The headers disagree, or the image is gray or of another mode. Plugins raise other errors for damaged files.
     """
     check_strips(container)
     module, name = _PLUGINS[container.format]
@@ -211,12 +211,12 @@ def load_pixels(container: Container) -> Image.Image:
 
 
 def resolve_transparency(image: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
-    """Resolve palette and transparency to RGB; what is transparent becomes ``ground``.
+    """Resolve palette and transparency to RGB; transparent pixels become ``ground``.
 
     Raises
     ------
     ImageError
-        Every pixel is transparent: what lies below was never meant to be seen, or the channel holds something else.
+        Every pixel is transparent: the colors below are not meant to be visible, or the channel is not transparency.
     """
     if image.mode in ("RGBX", "YCbCr") or (image.mode in ("P", "RGB") and "transparency" not in image.info):
         return image if image.mode == "RGB" else image.convert("RGB")

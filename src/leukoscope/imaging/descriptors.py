@@ -1,4 +1,4 @@
-"""What can be said of a cell image without a network: size, color, focus, contact with the border."""
+"""Measurements of a cell image without a network: size, color, focus, contact with the border."""
 
 from dataclasses import dataclass
 
@@ -63,7 +63,7 @@ NINE_SCALARS: tuple[str, ...] = (
     "std_g",
     "std_b",
 )
-"""The measures of the shortcut baseline: what size and color alone give away."""
+"""The measurements of the shortcut baseline: size and color."""
 
 _LEVELS = np.arange(256)
 _BLANK = Descriptors(0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0)

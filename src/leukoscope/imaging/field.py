@@ -21,7 +21,7 @@ from leukoscope.imaging.instances import (
 DIVISOR_PX = 32
 _TILE_PX = 768  # of the network's input without the margin
 _MARGIN_PX = 160  # 40 um: the largest cell with its center in the core is whole
-_SAME_UM = 4.0  # two cells of neighboring tiles whose centers are nearer are one
+_SAME_UM = 4.0  # two cells of neighboring tiles whose centers are nearer are merged
 
 Floats = NDArray[np.float32]
 RunNetwork = Callable[[NDArray[np.uint8]], Floats]
@@ -37,7 +37,7 @@ class Instance:
     box
         (y0, x0, y1, x1) in pixels of the field, half-open.
     cell, nucleus
-        bool (y1 - y0, x1 - x0); the nucleus lies within the cell.
+        bool (y1 - y0, x1 - x0); the nucleus is inside the cell.
     score
         0 to 1.
     smudge
@@ -59,14 +59,14 @@ class Instance:
 
 @dataclass(frozen=True)
 class FieldResult:
-    """What the network found in a field.
+    """The cells that the network found in a field.
 
     Attributes
     ----------
     cells
         Best score first.
     red_diameters_px
-        Of the red cells seen, px of the field.
+        Of the detected red cells, px of the field.
     """
 
     cells: list[Instance]
@@ -102,7 +102,7 @@ def find_in_field(
 
     Notes
     -----
-    Memory does not grow with the field but for the results: tiles of 192 um with a margin of 40 um.
+    Memory does not grow with the field except for the results: tiles of 192 um with a margin of 40 um.
     """
     settings = settings or DecodeSettings()
     zoom = microns_per_pixel / CANONICAL_UM_PER_PX
@@ -163,7 +163,7 @@ def _to_field(
     shape: tuple[int, int],
     settings: DecodeSettings,
 ) -> Instance:
-    """Bring a cell to the field's pixels: probabilities are enlarged, then cut at the threshold."""
+    """Resample a cell to the field's pixels: probabilities are enlarged, then thresholded."""
     margin = 2
     y0, x0, y1, x1 = (
         part + step for part, step in zip(found.box, (-margin, -margin, margin, margin), strict=True)

@@ -1,4 +1,4 @@
-"""Where the cell is: the foreground of an image whose background is black, and its connected components."""
+"""The foreground of a cell image on black, and its connected components."""
 
 import numpy as np
 from numpy.typing import NDArray

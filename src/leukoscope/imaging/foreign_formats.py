@@ -1,4 +1,4 @@
-"""Formats that are not read, told by their content: each with its name and what to do about it."""
+"""Formats that are not read, recognized by their content: each with its name and the remedy."""
 
 import io
 import zipfile

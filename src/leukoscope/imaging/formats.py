@@ -1,7 +1,7 @@
-"""What an image file says of itself, read without Pillow and without decoding a pixel.
+"""Read the headers of image files, without Pillow and without decoding a pixel.
 
-Each reader walks the file's own structure (chunks, segments, directories), refuses what is damaged or no single
-8-bit color image, and returns the *pixels' part* only: metadata (EXIF, ICC, text, thumbnails) is left out before
+Each reader parses the structure of the file (chunks, segments, directories), refuses a file that is damaged or not a
+single 8-bit color image, and returns the *pixels' part* only: metadata (EXIF, ICC, text, thumbnails) is left out before
 the decoder sees the bytes. Pillow reads every tag of a metadata directory into memory, and tags may all point at
 the same bytes: a TIFF or an EXIF block of some megabytes can thus ask for gigabytes.
 
@@ -19,7 +19,7 @@ from leukoscope.core.terms import Reason
 from leukoscope.imaging.foreign_formats import ForeignFormat, name_foreign_format, name_tiff_kind
 
 _MAX_PARTS = 65_536  # chunks or segments of one file; bounds the time of the walks
-_MAX_JPEG_SCANS = 50  # each scan of a progressive JPEG is a pass over all pixels, however few bytes it has
+_MAX_JPEG_SCANS = 50  # each scan of a progressive JPEG is a pass over all pixels, even if it has few bytes
 _SAVE_AS_RGB = "save the image as 8-bit RGB (BMP, PNG or TIFF without a color profile)"
 _EXPORT_AGAIN = "export or copy the file again"
 
@@ -30,7 +30,7 @@ _TIFF_UNREAD = {
     33003: "JPEG 2000", 33004: "JPEG 2000", 33005: "JPEG 2000", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL",
 }  # fmt: skip
 _TIFF_COMPRESSIONS = {1: "none", 5: "LZW", 7: "JPEG", 8: "deflate", 32773: "PackBits", 32946: "deflate"}
-# Everything a baseline decoder needs; all other tags are metadata. 274 (orientation) is applied by our own code.
+# The tags that a baseline decoder needs; all others are metadata. 274 (orientation) is applied by ``decode``.
 _TIFF_PIXEL_TAGS = frozenset(
     {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347, 512}
     | {529, 530, 531, 532}
@@ -68,7 +68,7 @@ def read_container(content: bytes, *, field: bool = False) -> Container:
     content
         The file.
     field
-        Accept what photographs of whole fields have and cell images have not: 16 bits a channel in PNG and TIFF (read
+        Accept formats that occur for fields but not for cell images: 16 bits per channel in PNG and TIFF (read
         as 8), the first page of a TIFF with several (the others are overviews), a phone's JPEG with a second picture.
 
     Raises
@@ -110,7 +110,7 @@ def _unsupported(what: str) -> ImageError:
 def _several(frames: int | str) -> ImageError:
     return ImageError(
         Reason.MULTIPLE_FRAMES,
-        f"the file holds {frames} images, only 1 is allowed; save each as a file of its own",
+        f"the file holds {frames} images, only 1 is allowed; save each as a separate file",
     )
 
 
@@ -124,11 +124,11 @@ def _read_bmp(content: bytes, field: bool) -> Container:
     else:
         text = name_foreign_format(content)  # a text may begin with BM
         raise _damaged(f"BMP header of {header_size} bytes") if text is None else _foreign(text)
-    height = abs(height)  # negative: rows stand top-down
+    height = abs(height)  # negative: rows are stored top-down
     if width <= 0 or height == 0:
         raise _damaged(f"BMP of {width} x {height} px")
     if bits == 16:
-        raise _unsupported("BMP with 16 bits a pixel (5 or 6 a channel)")
+        raise _unsupported("BMP with 16 bits per pixel (5 or 6 per channel)")
     if compression not in (0, 3):
         raise _unsupported(f"compressed BMP (method {compression})")
     needed = (width * bits + 31) // 32 * 4 * height
@@ -161,7 +161,7 @@ def _read_png(content: bytes, field: bool) -> Container:
     if frames > 1:
         raise _several(frames)
     if depth == 16 and not field:
-        raise _unsupported("PNG with 16 bits a channel")
+        raise _unsupported("PNG with 16 bits per channel")
     if color in (0, 4):
         raise _unsupported("gray PNG (the stain's color is missing)")
     return Container("PNG", width, height, orientation, b"".join(kept))
@@ -198,7 +198,7 @@ def _read_jpeg(content: bytes, field: bool) -> Container:
             if frame:
                 raise _damaged("JPEG with two frame headers")
             frame = struct.unpack_from(">BHHB", content, at + 4)
-        # Of the application segments only JFIF and Adobe matter to the colors; comments never do.
+        # Of the application segments and comments only JFIF and Adobe affect the colors.
         if marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             kept.append(content[at:end])
         if marker == 0xDA:
@@ -207,7 +207,7 @@ def _read_jpeg(content: bytes, field: bool) -> Container:
         raise _damaged("JPEG without a frame header")
     depth, height, width, channels = frame
     if depth != 8:
-        raise _unsupported(f"JPEG with {depth} bits a channel")
+        raise _unsupported(f"JPEG with {depth} bits per channel")
     if channels != 3:
         what = {1: "gray JPEG (the stain's color is missing)", 4: "CMYK JPEG"}
         raise _unsupported(what.get(channels, f"JPEG with {channels} channels"))
@@ -322,7 +322,7 @@ def _read_tiff(content: bytes, field: bool) -> Container:
         raise _damaged(f"TIFF tiles of {values.get(322)} x {values.get(323)} px in {width} x {height} px")
     photometric, samples = values.get(262, -1), values.get(277, 1)
     if (bits - {8} and not (field and bits == {16})) or values.get(339, 1) != 1:
-        raise _unsupported(f"TIFF with {max(bits)} bits a channel")
+        raise _unsupported(f"TIFF with {max(bits)} bits per channel")
     if photometric not in (2, 3, 6) or samples not in (1, 3, 4) or (samples == 1 and photometric != 3):
         raise _unsupported(f"TIFF with {samples} channels and color space {photometric}")
     orientation = next((_inline(order, entry) for entry in entries if entry[0] == _ORIENTATION_TAG), 1)
@@ -378,7 +378,7 @@ def _inline(order: str, entry: Entry) -> int:
 
 
 def _bits(content: bytes, order: str, entries: list[Entry]) -> set[int]:
-    """Return the distinct bits a channel; a TIFF that does not say has 1."""
+    """Return the distinct bits per channel; the default of a TIFF is 1."""
     for tag, kind, count, raw in entries:
         if tag == 258 and kind == 3 and 1 <= count <= 8:
             data, at = (raw, 0) if count <= 2 else (content, struct.unpack(order + "I", raw)[0])

@@ -99,8 +99,8 @@ def decode_maps(
     Notes
     -----
     Every pixel of a cell points at a center; it joins the center nearest to where it points (B. Cheng et al. 2020,
-    doi 10.1109/CVPR42600.2020.01249). Of what joins one center the largest connected part is the cell, with its holes
-    filled.
+    doi 10.1109/CVPR42600.2020.01249). Of the pixels assigned to one center the largest connected component is the
+    cell, with its holes filled.
     """
     settings = settings or DecodeSettings()
     um = um_per_px * STRIDE_PX

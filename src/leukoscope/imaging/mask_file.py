@@ -1,4 +1,4 @@
-"""Masks from files: what is not 0 belongs to it."""
+"""Read masks from files: nonzero pixels belong to the mask."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from leukoscope.imaging.decode import DecodeLimits
 
 
 def read_mask(path: Path, limits: DecodeLimits | None = None) -> NDArray[np.bool_]:
-    """Read a mask of one or eight bits a pixel (PNG).
+    """Read a mask of one or eight bits per pixel (PNG).
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""Drawings for people: an attribution as a heat map over its cell, its legend, and sheets of many results.
+"""Draw an attribution as a heat map over its cell, the legend, and sheets of many results.
 
-A drawing shows the attribution and nothing else: no smoothing beyond the enlargement to the canvas, no stand-in
+A heat map shows only the attribution: no smoothing beyond the enlargement to the canvas, no stand-in
 where there is no map.
 """
 
@@ -79,7 +79,7 @@ def heat_map_overlay(
 
     The map is enlarged bilinearly to the image and divided by its maximum, so that the strongest color is the
     strongest place *of this image*: colors of different images cannot be compared. Where the map is 0 the image
-    stays as it is; a map of zeros only (nothing spoke for the class) leaves the whole image as it is.
+    stays as it is; a map of zeros only leaves the whole image as it is.
 
     Parameters
     ----------
@@ -148,10 +148,10 @@ def contact_sheet(
     title: str = "leukoscope results",
     notice: str = RESEARCH_USE,
 ) -> NDArray[np.uint8]:
-    """Draw one sheet of results: each image beside its heat map, with decision, probability, source and reason.
+    """Draw one sheet of results: each image next to its heat map, with decision, probability, source and reason.
 
     Cells are all shown at one scale, so that their sizes can be compared. A rejected image that reaches farther out
-    than the cells is shown as the whole canvas, on which what was larger is cropped.
+    than the cells is shown as the whole canvas, on which larger images are cropped.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def contact_sheet(
     columns
         Cards in a row; fewer are used where there are fewer items.
     title, notice
-        Stand above the cards; the notice also below.
+        Shown above the cards; the notice also below.
 
     Returns
     -------
@@ -280,9 +280,9 @@ def _draw_head(sheet: Image.Image, items: Sequence[SheetItem], title: str, notic
     draw.text((_GAP_PX, 18), _shorten(title, 28, room), _INK, _font(28))
     counts = Counter(item.decision for item in items)
     order = items[0].classes.decisions if items else ()
-    said = ", ".join(f"{counts[decision]} {decision}" for decision in order if counts[decision])
+    summary = ", ".join(f"{counts[decision]} {decision}" for decision in order if counts[decision])
     images = "1 image" if len(items) == 1 else f"{len(items)} images"
-    draw.text((_GAP_PX, 56), _shorten(f"{images}: {said}", 17, room), _INK, _font(17))
+    draw.text((_GAP_PX, 56), _shorten(f"{images}: {summary}", 17, room), _INK, _font(17))
     draw.text((_GAP_PX, 82), _shorten(notice, 15, room), _FAINT, _font(15))
     _draw_legend(sheet, sheet.width - legend_width - _GAP_PX, 30, legend_width, 44)
     draw.line((_GAP_PX, 110, sheet.width - _GAP_PX, 110), _LINE)

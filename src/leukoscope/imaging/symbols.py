@@ -1,4 +1,4 @@
-"""The shapes that stand for classes and statuses: one geometry for pictures (Pillow) and pages (SVG)."""
+"""The symbols of classes and statuses: one geometry for images (Pillow) and pages (SVG)."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What goes into the predictor and what comes out: a source, a prepared cell, a prediction."""
+"""Inputs and outputs of the predictor: a source, a prepared cell, a prediction."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -33,11 +33,11 @@ class Source:
     Attributes
     ----------
     name
-        What the result calls it. Bytes of a file name that are no UTF-8 are escaped.
+        Name in the result. Bytes of a file name that are not UTF-8 are escaped.
     content
         The file's bytes, its path or uint8 RGB (H, W, 3); or the ``ImageError`` that kept it from being read.
     subject
-        The person it belongs to, where known.
+        Its subject, if known.
     """
 
     name: str
@@ -55,20 +55,20 @@ class Prediction:
     Attributes
     ----------
     result
-        What is said, ready for JSON.
+        The result, ready for JSON.
     verdict
-        What the policy said, for pooling a subject; None where no image could be read.
+        The decision of the policy, for pooling a subject; None if no image could be read.
     descriptors
         Measures of the image; None where no image could be read.
     canvas
-        uint8 (canvas, canvas, 3), the image as the network saw it before resizing; None likewise.
+        uint8 (canvas, canvas, 3), the input image of the network before resizing; None if no image could be read.
     activation_map
         float32 (h, w), >= 0, not normalized: Grad-CAM of the logit of ``result.explained_class``; None where there
         was no forward pass.
     embedding
-        float32 (D,); None likewise.
+        float32 (D,); None without a forward pass.
     class_maps
-        float32 (K, h, w), the maps of all classes, or (1, h, w) of the second of two; None likewise.
+        float32 (K, h, w), the maps of all classes, or (1, h, w) of the second of two; None without a forward pass.
     """
 
     result: CellResult
@@ -207,8 +207,8 @@ class Predictions(list[Prediction]):
 
     def __repr__(self) -> str:
         counts = Counter(item.decision for item in self)
-        said = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-        return f"Predictions({len(self)} images{': ' if said else ''}{said})"
+        summary = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+        return f"Predictions({len(self)} images{': ' if summary else ''}{summary})"
 
     def _repr_html_(self) -> str:
         """Show a table of the first hundred in a notebook."""
@@ -232,7 +232,7 @@ class PreparedCell:
     cell
         uint8 (S, S, 3), the network's input.
     refusals
-        What the input checks found; with any, no forward pass is needed.
+        Failed input checks; if there are any, no forward pass is needed.
     duration_s
         Time that reading, measuring and preparing took.
     warnings

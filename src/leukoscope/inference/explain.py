@@ -1,14 +1,14 @@
 """How faithful the activation maps of a bundle are: measured on cells, with an interval over subjects.
 
-Four questions are asked of each map, none of which needs to know where a human would look:
+Four tests of each map; none needs annotations by an expert:
 
-* Does it lie on the cell? The share of its energy inside the foreground, beside the foreground's share of the frame and
-  beside what the foreground itself, drawn on the map's coarse grid, would reach.
-* Does what it marks matter? Foreground pixels are removed, most relevant first, then least relevant first; removing
-  what is marked must lower the logit more. What is removed is filled from what remains of the cell, so that the network
+* Is it on the cell? The share of its energy inside the foreground, compared with the foreground's share of the frame
+  and with the energy of the foreground mask on the map's coarse grid.
+* Do the marked pixels matter? Foreground pixels are removed, most relevant first, then least relevant first; removing
+  the marked pixels must lower the logit more. Removed pixels are filled from the rest of the cell, so that the network
   sees neither the shape of a hole nor a smaller cell (after ROAD: Rong et al. 2022, arXiv 2202.00449; filled here
   through an image pyramid, and not from the black around, which would make removed rims look like a smaller cell).
-* Does it depend on what was learned? The weights are shuffled; the map must change (Adebayo et al. 2018, arXiv
+* Does it depend on the learned weights? The weights are shuffled; the map must change (Adebayo et al. 2018, arXiv
   1810.03292).
 * Does it belong to the cell? It must turn with it.
 """
@@ -50,16 +50,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class MapMeasures:
-    """What was measured on one cell; NaN where a map without contrast leaves a correlation undefined.
+    """Measurements of one cell; NaN if a correlation is undefined because the map has no contrast.
 
     Attributes
     ----------
     energy_inside
         0 to 1, share of the map's sum inside the cell; NaN for a map of zeros.
     area_share
-        0 to 1, the cell's share of the frame: what a uniform map would reach.
+        0 to 1, the cell's share of the frame: the energy of a uniform map.
     mask_energy
-        0 to 1, what the cell's own mask on the map's grid would reach: about the best that such a grid allows.
+        0 to 1, the energy of the cell mask on the map's grid: about the maximum for such a grid.
     most_relevant_drop, least_relevant_drop, random_drop
         Mean fall of the logit when the most relevant, least relevant or random pixels of the cell are removed.
     shuffled_head, shuffled_all
@@ -89,7 +89,7 @@ class ExplainCheck:
     Attributes
     ----------
     sources, subjects
-        Names of the cells and of the people they belong to (the cell's own name where that is unknown).
+        Names of the cells and of their subjects (the name of the cell if the subject is unknown).
     measures
         One entry a cell.
     skipped
@@ -134,12 +134,12 @@ class ExplainCheck:
 
 FIGURES = tuple(MapMeasures.__dataclass_fields__)
 TEXT = (
-    "Means over cells. energy_inside against area_share and mask_energy: how much of the map lies on the cell, how "
+    "Means over cells. energy_inside against area_share and mask_energy: how much of the map is on the cell, how "
     "much of a uniform map would, and how much of the cell's own mask on the map's grid would. most_relevant_drop, "
     "least_relevant_drop, random_drop: fall of the logit when 10 to 70 % of the cell's pixels are removed in that "
     "order (filled from what remains of the cell); relevance_gap is the first minus the second, and must be positive. "
     "shuffled_head, shuffled_all: rank correlation with the map after shuffling the head's or all weights; near 0 "
-    "means that the map depends on what was learned. rotation: lowest correlation over quarter turns, turned back; "
+    "means that the map depends on the learned weights. rotation: lowest correlation over quarter turns, turned back; "
     "rotation_logit: largest change of the logit under them."
 )
 
@@ -205,13 +205,13 @@ def shuffle_weights(bundle: Bundle, rng: np.random.Generator, *, head_only: bool
     Parameters
     ----------
     head_only
-        Shuffle only what the map depends on and the embedding does not: the head's weights, whatever the head is.
+        Shuffle only the weights of the head, which the map depends on and the embedding does not.
         Tensors of one dimension (biases, normalization) stay, so that the network keeps its scale.
 
     Raises
     ------
     UsageError
-        The map depends on no weights of its own.
+        The map depends on no weights of the head.
     """
     content = bundle.read(MODEL)
     graph = read_onnx_graph(content)
@@ -230,7 +230,7 @@ def shuffle_weights(bundle: Bundle, rng: np.random.Generator, *, head_only: bool
 
 
 def energy_inside(activation_map: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
-    """Return the share of the map's sum that lies on the cell when the map is enlarged to the mask; NaN for zeros.
+    """Return the share of the map's sum on the cell, with the map enlarged to the mask; NaN for zeros.
 
     Parameters
     ----------
@@ -249,7 +249,7 @@ def energy_inside(activation_map: NDArray[np.float32], mask: NDArray[np.bool_]) 
 def remove_pixels(cell: Cells, removed: NDArray[np.bool_], rng: np.random.Generator) -> Cells:
     """Fill removed pixels of the cell from those of its pixels that remain.
 
-    The image is halved again and again, each time averaging known pixels only, until everything is known;
+    The image is halved again and again, each time averaging known pixels only, until all pixels are known;
     on the way back unknown pixels take the coarser level's value.
 
     Parameters

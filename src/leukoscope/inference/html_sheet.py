@@ -1,4 +1,4 @@
-"""Contact sheets: every image beside its heat map, with what was said; as one HTML page, or as cards of a picture."""
+"""Contact sheets: every image next to its heat map, with the decision; as an HTML page, or as cards of an image."""
 
 import base64
 from html import escape
@@ -45,7 +45,7 @@ class HtmlSheet:
     path
         Written by way of ``OutputFile``.
     title
-        Stands above the images.
+        Shown above the images.
     classes
         Of the bundle: titles, colors and shapes.
     """
@@ -83,7 +83,7 @@ class HtmlSheet:
             self._file.stream.write(_article(prediction, self._classes))
 
     def close(self, subjects: list[SubjectResult], counts: str, earlier: int = 0) -> None:
-        """Write the summary and put the page into its place; ``earlier`` images were classified by an earlier call."""
+        """Write the summary and move the page into place; ``earlier`` images were classified by an earlier call."""
         left_out = self._count - MAX_ITEMS
         note = f" The first {earlier:,} images, of an earlier call, are not drawn." if earlier else ""
         note += f" The last {left_out:,} images are not drawn." if left_out > 0 else ""
@@ -112,7 +112,7 @@ def sheet_item(prediction: Prediction, classes: ClassSchema = BINARY) -> SheetIt
 
 
 def shown_probability(result: CellResult, classes: ClassSchema) -> tuple[str, float | None]:
-    """Return what is shown as *the* probability of a cell: of the positive group, else of the likeliest class."""
+    """Return the probability to show: that of the positive group, else of the likeliest class."""
     if classes.positive:
         return classes.positive_name, result.probability
     return max(result.probabilities.items(), key=lambda item: item[1], default=("class", None))
@@ -148,8 +148,10 @@ def _article(prediction: Prediction, classes: ClassSchema) -> str:
     if probability is not None:
         score = f" · P({escape(name)}) {probability:.3f}"
         bar = f'<div class="bar"><i class="{kind}" style="width:{probability:.1%}"></i></div>'
-    said = [reason.message for reason in result.reasons] + [warning.message for warning in result.warnings]
-    reasons = "".join(f'<p class="faint"><small>{escape(message)}</small></p>' for message in said)
+    messages = [reason.message for reason in result.reasons] + [
+        warning.message for warning in result.warnings
+    ]
+    reasons = "".join(f'<p class="faint"><small>{escape(message)}</small></p>' for message in messages)
     subject = f" · subject {escape(result.subject)}" if result.subject else ""
     sign = SYMBOL_SIGNS[classes.symbol(kind)]
     return (

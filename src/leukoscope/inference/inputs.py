@@ -1,4 +1,4 @@
-"""Turn what a caller hands over (paths, bytes, Pillow images, arrays, folders, iterables) into sources."""
+"""Convert inputs (paths, bytes, Pillow images, arrays, folders, iterables) into sources."""
 
 import io
 import os
@@ -45,7 +45,7 @@ def as_source(value: Any, *, name: str | None = None, subject: str | None = None
     value
         ``ImageLike`` or ``Source``.
     name
-        What the result calls it; the path if there is one, else ``image``.
+        Name in the result; the path if there is one, else ``image``.
     subject
         Subject that the cell belongs to.
 
@@ -135,7 +135,7 @@ def _array(value: "np.ndarray[Any, Any]") -> Content:
             return _pillow(fromarray(value))
     remedy = ""
     if value.ndim == 3 and value.shape[0] in (3, 4) and value.shape[2] not in (3, 4):
-        remedy = "; channels stand last: array.transpose(1, 2, 0)"
+        remedy = "; channels must be last: array.transpose(1, 2, 0)"
     elif value.dtype != np.uint8 and np.issubdtype(value.dtype, np.number):
         remedy = "; give values of 0 to 255: for 0..1 (array * 255).round().astype('uint8')"
     elif value.ndim == 2:

@@ -31,9 +31,9 @@ class Journal:
     directory
         Made where it is missing.
     settings
-        What the results depend on, kept beside them in ``predict.json``.
+        What the results depend on, stored with them in ``predict.json``.
     resume
-        Go on after the last whole line; what a kill left of a line is cut off. Without it the file must not exist.
+        Continue after the last complete line; an incomplete line is removed. Without it the file must not exist.
     overwrite
         Delete the results that are there, and begin.
 
@@ -97,14 +97,14 @@ class Journal:
             self.sync()
 
     def sync(self) -> None:
-        """Write what was appended through to the disk."""
+        """Flush appended lines to disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._unsynced = 0
         self._synced_at = time.monotonic()
 
     def close(self) -> None:
-        """Write everything through and close the file; may be called again."""
+        """Flush all lines to disk and close the file; may be called again."""
         if not self._file.closed:
             self.sync()
             self._file.close()

@@ -33,7 +33,7 @@ class NeighborIndex:
     embeddings
         (N, D), finite, no row of zeros.
     subjects
-        The person each row belongs to, so that a person's own cells can be left out; None where unknown.
+        The subject of each row, so that cells of the same subject can be left out; None if unknown.
 
     Raises
     ------
@@ -71,7 +71,7 @@ class NeighborIndex:
         count
             At most this many.
         without_subjects
-            People whose cells are skipped: the asked cell's own, if similarity to others is the question.
+            Subjects whose cells are skipped, for instance the subject of the query cell.
         """
         values = np.asarray(embedding, dtype=np.float32)
         width = self._directions.shape[1]

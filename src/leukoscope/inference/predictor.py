@@ -50,13 +50,13 @@ class Predictor:
     operating_point
         Name of one of the bundle's operating points; None takes its default.
     limits
-        What the decoder refuses.
+        Limits of the decoder.
     microns_per_pixel
-        Scale of the images, for a bundle of uncut cells; None takes the shorter side of each image for
+        Scale of the images, for a bundle of uncut cells; for None the shorter side of each image is assumed to be
         ``imaging.uncut.ASSUMED_SIDE_UM``. An image of exactly the canvas' size is taken as prepared.
     profile
-        Of the laboratory: its scale where none is given, and its correction of the logits. Heat maps stay those of the
-        bundle's own head.
+        Laboratory profile: its scale if none is given, and its correction of the logits. Heat maps are those of the
+        bundle's original head.
 
     Raises
     ------
@@ -184,7 +184,7 @@ class Predictor:
             A path, the bytes of a file, a Pillow image or uint8 RGB (H, W, 3); a folder, a ZIP archive or a pattern;
             or an iterable of these.
         name
-            What the result calls a single image; the path if there is one.
+            Name of a single image in the result; the path if there is one.
         subject
             Subject that the cells belong to.
 
@@ -199,7 +199,7 @@ class Predictor:
         UsageError
             The value is no image (then it is also a ``TypeError``), or a folder holds no image.
         EngineError
-            The engine failed; this says nothing about the image.
+            The engine failed, independent of the image.
 
         Examples
         --------
@@ -228,7 +228,7 @@ class Predictor:
         return self._predict(prepared, forward, 0, time.perf_counter() - began)
 
     def embed(self, images: Any) -> NDArray[np.float32]:
-        """Return the embeddings of images, whatever the input checks say of them.
+        """Return the embeddings of images, independent of the input checks.
 
         Parameters
         ----------
@@ -318,7 +318,7 @@ class Predictor:
         placed = self._place(rgb)
         canvas = placed if uncut else clean_ground(placed)
         warnings = () if canvas is placed else (WarningCode.NOISY_GROUND,)
-        # Of the image itself: contact with its own border cannot be seen any more on the canvas.
+        # Measured on the image itself: contact with its border cannot be detected on the canvas.
         descriptors = describe_cell(canvas if uncut else rgb, manifest.canvas_px)
         refusals = tuple(check_descriptors(descriptors, self.bundle.decision.input_limits))
         cell = prepare_cell(canvas, manifest.input_px, manifest.canvas_px)
@@ -369,7 +369,7 @@ class Predictor:
             return entry
         parts = [pending.result() for pending in entry.pending]
         joined = ForwardResult(*map(np.concatenate, zip(*parts, strict=True)))
-        # Of the passes alone: the answer may have waited long for the caller to ask for it.
+        # Time of the passes alone, without the time until the caller asks for the result.
         seconds = sum(pending.seconds for pending in entry.pending)
         answer = self._corrected(join_turned(joined, self.turns))
         return self._predict(entry.prepared, answer, 0, seconds)
@@ -448,7 +448,7 @@ class Predictor:
         )
 
     def _reasons(self, prepared: PreparedCell, verdict: Verdict) -> tuple[ReasonDetail, ...]:
-        """Return the reasons; where an image was refused of which only a part was looked at, they say so."""
+        """Return the reasons; they state if only a part of a rejected image was analyzed."""
         side = self.bundle.manifest.canvas_px
         height, width = prepared.height_px, prepared.width_px
         crop = ""
@@ -456,7 +456,7 @@ class Predictor:
         if cut_out and verdict.status is Status.REJECTED and max(height, width) > side:
             crop = (
                 f" The image has {width} x {height} px, only the central "
-                f"{min(width, side)} x {min(height, side)} px are looked at."
+                f"{min(width, side)} x {min(height, side)} px are analyzed."
             )
         return tuple(ReasonDetail(code=code, message=message + crop) for code, message in verdict.reasons)
 
@@ -476,7 +476,7 @@ class Predictor:
 
 
 def explained_member(forward: ForwardResult, row: int, verdict: Verdict, classes: ClassSchema) -> int:
-    """Return the position of the class whose map is shown: the one called, else the likeliest.
+    """Return the position of the class whose map is shown: the called class, else the likeliest.
 
     A graph of one logit explains its second class only.
     """

@@ -1,4 +1,4 @@
-"""The one result schema: what the command line prints, the web API returns and the documentation shows."""
+"""The result schema of the command line, the REST API and the documentation."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -26,7 +26,7 @@ class ReasonDetail(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     code: Reason = Field(description="Stable code for programs.")
-    message: str = Field(description="One sentence for people: the value, the limit and the remedy.")
+    message: str = Field(description="One sentence that states the value, the limit and the remedy.")
 
 
 class WarningDetail(BaseModel):
@@ -39,7 +39,7 @@ class WarningDetail(BaseModel):
 
 
 class CellResult(BaseModel):
-    """Everything that is said about one image; one JSON object a line in ``predict --json``.
+    """The result of one image; one JSON object per line in ``predict --json``.
 
     Records of schema 1, which knew the classes normal and blast only, are read as well.
     """
@@ -196,7 +196,7 @@ def _check_label(status: Status, label: str | None) -> None:
 
 
 def _without_decision(value: Any, upgrade: Callable[[dict[str, Any], str], None]) -> Any:
-    """Drop the derived field ``decision`` of a record, after filling in what schema 1 said by it alone."""
+    """Drop the derived field ``decision`` of a record, after filling in the fields that schema 1 lacks."""
     if not isinstance(value, dict) or "decision" not in value:
         return value
     record = dict(value)
@@ -204,7 +204,7 @@ def _without_decision(value: Any, upgrade: Callable[[dict[str, Any], str], None]
     if "status" not in record:
         upgrade(record, decision)
     elif decision != (record.get("label") or record["status"]):
-        raise ValueError(f"decision {decision!r} is not what status and label say")
+        raise ValueError(f"decision {decision!r} contradicts status and label")
     return record
 
 

@@ -1,4 +1,4 @@
-"""A bundle's sample cells: what the model answered when the bundle was made, and whether it still does."""
+"""The sample cells of a bundle with their expected results, and the check that they are reproduced."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ RELATIVE_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class SampleCell:
-    """One cell to ship in a bundle: its file, and what is known of it."""
+    """One sample cell of a bundle: its file, subject and label."""
 
     path: Path
     label: Label | str | None = None
@@ -57,7 +57,7 @@ def build_bundle(
     directory
         Must not exist, or be a bundle, which is then replaced.
     report
-        None for a model that has not been evaluated; the card says so.
+        None for a model that has not been evaluated; the card states this.
     license_text, data_license
         Full texts.
     sample
@@ -72,7 +72,7 @@ def build_bundle(
     """
     files = [SampleFile(cell.path.name, cell.path.read_bytes()) for cell in sample]
     if not files or len({file.name for file in files}) != len(files):
-        raise BundleError(f"{len(files)} sample cells: give at least one, each with a name of its own")
+        raise BundleError(f"{len(files)} sample cells: give at least one, each with a unique name")
     session = Session(model_path)
     side = session.input_px
     cells = []
@@ -126,7 +126,7 @@ def check_sample(predictor: Predictor) -> Check:
     """Classify the bundle's sample cells and compare logit, embedding and map with what the bundle expects.
 
     A decision may differ only where the logit is within its tolerance of a limit, which the comparison of
-    logits covers; it is therefore not compared by itself.
+    logits covers; it is therefore not compared separately.
     """
     expected = predictor.bundle.expected
     worst_logit = worst_map = worst_embedding = 0.0

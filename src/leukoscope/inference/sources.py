@@ -1,4 +1,4 @@
-"""Where images come from: files, folders, globs, ZIP archives, standard input; one at a time, never all at once."""
+"""Iterate over images from files, folders, globs, ZIP archives and standard input, one at a time."""
 
 import codecs
 import glob
@@ -19,7 +19,7 @@ from leukoscope.imaging.decode import DecodeLimits
 from leukoscope.inference.cells import Source
 
 SUFFIXES = frozenset({".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
-"""Names that are taken from folders and archives; a file named by itself is read whatever its name is."""
+"""Endings of images in folders and archives; a file that is given directly is read with any name."""
 
 _RESULT_SETTINGS, _RESULT_PICTURES = "predict.json", "heat_maps"  # of a folder that predict --out has written
 
@@ -30,7 +30,7 @@ MAX_LINE = 32_768
 
 @dataclass(frozen=True)
 class ArchiveLimits:
-    """What is refused of a ZIP archive.
+    """Limits of a ZIP archive.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class ArchiveLimits:
     max_ratio
         Unpacked by packed size of all images together. BMP files of single cells on black reach about 15.
     free_bytes
-        Unpacked size that is accepted whatever its ratio is.
+        Unpacked size that is accepted at any ratio.
     """
 
     max_members: int = 200_000
@@ -49,7 +49,7 @@ class ArchiveLimits:
 
 @dataclass
 class Ignored:
-    """What folders and archives held that is no image by its name: counted, with the first names; empty folders."""
+    """Non-image files (by name) in folders and archives: count and first names; empty folders."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
@@ -88,13 +88,13 @@ def iterate_sources(
         Paths of images, folders (read recursively, links not followed), ZIP archives, glob patterns (``**`` for any
         depth), or ``-`` for one image on standard input.
     subject_of
-        Gives the subject of an image by its name.
+        Returns the subject of an image by its name.
     stdin
         Read where ``-`` is named.
     ignored
         Counts what was skipped in folders and archives, and names folders without an image.
     limits, archive_limits
-        What is refused.
+        Limits of archives.
     suffixes
         Names that are taken from folders and archives.
 
@@ -109,7 +109,7 @@ def iterate_sources(
         A pattern without an image, no image in all, ``-`` more than once.
     """
     if isinstance(arguments, str | os.PathLike):
-        arguments = [os.fspath(arguments)]  # a lone path, whose letters are no paths
+        arguments = [os.fspath(arguments)]  # a single path, not an iterable of paths
     ignored = ignored if ignored is not None else Ignored()
     limits = limits or DecodeLimits()
     archive_limits = archive_limits or ArchiveLimits()
@@ -186,7 +186,7 @@ def read_list(stdin: BinaryIO) -> Iterator[str]:
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
-            text = os.fsdecode(line)  # a name of this file system whose bytes are not UTF-8
+            text = os.fsdecode(line)  # a file name with bytes that are not UTF-8
             if not os.path.lexists(text.rstrip("\r\n")):
                 raise UsageError(
                     f"line {number} of the list is not UTF-8, and no file has this name; give one path per line"
@@ -210,7 +210,7 @@ def _expand(argument: str, ignored: Ignored, suffixes: frozenset[str]) -> Iterat
         if glob.has_magic(argument):
             yield from _glob(argument, ignored, suffixes)
         else:
-            yield path  # the decoder says what is wrong with it
+            yield path  # the decoder reports the error
         return
     if not stat.S_ISDIR(mode):
         yield path
@@ -259,14 +259,14 @@ def _walk(directory: Path, ignored: Ignored, suffixes: frozenset[str]) -> Iterat
         elif _is_image_name(entry.name, suffixes) and not entry.is_dir():
             yield Path(entry.path)
         elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110 - a plain string
-            yield Path(entry.path)  # the decoder says that it leads nowhere
+            yield Path(entry.path)  # the decoder reports that it is a dead link
         else:
             ignored.add(entry.path)
 
 
 @dataclass(frozen=True)
 class _Unreadable:
-    """A folder that cannot be listed: a result of its own, so that the gap is seen."""
+    """A folder that cannot be listed, as a separate result, so that it is not missed."""
 
     path: Path
     why: str

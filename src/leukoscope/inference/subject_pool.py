@@ -1,4 +1,4 @@
-"""Results of one person's cells pooled: eight bytes a cell and class until the end, then the policy's own rule."""
+"""Pool the results of one subject: store eight bytes per cell and class, then apply the rule of the policy."""
 
 from array import array
 from collections import Counter

@@ -37,7 +37,7 @@ def join_turned(forward: ForwardResult, turns: int) -> ForwardResult:
     Parameters
     ----------
     forward
-        Outputs for N x ``turns`` cells, the copies of one cell beside each other.
+        Outputs for N x ``turns`` cells, the copies of one cell adjacent.
     turns
         1, 4 or 8.
 

@@ -31,7 +31,7 @@ FAR_SHARE = 0.2
 COLUMNS = ("image", "label")
 
 UNSHIFTED = (
-    "embedding statistics serve to tell drift; they do not change what is said of a cell: no correction by unlabeled "
+    "embedding statistics are for the detection of drift; they do not change predictions: no correction by unlabeled "
     "cells has proved to help in laboratories left out of training"
 )
 
@@ -41,7 +41,7 @@ Key = tuple[str, int]
 
 @dataclass
 class Gathered:
-    """Cells of a laboratory with what the network answered.
+    """Cells of a laboratory with the outputs of the network.
 
     Attributes
     ----------
@@ -127,7 +127,7 @@ def adapt(
         )
     embeddings = np.stack(gathered.embeddings).astype(np.float64)
     statistics, remarks = embedding_statistics(embeddings, predictor)
-    head, said = _refit(gathered, embeddings, corrections or {}, predictor)
+    head, remark = _refit(gathered, embeddings, corrections or {}, predictor)
     scales = [record.scale.value for record in gathered.fields if record.scale is not None]
     scale = microns_per_pixel or (float(np.median(scales)) if scales else None)
     if scales and max(scales) > 1.25 * min(scales):
@@ -143,7 +143,7 @@ def adapt(
         surroundings=surroundings_of(gathered.fields),
         embedding=statistics,
         head=head,
-        remarks=(*remarks, said),
+        remarks=(*remarks, remark),
     )
 
 
@@ -193,7 +193,7 @@ def gather_single_cells(
 def embedding_statistics(
     embeddings: NDArray[np.float64], predictor: Predictor
 ) -> tuple[EmbeddingStatistics, list[str]]:
-    """Return the statistics of embeddings (N, D), and what is to be said of them."""
+    """Return the statistics of embeddings (N, D), and remarks on them."""
     novelty = predictor.bundle.novelty
     scores = novelty.score(embeddings) / predictor.bundle.decision.novelty.limit
     shrinkage = PRIOR_CELLS / (PRIOR_CELLS + len(embeddings))

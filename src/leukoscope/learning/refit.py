@@ -1,10 +1,10 @@
 """A small change of a bundle's head, fitted on corrected cells of one laboratory.
 
-The bundle's logits are scaled down, since a head is too sure of itself in a laboratory that it does not know, and a
+The bundle's logits are scaled down, because a head is overconfident in a laboratory that it was not trained on, and a
 change that is linear in the embedding is added. A penalty on its weights holds it near the bundle's head. Scale and
 strength of the penalty are chosen by leaving corrected cells out in turn, and no change is made where none that was
 tried lowers the log loss by more than its standard error. Fitted in the space of the cells (kernel logistic
-regression), so that twenty cells cost milliseconds whatever the width of the embedding.
+regression), so that twenty cells cost milliseconds at any width of the embedding.
 """
 
 from itertools import product
@@ -43,7 +43,7 @@ def refit_head(
     center: NDArray[np.floating],
     seed: int = 0,
 ) -> tuple[HeadCorrection | None, str]:
-    """Fit a correction on corrected cells and say what came of it.
+    """Fit a correction on corrected cells, with a remark on the result.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def refit_head(
     Returns
     -------
     correction, remark
-        None where no strength proved to help; the remark says so.
+        None if no strength helps; the remark states this.
 
     Raises
     ------
@@ -122,9 +122,9 @@ def fit_change(features: Floats, base: Floats, labels: NDArray[np.int64], streng
     for _ in range(_STEPS):
         residual = (softmax(base + kernel @ ahead) - wanted) / count
         following = ahead - step * (residual + strength * ahead)
-        grown = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
-        ahead = following + (momentum - 1) / grown * (following - current)
-        current, momentum = following, grown
+        next_momentum = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
+        ahead = following + (momentum - 1) / next_momentum * (following - current)
+        current, momentum = following, next_momentum
     return Change(current.T @ features, current.sum(axis=0))
 
 

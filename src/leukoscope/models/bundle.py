@@ -48,7 +48,7 @@ class Bundle:
         Raises
         ------
         BundleError
-            Anything is missing, unknown, altered or inconsistent; the first such thing is named.
+            A file is missing, unknown, altered or inconsistent; the first problem is named.
         """
         files = list_files(directory)
         sums = read_sums(files)
@@ -101,7 +101,7 @@ class Bundle:
 
     @cached_property
     def expected(self) -> ExpectedOutputs:
-        """What the model must answer for the sample cells."""
+        """Expected outputs of the model for the sample cells."""
         expected = ExpectedOutputs.from_json(self.read(names.EXPECTED))
         listed = sorted(f"{names.SAMPLE}/{cell.file}" for cell in expected.cells)
         present = sorted(name for name in self.sums if names.SAMPLE_NAME.match(name))
@@ -170,18 +170,18 @@ def write_bundle(
     sample: Iterable[SampleFile],
     expected: ExpectedOutputs,
 ) -> Bundle:
-    """Write a bundle in one step: built and opened beside its place, then moved there.
+    """Write a bundle in one step: it is built and opened in a temporary folder, then moved into place.
 
     Parameters
     ----------
     directory
         Must not exist, or be a bundle, which is then replaced.
     report
-        None for a model that has not been evaluated; the card says so.
+        None for a model that has not been evaluated; the card states this.
     license_text, data_license
         Full texts.
     sample, expected
-        The sample cells' files and what the model answered for them.
+        The files of the sample cells and the outputs of the model for them.
 
     Raises
     ------
@@ -241,7 +241,7 @@ def check_bundle_place(directory: Path) -> None:
         Bundle.open(directory)
     except BundleError as error:
         raise BundleError(
-            f"{directory}: is no bundle as it was written, and what it holds would be lost ({error}); name a new folder"
+            f"{directory}: is not an unchanged bundle, and its files would be lost ({error}); name a new folder"
         ) from None
 
 

@@ -61,7 +61,7 @@ def _model(manifest: Manifest) -> list[str]:
     rows = [
         ("Architecture", f"{manifest.architecture}, head: {manifest.head}"),
         ("Parameters", f"{manifest.parameters:,}"),
-        ("Operations", f"{manifest.flops / 1e9:.2f} GFLOPs a cell (a multiply-add counts as two)"),
+        ("Operations", f"{manifest.flops / 1e9:.2f} GFLOPs per cell (a multiply-add counts as two)"),
         ("Input", f"{manifest.canvas_px} px canvas, resized to {manifest.input_px} px, 8-bit RGB"),
         ("Explanation", manifest.attribution),
     ]
@@ -125,11 +125,11 @@ def _decisions(decision: DecisionParameters, classes: ClassSchema) -> list[str]:
         "",
         *_bullets(
             (
-                f"A class is excluded when a cell is more unusual for it than {1 - conformal.alpha:.0%} of calibration "
-                f"cells, weighted by subject ({subjects} subjects); a cell that keeps {several} or none is called "
+                f"A class is excluded if a cell is more unusual for it than {1 - conformal.alpha:.0%} of calibration "
+                f"cells, weighted by subject ({subjects} subjects); a cell with {several} or none is called "
                 "uncertain.",
-                f"An image is refused as novel above {decision.novelty.limit:.4g}: {decision.novelty.method}",
-                f"An image is refused outside {limits.min_area_px:,} to {limits.max_area_px:,} px of foreground, with "
+                f"An image is rejected as novel above {decision.novelty.limit:.4g}: {decision.novelty.method}",
+                f"An image is rejected outside {limits.min_area_px:,} to {limits.max_area_px:,} px of foreground, with "
                 f"more than {limits.max_foreground_share:.0%} of foreground, more than "
                 f"{limits.max_border_contact_px} px on the border, more than {limits.max_components} objects, "
                 f"or a focus below {limits.min_focus:.3g}.",
@@ -139,7 +139,7 @@ def _decisions(decision: DecisionParameters, classes: ClassSchema) -> list[str]:
 
 
 def _shift(decision: DecisionParameters, classes: ClassSchema) -> str:
-    """Say the fitted bias; of two classes only the difference counts, which is that of the second."""
+    """Describe the fitted bias; for two classes only the difference, which is that of the second, matters."""
     if not any(decision.bias.values()):
         return ""
     first, *others = decision.bias_of(classes)
@@ -180,7 +180,7 @@ def _report_lines(report: "Report") -> Iterator[str]:
         yield f"### {split.name}"
         yield ""
         if split.leaks:
-            yield "**Subjects stand on both sides of this split: these figures are not evidence.**"
+            yield "**Subjects are on both sides of this split: these results are not evidence.**"
             yield ""
         yield from _split_lines(split)
         yield ""
@@ -191,7 +191,7 @@ def _report_lines(report: "Report") -> Iterator[str]:
         yield ""
         yield from _measure_table(tuple(supplement.measures), [("value", supplement.measures)])
         yield ""
-    yield "### What to know before using a number"
+    yield "### Caveats"
     yield ""
     yield from _bullets((*report.protocol, *report.caveats))
 
@@ -208,7 +208,7 @@ def _split_lines(split: "SplitReport") -> Iterator[str]:
     yield ""
     yield from _measure_table(CELL_MEASURES, [("model", split.cell.measures)])
     yield ""
-    yield "Beside the baselines, all called blast from a probability of 0.5:"
+    yield "Comparison with the baselines, all at a probability threshold of 0.5:"
     yield ""
     columns = [("model", split.at_half)]
     columns += [(baseline.title, baseline.measures) for baseline in split.baselines]

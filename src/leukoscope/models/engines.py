@@ -1,4 +1,4 @@
-"""The two inference engines behind one face; ``session.py`` is the door to them."""
+"""The two inference engines with a common interface; use them through ``session.py``."""
 
 import sys
 import threading
@@ -18,11 +18,11 @@ OUTPUT_NAMES = ("logits", "embedding", "activation_map")
 Cells = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Ports = dict[str, tuple[str, tuple[int | None, ...]]]
-"""Name -> (dtype, shape); None stands for a dynamic axis."""
+"""Name -> (dtype, shape); None means a dynamic axis."""
 
 
 class ForwardResult(NamedTuple):
-    """What the network says about N cells.
+    """Outputs of the network for N cells.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class ForwardResult(NamedTuple):
 def with_two_logits(forward: ForwardResult) -> ForwardResult:
     """Turn the one logit z of a binary graph, its log-odds, into the logits [0, z] of two classes.
 
-    The softmax of these is the sigmoid of z, so that all that follows knows K >= 2 classes only.
+    The softmax of these is the sigmoid of z, so that all later code needs only K >= 2 classes.
     """
     if forward.logits.shape[1] != 1:
         return forward
@@ -286,7 +286,7 @@ def _last_line(error: Exception) -> str:
 
 
 def engine_failed(error: Exception) -> EngineError:
-    """Return what is raised where a compiled graph fails."""
+    """Return the exception types of a failing compiled graph."""
     return EngineError(
         f"the engine failed: {_last_line(error)}; run `leukoscope bundle verify` on the bundle"
     )

@@ -14,7 +14,7 @@ Floats = NDArray[np.float32]
 
 
 class GraphStreams:
-    """A compiled graph; every image goes through alone, so that its numbers do not depend on its neighbors.
+    """A compiled graph; images are computed one at a time, so that results do not depend on the batch.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""``manifest.json``: what a bundle says of its model, and ``sample/expected.json``: what the model must answer."""
+"""``manifest.json``: the description of the model, and ``sample/expected.json``: expected outputs."""
 
 import re
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -39,19 +39,21 @@ class TensorSpec(_Record):
 
     name: str
     dtype: Literal["uint8", "float32"]
-    shape: tuple[int | str, ...] = Field(description="A number an axis; a name stands for a dynamic one.")
+    shape: tuple[int | str, ...] = Field(description="One number per axis; a name means a dynamic axis.")
     meaning: str = Field(min_length=1)
     value_range: str = Field(min_length=1)
 
 
 class TrainingRecord(_Record):
-    """What the model was trained on, as counts and hashes, so that a test set can be shown to be disjoint."""
+    """The training set as counts and hashes, so that a test set can be shown to be disjoint."""
 
     protocol: str
     cells: Count
     subjects: Count
     groups: Count
-    groups_sha256: Hash | None = Field(description="Of the sorted names of the training groups, one a line.")
+    groups_sha256: Hash | None = Field(
+        description="Of the sorted names of the training groups, one per line."
+    )
     cells_sha256: Hash | None = Field(description="Of the cell table.")
     initial_weights: str = Field(description="Where training started: an origin with its license, or random.")
     seed: int | None = None
@@ -61,7 +63,7 @@ class TrainingRecord(_Record):
 class LicenseRecord(_Record):
     """Under what terms a part may be used."""
 
-    part: str = Field(description="What it covers, for instance 'weights' or 'sample cells'.")
+    part: str = Field(description="Part that it covers, for instance 'weights' or 'sample cells'.")
     license: str = Field(validation_alias=AliasChoices("license", "licence"), description="SPDX identifier.")
     attribution: str = ""
 
@@ -94,7 +96,7 @@ class Manifest(_Record):
     created: str = Field(description="UTC, ISO 8601.")
     notice: str = RESEARCH_USE
     intended_use: str = Field(min_length=1)
-    limitations: tuple[str, ...] = Field(min_length=1, description="What a reader must know before using it.")
+    limitations: tuple[str, ...] = Field(min_length=1, description="Limitations of the model.")
     architecture: str
     head: str
     attribution: str = Field(description="The method of the activation map.")
@@ -170,7 +172,7 @@ class Manifest(_Record):
 
 
 class ExpectedCell(_Record):
-    """What the model answered for one sample cell when the bundle was made."""
+    """Outputs of the model for one sample cell when the bundle was made."""
 
     file: FileName
     label: str | None = Field(default=None, description="Name of its true class, where known.")
@@ -179,7 +181,7 @@ class ExpectedCell(_Record):
         description="Log-odds of the positive group before calibration, or of the class called."
     )
     logits: tuple[float, ...] | None = Field(
-        default=None, description="One a class; null in files of version 1."
+        default=None, description="One per class; null in files of version 1."
     )
     probability: float | None = Field(ge=0, le=1)
     decision: str = Field(description="A class, 'uncertain' or 'rejected'.")

@@ -29,7 +29,7 @@ MEASURES: dict[str, MetricInfo] = {
         explanation="AUC within each test part, averaged: no score of two models is compared.",
     ),
     "average_precision": MetricInfo(
-        title="AUPRC", explanation="Average precision for blast; its floor is the share of blasts."
+        title="AUPRC", explanation="Average precision for blast; its baseline is the share of blasts."
     ),
     "accuracy": MetricInfo(title="Accuracy", explanation="Share of calls that are right.", percent=True),
     "balanced_accuracy": MetricInfo(
@@ -103,27 +103,29 @@ MEASURES: dict[str, MetricInfo] = {
         percent=True,
     ),
     "coverage": MetricInfo(
-        title="Coverage", explanation="Share of cells whose prediction set holds their label.", percent=True
+        title="Coverage",
+        explanation="Share of cells whose prediction set contains their label.",
+        percent=True,
     ),
     "coverage_blast": MetricInfo(
         title="Coverage, blasts",
-        explanation="Share of blasts whose prediction set holds 'blast'.",
+        explanation="Share of blasts whose prediction set contains 'blast'.",
         percent=True,
     ),
     "coverage_normal": MetricInfo(
         title="Coverage, normal cells",
-        explanation="Share of normal cells whose prediction set holds 'normal'.",
+        explanation="Share of normal cells whose prediction set contains 'normal'.",
         percent=True,
     ),
     "refused_as_novel": MetricInfo(
-        title="Refused as novel",
-        explanation="Share of test cells whose embedding lies beyond the novelty limit.",
+        title="Rejected as novel",
+        explanation="Share of test cells whose embedding is beyond the novelty limit.",
         percent=True,
         better="lower",
     ),
     "refused_by_input_checks": MetricInfo(
-        title="Refused by input checks",
-        explanation="Share of test cells that a check of size, focus, border or number of objects refuses.",
+        title="Rejected by input checks",
+        explanation="Share of test cells that fail a check of size, focus, border or number of objects.",
         percent=True,
         better="lower",
     ),

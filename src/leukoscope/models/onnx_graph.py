@@ -52,7 +52,7 @@ class Weight:
 
 
 class Node(NamedTuple):
-    """One step of the graph: the names of what goes in and what comes out."""
+    """One node of the graph: the names of its inputs and outputs."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -84,7 +84,7 @@ class OnnxGraph:
     opset: int
 
     def origins(self, output: str) -> frozenset[str]:
-        """Return the names of everything that an output depends on."""
+        """Return the names of all values that an output depends on."""
         makers = {name: node for node in self.nodes for name in node.outputs}
         found: set[str] = set()
         waiting = [output]
@@ -128,7 +128,7 @@ class _Reader:
                 if domain in STANDARD_DOMAINS:
                     opset = version
             elif number == 25:
-                raise BundleError("model.onnx defines functions of its own; export it again with leukoscope")
+                raise BundleError("model.onnx defines local functions; export it again with leukoscope")
         if graph is None or not opset:
             raise BundleError("model.onnx is no ONNX model: it has no graph; copy or export the bundle again")
         inputs, outputs, weights, nodes = self.graph(graph, 0)

@@ -1,4 +1,4 @@
-"""A laboratory profile as data: what ``leukoscope adapt`` measured, and how it changes what a bundle says."""
+"""A laboratory profile as data: the measurements of ``leukoscope adapt``, and the correction of a bundle."""
 
 import hashlib
 from pathlib import Path
@@ -15,7 +15,7 @@ from leukoscope.core.text import TextError, read_text
 from leukoscope.models.engines import ForwardResult
 
 MARK = '"laboratory_profile":'
-"""What a profile file begins with, so that only a profile is overwritten."""
+"""Beginning of a profile file, so that only a profile is overwritten."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Triple = tuple[Finite, Finite, Finite]
@@ -38,10 +38,10 @@ class Surroundings(_Record):
 
 
 class EmbeddingStatistics(_Record):
-    """Embeddings of the laboratory's cells, which drift is told by."""
+    """Statistics of the embeddings of the laboratory's cells, for the detection of drift."""
 
     cells: int = Field(ge=1)
-    mean: tuple[Finite, ...] = Field(description="(D,), shrunk towards the training cells of the bundle.")
+    mean: tuple[Finite, ...] = Field(description="(D,), shrunk toward the training cells of the bundle.")
     shrinkage: float = Field(ge=0, le=1, description="Share of the training cells' mean in it.")
     novelty_median: float = Field(
         ge=0, description="Median novelty by its limit; training cells have about 0.7."
@@ -84,7 +84,7 @@ class LaboratoryProfile(_Record):
         default=None, description="Null without corrected cells, or where no correction proved to help."
     )
     remarks: tuple[str, ...] = Field(
-        default=(), description="What was checked, what was left as it is, and why."
+        default=(), description="Remarks on checks and on parts that were not changed, with reasons."
     )
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """The schema of ``report.json``: every measured number once, with its counts, its interval and its split.
 
 The evaluation writes it; the model card, the tables of the documentation and the web page about the model are
-rendered from it. This module needs pydantic only, so that the operating world can read a report.
+rendered from it. This module needs pydantic only, so that prediction code can read a report.
 """
 
 from collections.abc import Iterator
@@ -30,10 +30,10 @@ class _Record(BaseModel):
 
 
 class Measurement(_Record):
-    """One number with everything that is needed to classify it.
+    """One measured value with everything that is needed to interpret it.
 
     ``value`` is null where the data do not determine it, ``low`` and ``high`` where they do not determine an
-    interval; ``not_estimable`` then says why.
+    interval; ``not_estimable`` then states why.
     """
 
     value: float | None
@@ -43,7 +43,7 @@ class Measurement(_Record):
     n_subjects: Count
     split: str
     unit: Unit = Field(
-        description="What is counted: cells or subjects. Intervals resample subjects in either case."
+        description="Statistical unit: cells or subjects. Intervals resample subjects in both cases."
     )
     method: str = Field(description="How the interval was made.")
     not_estimable: str | None = Field(default=None, description="Why the value or its interval is missing.")
@@ -78,7 +78,7 @@ class PartCounts(_Record):
 
 
 class RunRecord(_Record):
-    """Which run gave the scores and what it cost; costs are null where nobody measured them."""
+    """The run of the scores and its costs; unmeasured costs are null."""
 
     name: str
     split: str
@@ -134,7 +134,7 @@ class ReliabilityBin(_Record):
 
 
 class OperatingPointResult(_Record):
-    """A threshold chosen on validation rows, and what it does on the test part."""
+    """A threshold chosen on validation rows, and its performance on the test part."""
 
     name: str
     rule: str
@@ -147,7 +147,7 @@ class OperatingPointResult(_Record):
 
 
 class Fitted(_Record):
-    """What the decision layer learned, and from how much."""
+    """The fitted decision layer, with the number of cells and subjects."""
 
     part: Literal["validation"] = "validation"
     cells: Count
@@ -212,7 +212,7 @@ class NetBenefitPoint(_Record):
 
 
 class Abstention(_Record):
-    """What the prediction sets do on the test part."""
+    """Performance of the prediction sets on the test part."""
 
     alpha: Share
     measures: Measurements
@@ -255,7 +255,7 @@ class SubjectRow(_Record):
 
 
 class CellCase(_Record):
-    """One cell worth looking at: a confident error or a suspected wrong label."""
+    """One notable cell: a confident error or a suspected wrong label."""
 
     cell: str
     sha256: str
@@ -279,7 +279,7 @@ class Histogram(_Record):
 
 
 class Curves(_Record):
-    """Everything the figures draw."""
+    """The data of the figures."""
 
     roc: Curve
     precision_recall: Curve
@@ -312,7 +312,7 @@ class SplitReport(_Record):
 
     name: str
     protocol: str
-    leaks: bool = Field(description="Whether subjects stand on both sides: such figures are not evidence.")
+    leaks: bool = Field(description="Whether subjects are on both sides: such results are not evidence.")
     parts: dict[str, PartCounts]
     fitted: tuple[Fitted, ...]
     operating_points: tuple[OperatingPointResult, ...]
@@ -337,7 +337,7 @@ class SplitReport(_Record):
 
 
 class Supplement(_Record):
-    """Measurements of another command carried along: novelty, explanations, speed."""
+    """Included measurements of another command: novelty, explanations, speed."""
 
     name: str
     title: str
@@ -355,8 +355,8 @@ class Report(_Record):
     level: Share = Field(description="Nominal level of every interval.")
     resamples: Count
     seed: int
-    protocol: tuple[str, ...] = Field(description="Sentences that say what was fitted where.")
-    caveats: tuple[str, ...] = Field(description="What a reader must know before using any number.")
+    protocol: tuple[str, ...] = Field(description="Sentences about the data that each part was fitted on.")
+    caveats: tuple[str, ...] = Field(description="Caveats that a reader must know.")
     runs: tuple[RunRecord, ...]
     splits: tuple[SplitReport, ...] = Field(min_length=1)
     pooled: SplitReport | None = Field(default=None, description="All test parts together, each cell once.")

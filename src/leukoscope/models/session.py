@@ -1,7 +1,7 @@
-"""The one door to the inference engines: uint8 cells in; logits, embedding and activation maps out.
+"""Run a graph in an inference engine: uint8 cells in; logits, embedding and activation maps out.
 
 OpenVINO is the default; ONNX Runtime is optional and runs the same file. Both compute in float32 unless bfloat16 is
-asked for, whatever the precision the weights are stored in.
+set, independent of the precision of the stored weights.
 """
 
 import os
@@ -57,7 +57,7 @@ class Pending(Protocol):
     Attributes
     ----------
     seconds
-        What the pass itself took, without waiting for a thread or for being asked; known once there is a result.
+        Time of the pass itself, without waiting for a thread or for the caller; known once there is a result.
     """
 
     seconds: float
@@ -112,7 +112,7 @@ class Session:
         Unknown engine or precision, threads below 1, an engine that is not installed.
     EngineError
         The model cannot be compiled, has no uint8 input ``cells`` (N, S, S, 3) or not the three outputs; or the
-        processor lacks what was asked for.
+        processor does not support the setting.
     """
 
     def __init__(
@@ -154,17 +154,17 @@ class Session:
 
     @property
     def inputs(self) -> Ports:
-        """Name -> (dtype, shape) of the graph's inputs; None stands for a dynamic axis."""
+        """Name -> (dtype, shape) of the graph's inputs; None means a dynamic axis."""
         return self._backend.inputs
 
     @property
     def outputs(self) -> Ports:
-        """Name -> (dtype, shape) of the graph's outputs; None stands for a dynamic axis."""
+        """Name -> (dtype, shape) of the graph's outputs; None means a dynamic axis."""
         return self._backend.outputs
 
     @property
     def in_flight(self) -> int:
-        """How many started passes keep the engine busy; more would only wait."""
+        """Number of started passes that keep the engine busy; more would only wait."""
         return self._backend.workers + 1
 
     def description(self) -> dict[str, str | int]:
@@ -203,7 +203,7 @@ class Session:
 
         Meant for one cell a call: with as many calls open as ``in_flight`` every core is busy while the caller
         decodes the next image, and a cell's numbers do not depend on its neighbors in a batch. Parameters and
-        errors are those of ``run``; errors of the engine come out of ``result()``.
+        errors are those of ``run``; errors of the engine are raised by ``result()``.
         """
         self._check_cells(cells)
         with self._executor_lock:

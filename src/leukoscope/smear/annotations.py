@@ -21,13 +21,13 @@ class Annotation:
 
 
 class Annotations:
-    """Looks up what is annotated in an image: beside it, or in one file for all.
+    """Finds the annotations of an image: in the folder of the image, or in one file for all images.
 
     Parameters
     ----------
     source
-        A COCO or GeoJSON file for all images, a folder that holds a file an image (VOC ``.xml``, YOLO ``.txt``,
-        ``.geojson``), or None: the files stand beside the images.
+        A COCO or GeoJSON file for all images, a folder that holds a file per image (VOC ``.xml``, YOLO ``.txt``,
+        ``.geojson``), or None: the files are in the folders of the images.
     names
         Class names of YOLO numbers, in order; a ``classes.txt`` or ``data.yaml`` names list is the user's to give.
     """
@@ -42,7 +42,7 @@ class Annotations:
             self._common = _read_common(source)
 
     def of(self, image: Path, width_px: int, height_px: int) -> list[Annotation] | None:
-        """Return what is annotated in an image; None where nothing is said about it, empty where it says no cells.
+        """Return the annotations of an image; None if the image is not annotated, empty if it has no cells.
 
         Raises
         ------
@@ -104,7 +104,7 @@ def read_yolo(text: str, width_px: int, height_px: int, names: tuple[str, ...] =
 
 
 def read_geojson(content: Any) -> list[tuple[str, Annotation]]:
-    """Read polygons of QuPath or of our own: image (empty where it is not said) and annotation."""
+    """Read polygons of QuPath or of our own: image (empty if not stated) and annotation."""
     features = content["features"] if isinstance(content, dict) and "features" in content else content
     if isinstance(features, dict):
         features = [features]

@@ -38,7 +38,7 @@ _UNKNOWN = (
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured of one field before cells are searched.
+    """Measurements of one field before cells are searched.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Calibration:
     edge_um
         Width of the sharpest edges of the field; above ``SHARP_UM`` it is out of focus.
     warnings
-        Sentences for people.
+        Sentences for the user.
     """
 
     light: Illumination
@@ -103,7 +103,7 @@ def calibrate_field(
     Parameters
     ----------
     picture, survey
-        The field, and what ``survey_field`` said of it.
+        The field, and its result of ``survey_field``.
     given, metadata
         Micrometers per pixel by the user, and by the file with what names it.
     smear
@@ -180,7 +180,7 @@ def _contrast(thumbnail: NDArray[np.uint8]) -> float:
 
 
 def _without_scale(picture: Picture, survey: Survey) -> ImageError:
-    """Say why there is no scale: the magnification is too low, or red cells are missing or out of focus."""
+    """Return why there is no scale: the magnification is too low, or red cells are missing or out of focus."""
     from leukoscope.smear.scale import measure_small_red_cells
 
     small = measure_small_red_cells(picture, survey.light)
@@ -250,25 +250,27 @@ def _other_colors(stain: Stain) -> ImageError:
 
 
 def _warnings(scale: Scale, stain: Stain, survey: Survey, edge: float) -> list[str]:
-    said = []
+    warnings = []
     if scale.measured is not None and scale.contradicted:
-        said.append(
+        warnings.append(
             f"scale {scale.value:.3g} um a pixel ({scale.source.value}), but {scale.n_red_cells} red cells show "
             f"{scale.measured:.3g}; check --microns-per-pixel"
         )
     if scale.interval is not None and scale.n_red_cells < 5:
-        said.append(
+        warnings.append(
             f"the scale rests on {scale.n_red_cells} red cells only; give it with --microns-per-pixel"
         )
     if stain.is_far:
         name, far = min(stain.distances().items(), key=lambda item: item[1])
-        said.append(f"the stain is far from the reference laboratories ({far:.1f} from {name}, the nearest)")
+        warnings.append(
+            f"the stain is far from the reference laboratories ({far:.1f} from {name}, the nearest)"
+        )
     if edge > SHARP_UM:
-        said.append(
+        warnings.append(
             f"out of focus: edges are {edge:.1f} um wide, the limit is {SHARP_UM}; focus and photograph again"
         )
     if survey.light.unevenness > 3.0:
-        said.append(
+        warnings.append(
             f"the light is uneven ({survey.light.unevenness:.1f} times as bright in one place as in another)"
         )
-    return said
+    return warnings

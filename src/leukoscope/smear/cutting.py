@@ -1,4 +1,4 @@
-"""A training cohort from own fields: one image a cell, with label and subject, as ``data import`` reads it."""
+"""Make a training cohort from fields: one image per cell, with label and subject, as ``data import`` reads it."""
 
 import csv
 import math
@@ -54,7 +54,7 @@ class CutSettings:
 
 @dataclass
 class CutReport:
-    """What was cut and what was not.
+    """Cut and skipped cells.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class CutReport:
     labels
         Cells by label.
     odd
-        File and sentence, for everything that was left out.
+        File and reason of everything that was skipped.
     rejected
         Files that could not be read or searched.
     system_files, skipped

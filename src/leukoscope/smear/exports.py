@@ -1,4 +1,4 @@
-"""Files for people and programs: tables, QuPath's GeoJSON, COCO, crops, overlays."""
+"""Output files: tables, QuPath's GeoJSON, COCO, crops, overlays."""
 
 import csv
 import json
@@ -139,7 +139,7 @@ def write_geojson(path: Path, records: Records) -> None:
     """Write every cell as a QuPath cell object: outline, nucleus, class and measurements.
 
     Coordinates are px of the upright image, origin top left. QuPath reads one image at a time: of several images each
-    feature says its own in ``image``, and ``geojson/`` holds one file an image.
+    feature says its own in ``image``, and ``geojson/`` holds one file per image.
     """
     with OutputFile(path) as file:
         file.stream.write('{"type":"FeatureCollection","features":[')

@@ -1,4 +1,4 @@
-"""Files of fields: decoded under limits of their own, with what they say of their scale."""
+"""Decode field images, with separate limits, and read the scale from their metadata."""
 
 import struct
 import zlib
@@ -24,12 +24,12 @@ FIELD_LIMITS = DecodeLimits(
 FIELD_SUFFIXES = SUFFIXES | {".dcm", ".dicom"}
 """Names that are taken from folders and archives of fields."""
 
-_AS_ARRAY_PIXELS = 25_000_000  # larger images stay with Pillow: 4 bytes a pixel instead of 7
+_AS_ARRAY_PIXELS = 25_000_000  # larger images stay with Pillow: 4 bytes per pixel instead of 7
 
 
 @dataclass(frozen=True)
 class FieldFile:
-    """A decoded field and what its file says.
+    """A decoded field with the metadata of its file.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ def open_field(source: bytes | Path, limits: DecodeLimits = FIELD_LIMITS) -> Fie
     source
         The file's content or its path.
     limits
-        What is refused.
+        Limits of files.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def _deep_tiff(container: Container) -> NDArray[np.uint8] | None:
     if compression not in (1, 8, 32946) or samples not in (3, 4) or tags.get(284, [1])[0] != 1 or 324 in tags:
         raise ImageError(
             Reason.UNSUPPORTED_MODE,
-            f"a TIFF with 16 bits a channel and compression {compression} in tiles or planes is not read; "
+            f"a TIFF with 16 bits per channel and compression {compression} in tiles or planes is not read; "
             "save it as 8-bit RGB",
         )
     height, width = container.height_px, container.width_px

@@ -56,7 +56,7 @@ class Instance:
 
 
 class FoundCell(Protocol):
-    """What a finder gives for each white cell; see ``Instance``."""
+    """A white cell found by a finder; see ``Instance``."""
 
     @property
     def box(self) -> Box:
@@ -245,7 +245,7 @@ class ClassicalFinder:
         stained = absorbing > max(0.8 * self.stain.foreground_threshold, 0.035)
         color = np.array(self.stain.red_cells)
         total = density.sum(axis=-1)
-        # Red cells vary most in thickness: along their own color; what is left across it tells cytoplasm from them.
+        # Red cells vary most in thickness: along their own color; the remaining component distinguishes cytoplasm.
         axis = color / np.linalg.norm(color)
         along = density @ axis.astype(np.float32)
         across = density - along[..., None] * axis.astype(np.float32)

@@ -75,7 +75,7 @@ class NetworkFinder:
     def measure_red_cells(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """Return the diameters of the red cells that the network sees, px of the image, float32 (n,).
 
-        None if fewer than three are seen at any scale. Their median stands for 7.2 um.
+        None if fewer than three are seen at any scale. Their median is assumed to be 7.2 um.
         """
         longer = max(rgb.shape[:2])
         for side in _FIRST_SIDES_PX:

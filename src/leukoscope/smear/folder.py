@@ -1,4 +1,4 @@
-"""The folder that ``leukoscope smear`` writes: a journal field by field, and everything made from it at the end."""
+"""The folder that ``leukoscope smear`` writes: a journal of fields, and the files made from it at the end."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ OUTPUT_NAMES = (
     SETTINGS, JOURNAL, REPORT, "cells.csv", "fields.csv", "smear.json", "cells.geojson", "coco.json", "crops",
     "overlays", "geojson",
 )  # fmt: skip
-"""What is written into the folder."""
+"""Options of the output."""
 
 
 class SmearFolder:
@@ -53,7 +53,7 @@ class SmearFolder:
     resume
         Go on after the last whole field.
     overwrite
-        Throw away what is there, and begin.
+        Delete existing results and start again.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ class SmearFolder:
             self._journal.unlink(missing_ok=True)
         if self._journal.exists() and not resume:
             raise UsageError(
-                f"{self._journal}: exists; go on with --resume, replace it with --overwrite, or name another folder"
+                f"{self._journal}: exists; continue with --resume, replace it with --overwrite, or name another folder"
             )
         place = self.directory / SETTINGS
         if self._journal.exists():
@@ -220,7 +220,7 @@ def _read_png(path: Path) -> NDArray[np.uint8] | None:
 
 
 def _cut_last_line(path: Path) -> None:
-    """Remove what a kill left of a line."""
+    """Remove an incomplete last line after a kill."""
     content = path.read_bytes()
     end = content.rfind(b"\n") + 1
     if end < len(content):

@@ -11,7 +11,7 @@ from leukoscope.smear.raster import Floats
 
 THUMBNAIL_PX = 200
 WHITE = 242.0
-"""What the empty background becomes in every channel, 0 to 255."""
+"""Value of the empty background in every channel after correction, 0 to 255."""
 
 _FLOOR = 4.0  # of brightness: below it a logarithm is noise
 _ROUNDS = 12
@@ -82,7 +82,7 @@ class Illumination:
         rgb
             uint8 (h, w, 3): the part, at any size.
         box
-            Where it lies in the field, px.
+            Its position in the field, px.
 
         Returns
         -------

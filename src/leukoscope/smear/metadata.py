@@ -1,4 +1,4 @@
-"""What files say of their scale: TIFF resolution, ImageJ, OME-XML, Aperio, PNG and JPEG density."""
+"""Read the scale from file metadata: TIFF resolution, ImageJ, OME-XML, Aperio, PNG and JPEG density."""
 
 import re
 import struct
@@ -20,7 +20,7 @@ def scale_in_metadata(content: bytes) -> tuple[float, str] | None:
     -------
     scale
         Micrometers per pixel, and what states it; None where nothing does, where width and height differ by more than
-        2 %, or where it is outside ``PLAUSIBLE_UM``: such files speak of paper or of a screen.
+        2 %, or where it is outside ``PLAUSIBLE_UM``: such files state a print or screen resolution.
     """
     try:
         if content[:4] in (b"II*\0", b"MM\0*"):

@@ -49,7 +49,7 @@ class ArrayPicture:
 
 
 class PillowPicture:
-    """A decoded image that Pillow holds: 4 bytes a pixel, and no second copy as an array.
+    """A decoded image that Pillow holds: 4 bytes per pixel, and no second copy as an array.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """Masks with NumPy alone: connected parts, holes, distances, watershed, outlines.
 
-SciPy, scikit-image and OpenCV would bring these too, but each is larger than the whole light install may become.
+SciPy, scikit-image and OpenCV have these operations, but each exceeds the size limit of the light install.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Reading smears: fields in, their white cells out, one field at a time."""
+"""Read smears: find the white cells of fields, one field at a time."""
 
 import math
 from collections import deque
@@ -31,13 +31,13 @@ LEAST_SCORE = 0.5
 OVERVIEW_PX = 1400
 CROP_MARGIN_UM = 3.0
 
-_LOOK_AHEAD = 12  # fields of a smear whose red cells are measured where one shows too few
+_LOOK_AHEAD = 12  # fields of a smear whose red cells are measured if one shows too few
 _FEW_RED_CELLS, _SMEAR_RED_CELLS, _REMEMBERED = 5, 12, 24
 
 
 @dataclass(frozen=True)
 class CellCall:
-    """What a classifier says of one cell; see ``CellRecord``."""
+    """Output of a classifier for one cell; see ``CellRecord``."""
 
     kind: str
     kind_probability: float | None = None
@@ -58,7 +58,7 @@ class CellClassifier(Protocol):
     def classify(
         self, picture: Picture, calibration: Calibration, cells: Sequence[FoundCell]
     ) -> Sequence[CellCall]:
-        """Return one call a cell, in their order."""
+        """Return one call per cell, in their order."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class FieldReading:
     Attributes
     ----------
     record
-        Everything that is written.
+        The record of the field.
     overview
         uint8 (h, w, 3): the field with its background set to white, at most ``OVERVIEW_PX`` long; None where the file
         could not be decoded.
@@ -103,14 +103,14 @@ def read_smear(
     classifier
         Names them: the name or folder of a bundle, or one of your own; None leaves ``white cell``.
     subject_of
-        Gives the subject of an image by its name.
+        Returns the subject of an image by its name.
     usual_microns_per_pixel
-        Scale of the laboratory, for fields that tell none themselves.
+        Scale of the laboratory, for fields without a scale of their own.
 
     Yields
     ------
     FieldReading
-        One an image, in their order. An image that cannot be read or searched has a reason; the others go on.
+        One per image, in their order. An image that cannot be read or searched has a reason; the others are still read.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a smear's reading writes and returns: fields and cells as data."""
+"""Records of fields and cells that reading a smear returns and writes."""
 
 from typing import Literal
 
@@ -30,7 +30,7 @@ class ScaleRecord(_Record):
     )
     measured: float | None = Field(default=None, description="Micrometers per pixel by the red cells alone.")
     by_patch: tuple[float, ...] = Field(default=(), description="The same by patch of a large field.")
-    detail: str = Field(default="", description="What the metadata are called.")
+    detail: str = Field(default="", description="Name of the metadata.")
 
 
 class StainRecord(_Record):
@@ -43,7 +43,7 @@ class StainRecord(_Record):
     nuclei_od: tuple[float, float, float] | None = Field(
         description="The same of nuclei, where there are some."
     )
-    n_pixels: int = Field(ge=0, description="Red-cell pixels measured; 0: defaults stand.")
+    n_pixels: int = Field(ge=0, description="Measured red-cell pixels; 0: defaults are used.")
     distances: dict[str, float] = Field(description="To reference laboratories, in standard deviations.")
 
 
@@ -98,7 +98,7 @@ class FieldRecord(_Record):
     )
     warnings: tuple[str, ...] = ()
     reason: Reason | None = Field(default=None, description="Why the field was rejected.")
-    message: str | None = Field(default=None, description="The same for people: value, limit, remedy.")
+    message: str | None = Field(default=None, description="Sentence with value, limit and remedy.")
     cells: tuple[CellRecord, ...] = ()
     finder: str = ""
     model: str | None = Field(

@@ -15,7 +15,7 @@ from leukoscope.smear.exports import color_of
 from leukoscope.smear.records import CellRecord, FieldRecord
 
 MAX_FIELDS, MAX_CELLS = 60, 240
-"""Pictures that the page shows; the tables hold everything."""
+"""Maximum number of images on the page; the tables contain all cells."""
 
 Pictures = Callable[[int, FieldRecord], "NDArray[np.uint8] | None"]
 Crops = Callable[[int, FieldRecord, CellRecord], "NDArray[np.uint8] | None"]
@@ -138,11 +138,11 @@ def _write_differential(write: Callable[[str], object], counts: Differential) ->
         )
         if counts.cells_needed:
             write(
-                f"<p>{counts.cells_needed} more white cells would bring the interval of blasts "
+                f"<p>{counts.cells_needed} more white cells would narrow the interval of blasts "
                 "to 5 percentage points either way.</p>"
             )
     else:
-        write('<p class="soft">The cells are not named: no bundle that knows kinds of cells was in use.</p>')
+        write('<p class="soft">The cells are not classified: no bundle for kinds of cells was used.</p>')
 
 
 def _per_100(share: Share) -> str:
@@ -245,12 +245,12 @@ def _caption(image: str, cell: CellRecord) -> str:
     if area is not None:
         lines.append(f"{area:.0f} µm²" + (f", nucleus {ratio:.0%}" if ratio is not None else ""))
     words = {"cut_off": "cut by the border", "blurred": "out of focus", "novel": "unlike the training cells"}
-    said = [
+    reasons = [
         words.get(reason, reason)
         for reason in cell.reasons
         if cell.decision != "uncertain" or reason in words
     ]
-    lines += [f'<span class="warn">{html.escape(text)}</span>' for text in said]
+    lines += [f'<span class="warn">{html.escape(text)}</span>' for text in reasons]
     lines.append(f'<span class="soft">{name}, no. {cell.cell}</span>')
     return "<br>".join(line for line in lines if line)
 

@@ -1,4 +1,4 @@
-"""How many micrometers a pixel is: what the user says, what the file says, what the red cells show."""
+"""The scale of a field in micrometers per pixel: given, from metadata or from red cells."""
 
 import math
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ from leukoscope.smear.picture import Box, Picture
 from leukoscope.smear.red_cells import RED_CELL_UM, Circle, find_circles
 
 PLAUSIBLE_UM = (0.02, 2.0)
-"""Scales that a microscope with a camera can have; a file that says another speaks of paper or of a screen."""
+"""Scales that a microscope with a camera can have; other values in files are print or screen resolutions."""
 COARSEST_UM = 0.7
-"""Above it a white cell has fewer than about 15 pixels across: nothing can be told of it."""
+"""Above it a white cell has fewer than about 15 pixels across and cannot be analyzed."""
 
 _WHOLE_PX = 1500  # longer side of the finest level of a shrunk field
 _PATCH_PX = 900
@@ -53,11 +53,11 @@ class Scale:
         95 % interval of ``value`` by the spread of the red cells, without the uncertainty of their mean diameter in
         this blood (about 6 % of its own); None where they are not the source.
     measured
-        Micrometers per pixel by the red cells alone; None where too few were seen.
+        Micrometers per pixel by the red cells alone; None if too few were found.
     by_patch
         The same for each patch of a large field, in reading order; empty for small fields.
     detail
-        What the metadata are called, for people.
+        Name of the metadata, for the user.
     """
 
     value: float
@@ -164,7 +164,7 @@ def pool_red_cells(sizes: list[RedCellSize]) -> RedCellSize:
 
 
 def scale_of(given: float | None, metadata: tuple[float, str] | None, size: RedCellSize) -> Scale | None:
-    """Choose the scale: given, else by metadata, else by red cells; None where none is to be had."""
+    """Choose the scale: given, else by metadata, else by red cells; None if none is available."""
     measured = size.microns_per_pixel
     by_patch = tuple(RED_CELL_UM / diameter for diameter in size.by_patch)
     if given is not None:

@@ -12,7 +12,7 @@ from leukoscope.smear.red_cells import foreground_threshold, nuclear_mask, otsu
 from leukoscope.smear.scale import RedCellSize
 
 FAR = 3.0
-"""Distance above which a stain is said to be far from all reference laboratories."""
+"""Distance above which a stain is reported as far from all reference laboratories."""
 
 _SIDE_PX = 700  # of the picture that the stain is measured on
 _LEAST_PIXELS = 200
@@ -40,7 +40,7 @@ class Stain:
     foreground_threshold
         Optical density that parts cells from background.
     n_pixels
-        Red-cell pixels behind it; 0 where the defaults stand.
+        Number of red-cell pixels; 0 if the defaults are used.
     """
 
     background_rgb: tuple[float, float, float]

@@ -1,4 +1,4 @@
-"""Fields tile by tile: memory does not grow with the field, and a cell on a line between tiles is counted once."""
+"""Process fields in tiles: memory does not grow with the field, and a cell between tiles is counted once."""
 
 import math
 from collections.abc import Iterator

@@ -1,1 +1,1 @@
-"""Statistics of a binary classifier whose unit of evidence is the subject; NumPy only."""
+"""Statistics of a binary classifier with the subject as statistical unit; NumPy only."""

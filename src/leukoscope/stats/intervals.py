@@ -1,4 +1,4 @@
-"""Intervals: what a figure is worth, given how few people stand behind it."""
+"""Confidence intervals of metrics over subjects."""
 
 import math
 from collections.abc import Callable
@@ -19,21 +19,21 @@ Z_95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Estimate:
-    """One figure with its interval and what it rests on; not estimable is None with a reason.
+    """One value with its interval and sample sizes; a value that is not estimable is None with a reason.
 
     Attributes
     ----------
     value
         The figure over all given cells, or None where it is not estimable.
     low, high
-        Ends of the interval, or None where no interval can be given (then ``reason`` says why).
+        Ends of the interval, or None if there is no interval (``reason`` states why).
     n_cells, n_subjects
         Cells and distinct subjects the figure rests on; the subject is the statistical unit.
     method
         How the interval was made: family, number of replicates, unit that was resampled.
         replicates"``.
     reason
-        Why value or interval is missing; None where both stand.
+        Why value or interval is missing; None if both are given.
     """
 
     value: float | None
@@ -48,7 +48,7 @@ class Estimate:
 def wilson(successes: float, trials: float, z: float = Z_95) -> tuple[float, float]:
     """Wilson's score interval of a share.
 
-    Unit of analysis: whatever is counted; the trials must be independent for the coverage to hold.
+    Unit of analysis: the counted trials; they must be independent for the coverage to hold.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def wilson(successes: float, trials: float, z: float = Z_95) -> tuple[float, flo
 def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
     """Clopper and Pearson's interval of a share: never covers less than ``level``, often more.
 
-    Unit of analysis: whatever is counted; the trials must be independent.
+    Unit of analysis: the counted trials; they must be independent.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ class BootstrapSettings:
 
     @property
     def words(self) -> str:
-        """What stands in ``Estimate.method``."""
+        """The value of ``Estimate.method``."""
         name = {"expanded": "expanded percentile", "percentile": "percentile", "bca": "BCa"}[self.kind]
         return f"subject-clustered bootstrap, {name}, {self.replicates} replicates, {self.level:.0%}"
 
@@ -179,7 +179,7 @@ def bootstrap(
     American Statistician 69 (2015) 371-386, doi 10.1080/00031305.2015.1089789. BCa: B. Efron, Journal of the
     American Statistical Association 82 (1987) 171-185, doi 10.1080/01621459.1987.10478410.
     Resamples of an ``inflated`` figure (ECE) are shifted down by twice their median excess over the figure, and cut
-    at 0: the noise of few people in every bin is in the figure once and in a resample of it twice. In simulation
+    at 0: the noise of few subjects in every bin is in the value once and in a resample of it twice. In simulation
     (``tests/theory``) such intervals hold the true ECE in 0.7 to 0.99 of the cases, unshifted ones in 0.24 to 0.98.
     """
     figures = _figures(statistic, minus)
@@ -212,7 +212,7 @@ def delong(labels: npt.ArrayLike, scores: npt.ArrayLike, level: float = 0.95) ->
     """Estimate the ROC AUC with DeLong's interval, which takes the rows as independent.
 
     Unit of analysis: the row. Over cells the interval is too short, because cells of one subject are alike;
-    it stands beside the clustered one for comparison with the literature. Over subjects it is valid for many
+    it is given in addition to the clustered one for comparison with the literature. Over subjects it is valid for many
     subjects.
 
     Returns
@@ -232,7 +232,9 @@ def delong(labels: npt.ArrayLike, scores: npt.ArrayLike, level: float = 0.95) ->
         return Estimate(None, None, None, rows, rows, method, "only one class is present")
     auc, placements = _placements(truth, values)
     if blasts < 2 or normals < 2:
-        return Estimate(auc, None, None, rows, rows, method, "a class has one row: no variance can be had")
+        return Estimate(
+            auc, None, None, rows, rows, method, "a class has one row: the variance is not defined"
+        )
     variance = float(placements[0].var(ddof=1)) / blasts + float(placements[1].var(ddof=1)) / normals
     if variance <= 0:
         return Estimate(auc, None, None, rows, rows, method, "the estimated variance is 0")

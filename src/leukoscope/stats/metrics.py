@@ -1,7 +1,7 @@
 """How well scores separate blasts from normal cells, at one threshold and over all of them.
 
 Unit of analysis: the rows that are given, cells or subjects; ``weights`` count a row more than once. The
-functions say nothing about chance: intervals over subjects are made in ``intervals`` with the statistics of
+functions give no intervals: intervals over subjects are made in ``intervals`` with the statistics of
 ``clusters``. Where a measure is not defined (one class only, no positive call) the answer is not a number;
 ``intervals.bootstrap`` turns that into an ``Estimate`` with a reason.
 """
@@ -192,7 +192,7 @@ def f1_normal(counts: Confusion) -> Any:
 
 def f1_weighted(counts: Confusion) -> Any:
     """Return the F1 of all classes weighted with their shares: the C-NMC challenge's measure, 0..1."""
-    # A class without rows has weight 0; its F1, which may be undefined, must not spoil the sum.
+    # A class without rows has weight 0; its F1, which may be undefined, must not enter the sum.
     parts = np.where(counts.actual > 0, f1_scores(counts) * counts.actual, 0.0)
     return ratio(parts.sum(axis=-1), counts.total)
 
@@ -291,7 +291,7 @@ def precision_recall_curve(
 def average_precision(
     labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | None = None
 ) -> float:
-    """Return the area under the precision-recall steps, without interpolation; its floor is the share of blasts.
+    """Return the area under the precision-recall steps, without interpolation; its baseline is the share of blasts.
 
     Not a number where one class is missing.
     """
@@ -300,7 +300,7 @@ def average_precision(
         return float("nan")
     curve = precision_recall_curve(labels, scores, weights)
     steps = np.diff(curve.sensitivity, prepend=0.0)
-    counted = steps > 0  # Rows of weight 0 may stand first and have no PPV.
+    counted = steps > 0  # Rows of weight 0 may come first and have no PPV.
     return float(steps[counted] @ curve.ppv[counted])
 
 
@@ -309,7 +309,7 @@ def sensitivity_at_specificity(
 ) -> float:
     """Return the largest sensitivity among thresholds whose specificity is at least ``target``.
 
-    Only points of the curve count, nothing between them: each stands for a threshold that could be used.
+    Only points of the curve count, without interpolation: each is a threshold that could be used.
     """
     curve = roc_curve(labels, scores, weights)
     return _best(curve.sensitivity, curve.specificity, target)

@@ -1,4 +1,4 @@
-"""Whether a probability means what it says.
+"""Calibration of probabilities: reliability curves and calibration errors.
 
 Unit of analysis: the rows that are given, cells or subjects; ``weights`` count a row more than once.
 """
@@ -101,7 +101,7 @@ def equal_mass_bins(probabilities: npt.ArrayLike, bins: int = DEFAULT_BINS) -> n
     Parameters
     ----------
     probabilities : (N,)
-    bins : >= 1; fewer come out where there are fewer distinct values
+    bins : >= 1; fewer are returned if there are fewer distinct values
 
     Returns
     -------

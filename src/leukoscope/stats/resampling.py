@@ -1,7 +1,7 @@
 """Statistics as functions of how often each subject is counted, so that thousands of resamples cost little.
 
 A resample of subjects changes nothing within a subject. Each statistic therefore first reduces the cells to
-what a subject contributes (counts, sums, or concordant pairs between two subjects) and then needs only a
+the contributions of a subject (counts, sums, or concordant pairs between two subjects) and then needs only a
 product of matrices for all resamples together.
 """
 
@@ -93,7 +93,7 @@ class SubjectSample:
         return len(self.strata)
 
     def stratum_sizes(self, classes: Classes) -> list[int]:
-        """Return how many subjects stand in each stratum that holds one of the classes."""
+        """Return the number of subjects in each stratum that contains one of the classes."""
         counted = np.isin(self.classes, classes) if self.size > 1 else np.ones(self.n_cells, dtype=bool)
         strata = np.unique(self.strata[self.index[counted]])
         return [int((self.strata == stratum).sum()) for stratum in strata]
@@ -126,7 +126,7 @@ class Statistic:
     ----------
     function : (R, S) -> (R,)
     classes
-        Classes whose subjects it depends on; without labels it depends on all.
+        Classes whose subjects it depends on; without labels it depends on all subjects.
     inflated
         Whether resampling itself makes the figure larger, as it does with a sum of absolute deviations.
     """
@@ -188,7 +188,7 @@ def area_matched_pairs(
     """Count pairs of a blast and a normal cell whose areas differ by at most a factor exp(``caliper``).
 
     Every such pair counts once, so the AUC over them is the probability that the blast of a random matched
-    pair scores higher. What the score says beyond size remains; an AUC of the area itself over the same pairs
+    pair scores higher. The information of the score beyond size remains; an AUC of the area itself over the same pairs
     must be near 0.5.
 
     Parameters

@@ -16,7 +16,7 @@ def why_not_of_pixels(mean: Sequence[float], std: Sequence[float]) -> str | None
     Parameters
     ----------
     mean, std
-        One number a channel: red, green, blue.
+        One number per channel: red, green, blue.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def why_not_of_weights(scale: Sequence[float], shift: Sequence[float]) -> str | 
     Parameters
     ----------
     scale, shift
-        ``pixel_scale`` and ``pixel_shift``: a pixel p becomes p * scale + shift, one number a channel.
+        ``pixel_scale`` and ``pixel_shift``: a pixel p becomes p * scale + shift, one number per channel.
     """
     if not all(math.isfinite(value) and value > 0.0 for value in scale):
         return "expected a finite scale above 0"

@@ -1,4 +1,4 @@
-"""A whole run: split, models, scores, pictures. Started once, gone on with as often as needed."""
+"""A whole training run: split, models, scores, plots; resumable."""
 
 import dataclasses
 import os
@@ -96,7 +96,7 @@ def start_run(
     Raises
     ------
     UsageError, SplitError, WeightsError, TrainingError
-        Said before the first step where it can be.
+        Raised before the first step if possible.
     """
     run_folder.check_run_name(run_name)
     cells, classes = read_cells(table), read_classes(table)
@@ -128,7 +128,7 @@ def resume_run(
     engine: GraphEngine | None = None,
     overrides: Sequence[str] = (),
 ) -> Path:
-    """Go on with a run that was stopped or killed; a finished one is left as it is, or scored again.
+    """Resume a run that was stopped or killed; a finished one is left unchanged or scored again.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def resume_run(
     run_folder.read_inputs(folder)
     if wrong := [text for text in overrides if not text.strip().startswith("score.")]:
         raise UsageError(
-            f"--set {wrong[0]}: a run that goes on takes score.* only; start a new run for others"
+            f"--set {wrong[0]}: a resumed run accepts only score.*; start a new run for other settings"
         )
     stored = read_toml(folder / "config.toml")
     settings = build(TrainSettings, apply_overrides(stored, overrides))
@@ -156,9 +156,7 @@ def resume_run(
         return folder
     run_folder.check_identity(folder, settings)
     if changed:
-        (folder / "scores.csv").unlink(
-            missing_ok=True
-        )  # first, so that no scores stand under others' settings
+        (folder / "scores.csv").unlink(missing_ok=True)  # first, so that scores always match their settings
         run_folder.write_config(folder, settings)
     return _execute_run(launch(settings.engine), folder, settings, callback or TrainingCallback(), engine)
 
@@ -220,7 +218,7 @@ def _check_machine(engine: EngineSettings) -> None:
 def check_split(
     split: Split, settings: TrainSettings, cells: pd.DataFrame, classes: ClassSchema = BINARY
 ) -> None:
-    """Raise ``TrainingError`` where a split lacks what a run needs: held-out cells to calibrate on, every class."""
+    """Raise ``TrainingError`` if a split has no held-out cells for calibration or lacks a class."""
     if not split.validation and not settings.data.inner_folds:
         raise TrainingError(
             f"split {split.name!r} has no validation part and data.inner_folds is 0, so nothing would be held out to "
@@ -355,7 +353,7 @@ def make_network(settings: TrainSettings, classes: ClassSchema = BINARY) -> tupl
 def read_run_cells(
     fabric: Fabric, folder: Path, settings: TrainSettings, callback: TrainingCallback
 ) -> CellSet:
-    """Decode the run's cells into the memory map beside the run folders, or open it."""
+    """Decode the run's cells into the memory map in the cache of the run folders, or open it."""
     table, classes = read_cells(folder / "cells.csv"), read_classes(folder / "cells.csv")
     images = Path(run_folder.read_inputs(folder).images)
     paths = [images / cell for cell in table["cell"]]
@@ -398,7 +396,7 @@ def _plan_members(cells: CellSet, folder: Path, settings: TrainSettings) -> list
 
 
 class Scored(NamedTuple):
-    """What one model says about the cells it is asked for."""
+    """Scores of one model for the cells of its parts."""
 
     table: pd.DataFrame
     embeddings: NDArray[np.float32]
@@ -407,7 +405,7 @@ class Scored(NamedTuple):
 
 
 def _score_member(tuner: Finetuner, member: Member, folder: Path) -> Scored:
-    """Score what the member is asked for: an inner model its held-out fold, the final one all parts."""
+    """Score the cells of a member: an inner model its held-out fold, the final one all parts."""
     cells = tuner.cells
     views = tuner.batch_sources.of_scores()
     if member.number is not None:

@@ -1,4 +1,4 @@
-"""The folder of one run: what is written before the first step, and what after the last."""
+"""The folder of one run: files written before the first step and after the last."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ SCORE_COLUMNS = ("cell", "sha256", "subject", "group", "fold", "part", "inner_fo
 
 
 class Inputs(NamedTuple):
-    """Where a run's cells came from; needed to go on with it, and of no meaning elsewhere."""
+    """Paths of a run's cells; needed only to resume it on this machine."""
 
     table: str
     images: str
@@ -68,7 +68,7 @@ def create_run_folder(
     inputs: Inputs,
     classes: ClassSchema = BINARY,
 ) -> Path:
-    """Make ``<date>-<config>-<hash8>/`` with everything that is known before training.
+    """Make ``<date>-<config>-<hash8>/`` with the files that do not depend on training.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def create_run_folder(
     folder = out / f"{datetime.now(UTC):%Y%m%d}-{run_name}-{_identify(settings, split.name, used)}"
     if folder.exists():
         raise UsageError(
-            f"{folder} exists: the same run was started before; go on with 'leukoscope train --resume {folder}', "
+            f"{folder} exists: the same run was started before; resume it with 'leukoscope train --resume {folder}', "
             "or delete it, or set another seed"
         )
     part = folder.with_name(folder.name + ".part")
@@ -122,7 +122,7 @@ def write_config(folder: Path, settings: TrainSettings) -> None:
 
 
 def check_identity(folder: Path, settings: TrainSettings) -> None:
-    """Refuse to go on with a run whose settings, split or cells are no longer those that its name was made of.
+    """Refuse to resume a run whose settings, split or cells differ from those in its name.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def check_identity(folder: Path, settings: TrainSettings) -> None:
 
 
 def _identify(settings: TrainSettings, split_name: str, cells: pd.DataFrame) -> str:
-    """Return 8 digits for what the models of a run depend on; the score settings do not belong to it."""
+    """Return 8 digits of a digest of everything that the models of a run depend on, without score settings."""
     learned = {name: value for name, value in to_mapping(settings).items() if name != "score"}
     return hashlib.sha256(f"{to_toml(learned)}{split_name}{table_sha256(cells)}".encode()).hexdigest()[:8]
 

@@ -1,4 +1,4 @@
-"""What a training run can be told: frozen dataclasses with the defaults, filled by ``leukoscope.core.config.build``."""
+"""Settings of a training run: frozen dataclasses with the defaults, filled by ``leukoscope.core.config.build``."""
 
 import sys
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ class NetworkSettings:
         Side of the square input, 32 to 1,024 px.
     head
         ``linear``: Dropout, Dense(K). ``paper``: Dense(128, ReLU), BatchNorm, Dropout, Dense(K). K is 1 for two
-        classes, else one a class.
+        classes, else one per class.
     pixel_mean, pixel_std
         What pixels (0..255; red, green, blue) are normalized by, and the background set to 0: mean over cells, and
         standard deviation within a cell. Empty for the backbone's own, which are those of photographs.
@@ -46,10 +46,10 @@ class NetworkSettings:
         without the background; needs ``pixel_mean`` and an ``input_px`` that is a multiple of 32.
     pooled_stages
         Stages that are pooled into the embedding, counted as in a Python list (-1 is the last convolutional features).
-        What lies behind the deepest of them is not run. Grad-CAM explains the deepest stage (``average``) or all pooled
+        Stages after the deepest one are not run. Grad-CAM explains the deepest stage (``average``) or all pooled
         stages together (``moments``).
-    standardise_features
-        Bring every pooled feature to mean 0 and standard deviation 1 over the training cells before the head.
+    standardize_features
+        Standardize every pooled feature to mean 0 and standard deviation 1 over the training cells before the head.
     descriptor_head
         Add a linear term in the nine scalars (area, box, color moments), measured inside the graph.
     descriptor_products
@@ -69,7 +69,7 @@ class NetworkSettings:
     pixel_std: tuple[float, ...] = ()
     pooling: Literal["average", "moments"] = "average"
     pooled_stages: tuple[int, ...] = (-1,)
-    standardise_features: bool = False
+    standardize_features: bool = False
     descriptor_head: bool = False
     descriptor_products: bool = False
     drop_rate: float = 0.3
@@ -107,7 +107,7 @@ class NetworkSettings:
                 "expected a multiple of 32, and three numbers"
             )
         if len(set(self.pooled_stages)) != len(self.pooled_stages):
-            raise ValueError(f"pooled_stages = {list(self.pooled_stages)}: a stage stands there twice")
+            raise ValueError(f"pooled_stages = {list(self.pooled_stages)}: a stage occurs twice")
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class HeadFitSettings:
     ----------
     penalty
         Weight of the penalty in mean loss + penalty / 2 * (sum of squared weights), on standardized features; 0 leaves
-        the fit out. It needs the linear head and ``standardise_features``. With both stages' epochs at 0 it is all
+        the fit out. It needs the linear head and ``standardize_features``. With both stages' epochs at 0 it is all
         that is trained.
     """
 
@@ -235,9 +235,9 @@ class StageSettings:
         Of the head; the backbone's is smaller by the optimizer's ``layer_decay``.
     unfreeze_layers
         The last so many layers of the backbone are trained: 0 none, -1 all. A layer is a module that has parameters of
-        its own or no children (convolution, norm, activation, gate; not Identity), in the order of execution.
+        its own or no children (convolution, norm, activation, sigmoid; not Identity), in the order of execution.
     patience
-        Epochs without a lower validation loss before the stage ends; 0 never. Whatever it is, the weights of the epoch
+        Epochs without a lower validation loss before the stage ends; 0 never. In every case the weights of the epoch
         with the lowest validation loss are restored.
     """
 
@@ -263,7 +263,7 @@ class OptimizerSettings:
     name
         ``adam``, ``adamw`` or ``sgd`` (momentum 0.9).
     weight_decay
-        On matrices and kernels; never on biases and norms.
+        Weight decay of matrices and kernels; never of biases and norms.
     schedule
         ``constant``, or ``cosine`` down to 0 over the stage.
     warmup_epochs
@@ -301,7 +301,7 @@ class LossSettings:
     label_smoothing
         Share of the target that is spread evenly over the classes, 0 to 0.5.
     class_weights
-        Weigh all classes equally, whatever their counts; only with ``data.sampling = "shuffle"``, which does not.
+        Weight all classes equally at any counts; only with ``data.sampling = "shuffle"``, which does not.
     group_robust_rate
         Step of the exponentiated weights over groups (Sagawa et al. 2020, arXiv:1911.08731); 0 for the plain mean.
     """
@@ -354,8 +354,8 @@ class EngineSettings:
         faster and differs by rounding only; or ``auto``: ``openvino`` on a CPU in ``32-true`` or ``bf16-mixed`` with at
         least 256 cells, else ``torch``. It computes in the run's precision.
     activation_cache
-        Keep the activations at the freeze boundary, of pre-drawn views and of the unchanged cells that validation
-        shows after every epoch: ``auto`` where it applies and the disk has room, or ``off``.
+        Cache the activations at the freeze boundary, of pre-drawn views and of the unaugmented cells that validation
+        uses after every epoch: ``auto`` if it applies and there is disk space, or ``off``.
     cache_dtype
         ``float16`` halves the cache; ``float32`` makes it exact.
     """
@@ -430,9 +430,9 @@ class TrainSettings:
             raise ValueError(
                 "stage1.epochs, stage2.epochs and head_fit.penalty are all 0: nothing would be trained"
             )
-        if self.head_fit.penalty and (self.network.head != "linear" or not self.network.standardise_features):
+        if self.head_fit.penalty and (self.network.head != "linear" or not self.network.standardize_features):
             raise ValueError(
-                "head_fit.penalty needs network.head = 'linear' and network.standardise_features = true"
+                "head_fit.penalty needs network.head = 'linear' and network.standardize_features = true"
             )
 
     @property

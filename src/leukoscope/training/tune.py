@@ -56,7 +56,7 @@ _OF_STEPS = (
 
 
 def default_space(settings: TrainSettings) -> dict[str, Range]:
-    """Return what is searched where nobody says it: of ``DEFAULT_SPACE`` what the recipe uses."""
+    """Return the default search space: the part of ``DEFAULT_SPACE`` that the recipe uses."""
     space = {key: entry for key, entry in DEFAULT_SPACE.items() if not _why_idle(key, settings, {})}
     if not settings.head_fit.penalty:
         del space["head_fit.penalty"]
@@ -134,9 +134,9 @@ def search(
     settings
         What every trial starts from.
     space
-        What is searched.
+        The search space.
     study_path
-        SQLite file; a study that is there goes on. A trial that was cut off is run again.
+        SQLite file; an existing study is continued. An interrupted trial is run again.
     folds
         Inner folds, by group; a trial's value is the mean over them of the AUC by cell of the model that training
         would keep, pruned below the median or where the loss is no longer a number.
@@ -187,7 +187,7 @@ def search(
     try:
         _run_missing(study, objective, trials, callback)
     except Exception:
-        if is_new and not _finished(study):  # a search that never began leaves nothing
+        if is_new and not _finished(study):  # a search that did not start leaves no file
             study_path.unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -211,7 +211,7 @@ def _check_search(settings: TrainSettings, space: Mapping[str, Range]) -> None:
 
 
 def _why_idle(key: str, settings: TrainSettings, space: Mapping[str, Range]) -> str | None:
-    """Say why a setting does not change a trial's model; None where it does."""
+    """Return why a setting does not affect the model of a trial; None if it does."""
     section, _, name = key.partition(".")
     stages = {stage: getattr(settings, stage).epochs or f"{stage}.epochs" in space for stage in STAGE_NAMES}
     if key == "data.inner_folds":

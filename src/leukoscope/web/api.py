@@ -133,7 +133,7 @@ def extend_job(job: str) -> Response:
 
 
 @blueprint.get("/api/v1/jobs/<job>")
-@operation(Operation("Where a job stands", "jobs", JobStatus, problems=(404,)))
+@operation(Operation("State of a job", "jobs", JobStatus, problems=(404,)))
 def show_job(job: str) -> Response:
     """Return the progress."""
     return _json(job_status(services().jobs.get(job), services().model.classes))
@@ -160,7 +160,7 @@ def job_results(job: str) -> Response:
     """Return results after a cursor."""
     query = parse_query(ResultsQuery, request)
     found = services().jobs.get(job)
-    state = found.state  # before reading, so that 'done' is never told with results missing
+    state = found.state  # before reading, so that 'done' is never reported with results missing
     search = Search(job=job, after=query.after, oldest_first=True)
     records = services().history.find(search, query.limit)
     name_of = services().service.name_of
@@ -203,7 +203,7 @@ def show_case(case: str) -> Response:
     Operation("Delete a case with its reviews and pictures", "history", CaseEntry, problems=(404, 507))
 )
 def delete_case(case: str) -> Response:
-    """Delete one case and return what it was."""
+    """Delete one case and return it."""
     record = services().history.get(case_id(case))
     services().history.delete([record.case], actor="api")
     return _json(case_entry(record))

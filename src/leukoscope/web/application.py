@@ -1,4 +1,4 @@
-"""The application factory: settings, a model and its classify in; a Flask application out."""
+"""The application factory: a Flask application from settings, a model and its prediction function."""
 
 import time
 from typing import Any
@@ -39,7 +39,7 @@ def create_app(settings: WebSettings, model: ServedModel, predict: PredictFn) ->
     settings
         Checked for exposure: a public address needs a token.
     model
-        What pages and API say about the model.
+        Description of the model for pages and API.
     predict
         The engine: classifies a batch of images in one call, from several threads at once.
 
@@ -63,7 +63,7 @@ def create_app(settings: WebSettings, model: ServedModel, predict: PredictFn) ->
         PROPAGATE_EXCEPTIONS=False,
     )
     memory = Memory(limits.pending_mb * MEBIBYTE)
-    gate = security.register(app, settings, memory)
+    access = security.register(app, settings, memory)
     database = Database(settings.database_url, settings.lock_wait_s)
     database.migrate()
     artifacts = Artifacts(limits.artifact_mb * MEBIBYTE, limits.artifact_minutes * 60.0)
@@ -79,7 +79,7 @@ def create_app(settings: WebSettings, model: ServedModel, predict: PredictFn) ->
     )
     service = Service(settings, batcher, history, metrics, artifacts)
     app.extensions[EXTENSION] = Services(
-        settings, model, database, history, metrics, batcher, service, JobQueue(service), gate, memory
+        settings, model, database, history, metrics, batcher, service, JobQueue(service), access, memory
     )
     problems.register(app)
     texts.register(app)
@@ -94,7 +94,7 @@ def open_app(settings: WebSettings, predictor: Predictor) -> Flask:
 
 
 def decode_limits(settings: WebSettings) -> DecodeLimits:
-    """Return what the decoder refuses: the service is stricter than the command line."""
+    """Return the limits of the decoder, which are stricter than those of the command line."""
     return DecodeLimits(
         max_bytes=settings.limits.file_mb * MEBIBYTE, max_pixels=settings.limits.megapixels * 1_000_000
     )

@@ -1,4 +1,4 @@
-"""Names and pictures of recent results, in memory only, bounded in bytes and in time."""
+"""File names and images of recent results, in memory only, limited in bytes and in time."""
 
 import time
 from collections import OrderedDict
@@ -11,7 +11,7 @@ _OVERHEAD_BYTES = 600
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """What the pages show beside a stored result: the file's name as it was given, and PNG pictures by kind."""
+    """The file name of an upload and its PNG images by kind, which the pages show with a stored result."""
 
     name: str
     pictures: Mapping[str, bytes]
@@ -47,7 +47,7 @@ class Artifacts:
             self._expire()
 
     def get(self, case: str) -> Artifact | None:
-        """Return what is remembered of a case, or None."""
+        """Return the artifacts of a case, or None."""
         with self._lock:
             self._expire()
             return self._entries.get(case)

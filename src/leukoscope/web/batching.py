@@ -1,8 +1,8 @@
 """Dynamic batching: many requests share one engine through a bounded queue.
 
-Requests wait in one lane, jobs in another. A batch takes requests first and fills up with job images, but always
-leaves one place to a waiting job, so that neither starves. Beyond the queue's length a request is refused at once, with
-an estimate of when to come back, instead of waiting for an answer that nobody reads any more.
+Requests wait in one queue, jobs in another. A batch takes requests first and fills up with job images, but always
+leaves one place for a waiting job, so that neither starves. Beyond the queue's length a request is refused at once,
+with an estimate of when to retry, instead of waiting for an answer that the client no longer reads.
 """
 
 import logging
@@ -102,7 +102,7 @@ class Batcher:
             return self._append(self._requests, images)
 
     def submit_more(self, images: Sequence[PredictionRequest]) -> list["Future[Prediction]"]:
-        """Queue further images of a request whose first were taken; the caller waits for these before it sends more."""
+        """Queue further images of a request whose first images were accepted; the caller waits before it sends more."""
         with self._changed:
             self._check_open()
             return self._append(self._requests, images)
@@ -187,7 +187,7 @@ class Batcher:
                     else EngineError("the engine failed on this image")
                 )
                 return
-            for entry in entries:  # one image must not take its neighbors down
+            for entry in entries:  # one failing image must not affect the others
                 self._answer([entry])
             return
         for (_, future), prediction in zip(entries, predictions, strict=True):

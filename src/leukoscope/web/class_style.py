@@ -1,4 +1,4 @@
-"""The style sheet of the classes: their colors from the schema, on light and dark ground and on paper."""
+"""The style sheet of the classes: their colors from the schema, on light and dark backgrounds and in print."""
 
 from leukoscope.core.classes import ClassSchema
 

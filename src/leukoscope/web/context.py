@@ -1,4 +1,4 @@
-"""What every request finds: one object with the parts of the application."""
+"""The parts of the application in one object, for every request."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -10,7 +10,7 @@ from leukoscope.web.jobs import JobQueue
 from leukoscope.web.memory import Memory
 from leukoscope.web.metrics import Metrics
 from leukoscope.web.model import ServedModel
-from leukoscope.web.security import Gate
+from leukoscope.web.security import AccessControl
 from leukoscope.web.service import Service
 from leukoscope.web.settings import WebSettings
 from leukoscope.web.storage.database import Database
@@ -31,11 +31,11 @@ class Services:
     batcher: Batcher
     service: Service
     jobs: JobQueue
-    gate: Gate
+    access: AccessControl
     memory: Memory
 
     def close(self) -> None:
-        """Stop the threads and close the records; what was acknowledged is stored already."""
+        """Stop the threads and close the records; acknowledged results are already stored."""
         self.jobs.close()
         self.batcher.close()
         self.database.close()

@@ -1,4 +1,4 @@
-"""Exports: CSV, JSON, and a report of one page for printing. The notice stands in each of them."""
+"""Exports: CSV, JSON, and a report of one page for printing. Each contains the research-use notice."""
 
 import csv
 import json
@@ -56,7 +56,7 @@ COLUMNS = (
 
 @blueprint.get("/export.csv")
 def export_csv() -> Response:
-    """Return matching cases, one a line; the notice is a column, so that it survives sorting and filtering."""
+    """Return matching cases, one per line; the notice is a column, so that it survives sorting and filtering."""
     records = _matching()
     stream = StringIO()
     writer = csv.writer(stream, lineterminator="\r\n")
@@ -153,7 +153,7 @@ def _row(record: CaseRecord) -> tuple[Any, ...]:
 
 
 def _harmless(value: Any) -> Any:
-    """Keep a spreadsheet from reading a text, or what it takes for a cell of its own, as a formula.
+    """Prevent a spreadsheet from evaluating a text, or a part of it that it splits off, as a formula.
 
     Where a comma is the decimal sign, spreadsheets divide cells at semicolons.
     """

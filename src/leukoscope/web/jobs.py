@@ -1,7 +1,7 @@
-"""Large batches: images are taken at once and classified one after the other while the caller looks at the progress.
+"""Large batches: images are accepted immediately and classified in order, while the client polls the progress.
 
-A job's images live in memory until they are classified; its results are stored as they come and outlive the job and a
-restart. What was not classified when the process ended must be sent again.
+Images of a job are in memory until they are classified; results are stored as they are ready and survive the job and a
+restart. Images that were not classified when the process ended must be sent again.
 """
 
 import logging
@@ -30,7 +30,7 @@ _IDLE_S = 900.0
 
 
 class JobState(StrEnum):
-    """Where a job stands."""
+    """State of a job."""
 
     RECEIVING = "receiving"
     RUNNING = "running"
@@ -66,7 +66,7 @@ class Job:
 
     @property
     def state(self) -> JobState:
-        """Where the job stands now."""
+        """Return the current state of the job."""
         if self.cancelled:
             return JobState.CANCELLED
         if self.failure is not None:
@@ -154,7 +154,7 @@ class JobQueue:
             return self._get(name)
 
     def cancel(self, name: str) -> Job:
-        """Stop a job; what is stored stays stored."""
+        """Stop a job; stored results are kept."""
         with self._changed:
             job = self._get(name)
             if job.is_open:
@@ -225,7 +225,7 @@ class JobQueue:
                 job.parcels.popleft().memory.release()
 
     def _predict(self, job: Job, uploads: list[Upload]) -> str | None:
-        """Classify and store; return what to tell people where it cannot be done."""
+        """Classify and store; return a message for the user if that is not possible."""
         for pause_s in (*_RETRY_S, None):
             try:
                 scored = self._service.predict_job(uploads, job.subject, job.job, job.heat_map)

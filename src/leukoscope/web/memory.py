@@ -15,7 +15,7 @@ _RETRY_S = 3
 
 
 class Memory:
-    """Counts what is reserved; a request that stands alone is always admitted, whatever its size."""
+    """Counts reserved bytes; a request is always admitted if no other is open, at any size."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit, self._held = limit_bytes, 0
@@ -74,7 +74,7 @@ class Reservation:
         return other
 
     def release(self) -> None:
-        """Give everything back; a second time does nothing."""
+        """Release all reserved bytes; a second call has no effect."""
         size, self._size = self._size, 0
         self._memory.give_back(size)
 

@@ -1,4 +1,4 @@
-"""Counters for Prometheus, in a registry of their own: nothing about the interpreter or library versions."""
+"""Counters for Prometheus, in a separate registry without interpreter and library versions."""
 
 from collections.abc import Callable, Iterable
 
@@ -73,5 +73,5 @@ class Metrics:
                 self.rejections.labels(reason.code.value).inc()
 
     def text(self) -> bytes:
-        """Return everything in Prometheus' text format."""
+        """Return all metrics in the Prometheus text format."""
         return generate_latest(self.registry)

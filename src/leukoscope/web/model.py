@@ -1,4 +1,4 @@
-"""What the pages and the API know of the model behind them."""
+"""The model description that pages and API show."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class Faithfulness:
 
     @property
     def removals(self) -> str:
-        """What the two removals do to the logit, where their signs are certain; empty where not."""
+        """Effect of the two removals on the logit if their signs are certain; else empty."""
         effects = [_effect(self.most_relevant_drop), _effect(self.least_relevant_drop)]
         if None in effects:
             return ""
@@ -73,7 +73,7 @@ class ServedModel:
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> "ServedModel":
-        """Read what is shown from an opened bundle."""
+        """Read the description from an opened bundle."""
         manifest = bundle.manifest
         reference = ModelReference(name=manifest.name, version=manifest.version, sha256=bundle.model_sha256)
         return cls(reference, manifest, bundle.decision, bundle.report, bundle.read(CARD).decode("utf-8"))
@@ -85,14 +85,14 @@ class ServedModel:
 
     @cached_property
     def faithfulness(self) -> Faithfulness | None:
-        """What was measured about the heat maps; None where nothing was."""
+        """Measured faithfulness of the heat maps; None if it was not measured."""
         supplements = self.report.supplements if self.report is not None else ()
         measured = [part.measures for part in supplements if "relevance_gap" in part.measures]
         return Faithfulness.from_measures(measured[0]) if measured else None
 
     @cached_property
     def subject_accuracy(self) -> str | None:
-        """How often the pooled call of a subject was right, in words; None where it was not measured."""
+        """Accuracy of pooled calls of subjects as text; None if it was not measured."""
         split = self.report.headline if self.report is not None else None
         if split is None or split.leaks:
             return None
@@ -103,8 +103,8 @@ class ServedModel:
             f"{name} {format_measurement(measures[name], percent=True)}"
             for name in ("sensitivity", "specificity")
         ]
-        people = measures["sensitivity"].n_subjects
-        return f"{' and '.join(found)} over {people} people not trained on"
+        subjects = measures["sensitivity"].n_subjects
+        return f"{' and '.join(found)} over {subjects} unseen subjects"
 
     @cached_property
     def published_report(self) -> Report | None:
@@ -121,7 +121,7 @@ class ServedModel:
 
 
 def _effect(drop: Measurement | None) -> str | None:
-    """Say what a removal does to the logit; None where the interval holds zero."""
+    """Return the effect of a removal on the logit; None if the interval contains zero."""
     if drop is None or drop.low is None or drop.high is None:
         return None
     return "lower" if drop.low > 0 else "raise" if drop.high < 0 else None

@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document, generated from the routes and from the pydantic models they use.
 
-pydantic writes JSON Schema 2020-12, which is the schema dialect of OpenAPI 3.1: what remains is to say which model
-stands where. ``operation`` says it beside each route.
+pydantic writes JSON Schema 2020-12, which is the schema dialect of OpenAPI 3.1. ``operation`` names the models
+of each route.
 """
 
 from collections.abc import Callable, Iterable
@@ -33,7 +33,7 @@ _ALWAYS = (400, 401, 403, 421, 429, 500, 503)
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What the document says about one route."""
+    """Description of one route in the document."""
 
     summary: str
     tag: str

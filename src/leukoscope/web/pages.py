@@ -1,4 +1,4 @@
-"""Pages for people: upload, results, one case, a subject, the model, the API. They work without JavaScript."""
+"""HTML pages: upload, results, one case, a subject, the model, the API. They work without JavaScript."""
 
 from functools import lru_cache
 from itertools import pairwise
@@ -100,7 +100,7 @@ def job_rows(job: str) -> Response:
 
 @blueprint.post("/jobs/<job>/cancel")
 def cancel_job(job: str) -> BaseResponse:
-    """Stop a job; what was read stays."""
+    """Stop a job; its results so far are kept."""
     services().jobs.cancel(job)
     return redirect(url_for("pages.job_page", job=job), 303)
 
@@ -143,7 +143,7 @@ def delete_case(case: str) -> BaseResponse:
 
 @blueprint.get("/history")
 def history_page() -> str:
-    """Search what is stored."""
+    """Search stored cases."""
     query = parse_query(HistoryQuery, request, lenient=True)
     records = services().history.find(query.search(), query.limit + 1)
     shown = records[: query.limit]
@@ -186,7 +186,7 @@ def about_page() -> str:
 
 @blueprint.get("/api")
 def api_page() -> str:
-    """Show the OpenAPI document for people."""
+    """Show the OpenAPI document as a page."""
     document = build_document(current_app, services().settings.token is not None)
     return render_template("api.html", document=document, base=request.host_url.rstrip("/"))
 
@@ -202,7 +202,7 @@ def legend() -> Response:
 @blueprint.get("/sign-in")
 def sign_in() -> str | BaseResponse:
     """Ask for the token."""
-    if services().gate.digest is None or services().gate.is_signed_in():
+    if services().access.digest is None or services().access.is_signed_in():
         return redirect(url_for("pages.index"))
     return render_template("sign_in.html", failure=None, following=own_address(request.args.get("next", "")))
 
@@ -212,13 +212,13 @@ def sign_in_send() -> BaseResponse:
     """Check the token and go to where the visitor was sent away from."""
     following = own_address(request.form.get("next", ""))
     try:
-        services().gate.verify(request.form.get("token", "").strip())
+        services().access.verify(request.form.get("token", "").strip())
     except Problem as problem:
         page = render_template("sign_in.html", failure=problem.detail, following=following)
         response = make_response(page, problem.status)
         response.headers.extend({k: v for k, v in problem.headers.items() if k == "Retry-After"})
         return response
-    services().gate.sign_in()
+    services().access.sign_in()
     services().history.note("signed in", "page")
     return redirect(following or url_for("pages.index"), 303)
 
@@ -231,9 +231,9 @@ def sign_out() -> BaseResponse:
 
 
 def panel_context(record: CaseRecord) -> dict[str, Any]:
-    """Return what the panel of one case needs."""
+    """Return the template context of the panel of one case."""
     service, model = services().service, services().model
-    # What was measured belongs to the model at work, and tells nothing of a case that an earlier one classified.
+    # Measured faithfulness is that of the current model; it does not apply to cases of an earlier model.
     predicted_by_it = record.result.model.sha256 == model.reference.sha256
     return {
         "record": record,
@@ -279,7 +279,7 @@ def _subjects_of(job: str) -> list[Any]:
 @lru_cache(maxsize=4)
 def _card_html(card: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     """Return the card as HTML, and its sections as (anchor, heading)."""
-    # "js-default" allows no HTML of the text itself; what comes out is safe to place on a page.
+    # "js-default" does not allow HTML in the text itself; its output is safe to include in a page.
     # Library versions are of use to developers, who have the bundle; a service does not tell them.
     lines = [line for line in card.splitlines() if not line.startswith("| Libraries |")]
     reader = MarkdownIt("js-default")

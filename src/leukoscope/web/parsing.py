@@ -1,4 +1,4 @@
-"""Requests into pydantic models; a wrong one is a 422 that says which field and why."""
+"""Parse requests into pydantic models; an invalid request is a 422 that names the field and the reason."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar

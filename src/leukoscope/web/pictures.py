@@ -1,7 +1,7 @@
-"""The two pictures of a case and the legend, as PNG.
+"""The two images of a case and the legend, as PNG.
 
-The heat map is sent fully opaque and faded by the page: a layer of opacity p over the cell is, pixel for pixel, the
-overlay that the command line draws at opacity p.
+The heat map is sent fully opaque; the page sets its opacity: a layer of opacity p over the cell is, pixel for pixel,
+the overlay that the command line draws at opacity p.
 """
 
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""The way from the queue to the predictor."""
+"""Connect the queue with the predictor."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from leukoscope.inference.cells import Prediction, Source
 from leukoscope.inference.predictor import Predictor
 
 NEUTRAL_NAME = "image"
-"""What the predictor is told instead of the file's name, so that no message or log can repeat it."""
+"""Name that the predictor gets instead of the file name, so that no message or log contains it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ PredictFn = Callable[[Sequence[PredictionRequest]], Sequence[Prediction]]
 
 
 def make_predict_fn(predictor: Predictor) -> PredictFn:
-    """Return the classify that asks ``predictor``."""
+    """Return a prediction function that uses ``predictor``."""
 
     def predict(images: Sequence[PredictionRequest]) -> Sequence[Prediction]:
         return list(predictor.stream(Source(NEUTRAL_NAME, image.content, image.subject) for image in images))

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details for programs and as a page for people; never a path, a trace or a version."""
+"""Errors as RFC 9457 problem details for programs and as a page for browsers, without paths, traces and versions."""
 
 import logging
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class ProblemDetails(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     type: str = Field(description="Stable name of the kind of problem, a URN.")
-    title: str = Field(description="The kind of problem in words.")
+    title: str = Field(description="Title of the kind of problem.")
     status: int = Field(ge=400, le=599, description="HTTP status code.")
     detail: str = Field(description="This occurrence: the value, the limit and the remedy.")
 
@@ -66,7 +66,7 @@ def too_large(detail: str) -> Problem:
 
 
 def not_found(detail: str) -> Problem:
-    """There is no such thing (any more)."""
+    """The resource does not exist or no longer exists."""
     return Problem(404, "not-found", "Not found", detail)
 
 
@@ -84,7 +84,7 @@ _HTTP_DETAILS = {
 
 
 def from_exception(error: Exception) -> Problem:
-    """Return the problem that stands for any exception; unknown ones are logged and say nothing of the inside."""
+    """Return the problem of an exception; unknown exceptions are logged and reveal no internals."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, UnknownCaseError):
@@ -128,7 +128,7 @@ def _as_text(size_bytes: int) -> str:
 
 
 def answer(problem: Problem) -> Response:
-    """Render a problem for whoever asked."""
+    """Render a problem for a browser or a program."""
     if _wants_page():
         response = current_app.make_response(render_template("error.html", problem=problem))
     else:

@@ -80,7 +80,7 @@ def _next_case(query: ReviewQuery) -> CaseRecord | None:
     queue = query.queue()
     history = services().history
     if query.back is not None:
-        # Whatever its review: the case before is most often one that was reviewed a moment ago.
+        # Reviewed or not: the previous case was usually reviewed a moment ago.
         found = history.find(replace(queue, review=None, before=query.back, oldest_first=False), 1)
     else:
         found = history.find(replace(queue, after=query.after), 1)

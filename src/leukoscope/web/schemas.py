@@ -1,4 +1,4 @@
-"""What the API takes and gives, beside the result schema of the command line; OpenAPI is generated from these."""
+"""Schemas of the API in addition to the result schema of the command line; OpenAPI is generated from them."""
 
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any
@@ -30,11 +30,11 @@ class _Question(BaseModel):
 
 
 class CellResults(RootModel[list[CellResult]]):
-    """One object an image, in the order of the files; archives stand for their members."""
+    """One object per image, in the order of the files; archives are replaced by their members."""
 
 
 class JobStatus(_Answer):
-    """Where a job stands."""
+    """State of a job."""
 
     job: str
     state: JobState
@@ -47,7 +47,7 @@ class JobStatus(_Answer):
     subject: str | None
     detail: str | None = Field(description="Why a job failed.")
     results: str = Field(description="Address of the results.")
-    page: str = Field(description="Address of the page for people.")
+    page: str = Field(description="Address of the HTML page.")
 
 
 class CaseReview(_Answer):
@@ -104,18 +104,18 @@ class ModelInfo(_Answer):
 class Health(_Answer):
     """Whether the process answers, and whether it can work."""
 
-    status: str = Field(description="'ok', or what is missing.")
+    status: str = Field(description="'ok', or the missing part.")
     checks: dict[str, bool] = Field(default_factory=dict)
 
 
 class UploadForm(_Question):
-    """The fields of an upload beside its files."""
+    """The fields of an upload other than its files."""
 
     subject: str | None = Field(
         default=None,
         max_length=120,
         pattern=LINE,
-        description="Code of the subject all images belong to. A pseudonym: never a name.",
+        description="Code of the subject of all images. A pseudonym: never a name.",
     )
     heat_map: bool = Field(default=False, description="Draw the heat maps and offer them for an hour.")
 
@@ -150,7 +150,7 @@ class HistoryQuery(_Question):
     limit: int = Field(default=50, ge=1, le=200)
 
     def search(self) -> Search:
-        """Return the search this query stands for; empty fields mean any."""
+        """Return the search for this query; empty fields mean any."""
         return Search(
             text=(self.q or "").strip() or None,
             decision=self.decision,
@@ -171,7 +171,7 @@ class ResultsQuery(_Question):
 
 
 class ReviewInput(_Question):
-    """What a reviewer says about one result."""
+    """The review of one result."""
 
     verdict: Verdict
     note: str = Field(

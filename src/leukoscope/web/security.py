@@ -1,6 +1,6 @@
-"""Who may ask, and what a browser may do with the answer.
+"""Access control of requests, and security headers of responses.
 
-Three independent checks stand before every route: the Host header (a page of a foreign site that rebinds its name to
+Three independent checks run before every route: the Host header (a page of another site that rebinds its name to
 127.0.0.1 is refused), the token where one is set, and for changes the origin and the form token.
 """
 
@@ -54,7 +54,7 @@ _HEADERS = {
 class FailureLimiter:
     """Slows down guessing: at most ``limit`` failed sign-ins in ``window_s`` seconds from one address.
 
-    By address, so that a stranger who fails does not shut out those who have the token.
+    By address, so that failed attempts of one client do not lock out clients that have the token.
     """
 
     def __init__(self, limit: int = 10, window_s: float = 60.0) -> None:
@@ -79,7 +79,7 @@ class FailureLimiter:
             self._failures.append((time.monotonic(), address))
 
 
-class Gate:
+class AccessControl:
     """The three checks, with what they need to remember."""
 
     def __init__(self, settings: WebSettings) -> None:
@@ -120,7 +120,7 @@ class Gate:
     def verify(self, token: str) -> None:
         """Check a token given by a client; of wrong ones, too many are refused for a while.
 
-        A right one is let through at any time: people behind one address do not shut each other out.
+        A valid token is always accepted: users at one address cannot lock each other out.
         """
         if self.digest is not None and hmac.compare_digest(_digest(token), self.digest):
             return
@@ -199,9 +199,9 @@ def secret_key(folder: Path) -> bytes:
     return key
 
 
-def register(app: Flask, settings: WebSettings, memory: Memory) -> Gate:
+def register(app: Flask, settings: WebSettings, memory: Memory) -> AccessControl:
     """Put the checks before and the headers behind every route."""
-    gate = Gate(settings)
+    access = AccessControl(settings)
     app.config.update(
         SECRET_KEY=secret_key(settings.data),
         SESSION_COOKIE_NAME="leukoscope",
@@ -212,11 +212,11 @@ def register(app: Flask, settings: WebSettings, memory: Memory) -> Gate:
 
     @app.before_request
     def check() -> BaseResponse | None:
-        gate.check_host()
-        refused = gate.check_token()
+        access.check_host()
+        refused = access.check_token()
         if refused is None:
             admit_body(memory)  # the next check may read the form
-            gate.check_change()
+            access.check_change()
         return refused
 
     @app.teardown_request
@@ -234,7 +234,7 @@ def register(app: Flask, settings: WebSettings, memory: Memory) -> Gate:
         return response
 
     app.jinja_env.globals["form_token"] = form_token
-    return gate
+    return access
 
 
 def _digest(text: str) -> str:

@@ -45,7 +45,7 @@ def serve(app: Flask, on_ready: Callable[[str], None]) -> None:
             host=settings.host.strip("[]"),
             port=settings.port,
             threads=settings.threads,
-            # Flask refuses what is too large with a clear answer; this is the wall behind it.
+            # Flask refuses requests that are too large with a clear answer; this is a second limit.
             max_request_body_size=(settings.limits.request_mb + 1) * MEBIBYTE,
             inbuf_overflow=_BODY_IN_MEMORY,
             connection_limit=_CONNECTIONS,
@@ -61,14 +61,14 @@ def serve(app: Flask, on_ready: Callable[[str], None]) -> None:
         raise UsageError(
             f"cannot listen on {settings.host}:{settings.port}: {reason}; choose another with --port"
         ) from None
-    # waitress warns of every request that waits for a thread; waiting is what the queue is for.
+    # waitress warns about every request that waits for a thread; in a queue waiting is normal.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     stop = threading.Event()
     threading.Thread(
         target=_purge_regularly, args=(app, stop), name="leukoscope-retention", daemon=True
     ).start()
     try:
-        with suppress(ValueError):  # not in the main thread: whoever runs us there stops us otherwise
+        with suppress(ValueError):  # not in the main thread: the caller stops the server in another way
             signal.signal(signal.SIGTERM, _interrupt)
         on_ready(_address(settings, server))
         server.run()
@@ -81,7 +81,7 @@ def serve(app: Flask, on_ready: Callable[[str], None]) -> None:
 
 
 def purge(app: Flask) -> int:
-    """Remove what is older than the retention time; returns how many cases."""
+    """Remove cases older than the retention time; return their number."""
     parts = services(app)
     if parts.settings.retention_days is None:
         return 0
@@ -102,7 +102,7 @@ def _purge_regularly(app: Flask, stop: threading.Event) -> None:
 
 
 def _proxy(settings: WebSettings) -> dict[str, object]:
-    """Return what waitress is told of the proxy in front: its word counts for the client's address only."""
+    """Return waitress' settings for the proxy in front, which is trusted only for the client's address."""
     if settings.trusted_proxy is None:
         return {}
     return {
@@ -117,7 +117,7 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 
 def _address(settings: WebSettings, server: object) -> str:
-    """Return an address under which the service answers: one that ``Gate.check_host`` lets through."""
+    """Return an address under which the service answers: one that ``AccessControl.check_host`` accepts."""
     port = getattr(server, "effective_port", None)
     if port is None:  # several addresses of one name
         callbacks = [

@@ -1,4 +1,4 @@
-"""The core behind pages and API: images in, classified and stored cases out."""
+"""The service behind pages and API: classify images and store the cases."""
 
 import hashlib
 import time
@@ -25,7 +25,7 @@ from leukoscope.web.uploads import Upload, chunks
 Submit = Callable[[Sequence[PredictionRequest]], "list[Future[Prediction]]"]
 
 _Drawn = tuple[NewCase, Mapping[str, bytes]]
-"""What is to be stored of one image, and its pictures by kind."""
+"""The record of one image, and its pictures by kind."""
 
 _REQUEST_CHUNK = 32
 """Images of a request that are unpacked and classified together: two full batches, one for each engine thread."""
@@ -48,7 +48,7 @@ class PredictedUpload:
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """What a caller wants of its images; ``job`` is None for a request that waits."""
+    """Options of a request; ``job`` is None for a request that waits for its results."""
 
     subject: str | None
     job: str | None
@@ -78,7 +78,7 @@ class Service:
     def predict_request(
         self, uploads: Sequence[Upload], subject: str | None, heat_map: bool, memory: Reservation
     ) -> list[PredictedUpload]:
-        """Classify the images of one request and store them; all of them or, on failure, none.
+        """Classify the images of one request and store the results: all of them or, on failure, none.
 
         An archive is unpacked a few images at a time, for which ``memory`` is reserved before.
 
@@ -121,7 +121,7 @@ class Service:
         return self._store(uploads, self._predict(uploads, order, self.batcher.submit_job, end), order)
 
     def name_of(self, record: CaseRecord) -> str:
-        """Return what a page calls a case: the kept or still remembered file name, else its id."""
+        """Return the display name of a case: the stored or cached file name, else its id."""
         if record.name is not None:
             return record.name
         artifact = self.artifacts.get(record.case)
@@ -162,7 +162,7 @@ class Service:
         )
 
     def _predict(self, uploads: Sequence[Upload], order: _Order, submit: Submit, end: float) -> list[_Drawn]:
-        """Return what is to be stored of each image; the images themselves are let go."""
+        """Return the record of each image; the images themselves are released."""
         contents = [upload.read() for upload in uploads]
         predictions = self._wait(
             submit([PredictionRequest(content, order.subject) for content in contents]), end

@@ -11,11 +11,11 @@ from leukoscope.core.places import expand_user, user_folder
 
 MEBIBYTE = 1024 * 1024
 SPARE_THREADS = 16
-"""Threads that classifying never takes: pages, health checks and refusals are answered while the queue is full."""
+"""Threads that classification never uses, so that pages, health checks and refusals are answered at any load."""
 SHORTEST_TOKEN = 16
 LARGEST_BATCH = 4096
-EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - named to be told apart, not listened on
-"""Hosts that stand for all addresses of the machine; no client writes them."""
+EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
+"""Hosts that mean all addresses of the machine; no client sends them."""
 
 
 def default_data_folder() -> Path:
@@ -46,7 +46,7 @@ class Limits:
     file_mb: int = 20
     """One image. A C-NMC cell is 0.6 MB; an uncompressed 2560 x 1920 field is 15 MB."""
     megapixels: int = 16
-    """One image. Decoding takes about 10 bytes a pixel."""
+    """One image. Decoding takes about 10 bytes per pixel."""
     request_mb: int = 64
     """One HTTP request with all its files."""
     request_files: int = 200
@@ -60,7 +60,7 @@ class Limits:
     open_requests: int = 80
     """Requests of ``/predict`` at once; beyond it the answer is 503 with Retry-After."""
     queue_images: int = 256
-    """Images of requests that wait for the engine; beyond it likewise."""
+    """Images of requests that wait for the engine; beyond it requests are refused, too."""
     pending_mb: int = 256
     """Uploads held in memory until they are classified, over all requests and jobs; beyond it the answer is 503."""
     open_jobs: int = 64
@@ -96,7 +96,7 @@ class WebSettings:
     token: str | None = None
     """What clients must show, at least 16 characters; left out, everyone who reaches the address may use it."""
     hosts: tuple[str, ...] = ()
-    """Further names under which the service may be addressed, beside loopback names and ``host``."""
+    """Host names under which the service may be addressed, in addition to loopback names and ``host``."""
     https: bool = False
     """True behind a proxy that ends TLS: cookies are marked Secure and HSTS is sent."""
     trusted_proxy: str | None = None

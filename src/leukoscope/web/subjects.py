@@ -1,4 +1,4 @@
-"""Stored cells pooled by subject, by the same rule as the command line."""
+"""Pool stored cells by subject, with the same rule as the command line."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""How values are written on the pages: filters and shared values of all templates."""
+"""Format values for the pages: filters and shared values of all templates."""
 
 import re
 from datetime import UTC, datetime
@@ -40,13 +40,13 @@ SHORT_REASONS: dict[Reason, str] = {
     Reason.NONE_PLAUSIBLE: "Unusual for every class",
     Reason.CONTRADICTS_OPERATING_POINT: "Contradicts the threshold",
 }
-"""Reasons in lists and tables; the panel of a case says them in full."""
+"""Reasons in lists and tables; the panel of a case shows the full text."""
 VERDICT_TEXTS = {Verdict.AGREE: "Agree", Verdict.DISAGREE: "Disagree", Verdict.UNSURE: "Unsure"}
 ABSENT = "–"
 
 
 def probability(value: float | None, digits: int = 2) -> str:
-    """Write a probability with two digits or more; near the ends it is never shown as certainty."""
+    """Write a probability with two digits or more; near 0 and 1 it is never rounded to 0 or 1."""
     if value is None:
         return ABSENT
     if value < 0.005:
@@ -75,7 +75,7 @@ def moment(value: datetime) -> str:
 
 
 def plausible(result: CellResult) -> str:
-    """Say in words which classes conformal prediction leaves."""
+    """Describe the prediction set in words."""
     classes = result.prediction_set
     if len(classes) == 1:
         return f"{classes[0]} only"
@@ -93,7 +93,7 @@ def sentence(text: str) -> str:
 
 
 def schema_type(schema: dict[str, Any]) -> str:
-    """Say a JSON schema's type in a few words."""
+    """Describe the type of a JSON schema in a few words."""
     if "$ref" in schema:
         return str(schema["$ref"]).rsplit("/", 1)[-1]
     if "anyOf" in schema:
@@ -133,7 +133,7 @@ def register(app: Flask) -> None:
         return {
             "known_model": known.model,
             "classes": known.model.classes,
-            "signed_in": known.gate.is_signed_in(),
+            "signed_in": known.access.is_signed_in(),
         }
 
     app.jinja_env.filters.update(filters)

@@ -1,4 +1,4 @@
-"""From a multipart request to images: names cleaned, archives opened with care, limits checked before decoding."""
+"""Read images from a multipart request: clean names, unpack archives safely, check limits before decoding."""
 
 import stat
 import unicodedata
@@ -26,7 +26,7 @@ LONGEST_SUBJECT = 120
 
 
 class MemoryRequest(FlaskRequest):
-    """A request whose files stay in memory: an upload is not written to the disk on its way."""
+    """A request whose files stay in memory: an upload is not written to disk."""
 
     def _get_file_stream(
         self,
@@ -49,7 +49,7 @@ class Upload:
     read
         Gives the image's bytes, at most one above the limit.
     unpacked_bytes
-        Memory that ``read`` takes beside the request itself: nothing for a file that was sent as it is.
+        Memory that ``read`` needs in addition to the request itself: none for an uncompressed file.
     """
 
     name: str
@@ -71,7 +71,7 @@ def chunks(uploads: Sequence[Upload], most: int) -> Iterator[list[Upload]]:
 
 
 def receive(files: list[FileStorage], limits: Limits, most: int) -> tuple[Upload, ...]:
-    """Take the files of a request; a ZIP archive (told by its content; no office document) becomes its members.
+    """Take the files of a request; a ZIP archive (by its content; not an office document) is replaced by its members.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def _members(content: bytes, limits: Limits) -> list[Upload]:
 
     def reader(entry: zipfile.ZipInfo) -> Callable[[], bytes]:
         def read() -> bytes:
-            # What the directory says about sizes is not believed: reading stops where its word or the limit does.
+            # The sizes in the directory are not trusted: reading stops at the stated size or at the limit.
             with lock:
                 try:
                     with archive.open(entry) as member:

@@ -1,1 +1,1 @@
-"""What joins inference, training and evaluation: the work behind a command."""
+"""Workflows of commands that need inference, training and evaluation together."""

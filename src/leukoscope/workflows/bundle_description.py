@@ -1,4 +1,4 @@
-"""What a bundle's manifest says in words: of the cells a model learned from, and of its network."""
+"""Texts of a bundle's manifest about the training cells and the network."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +16,15 @@ CNMC = "C-NMC 2019, The Cancer Imaging Archive, doi 10.7937/tcia.2019.dc64i46r, 
 CNMC_LICENSE = "CC-BY-3.0"
 NO_DIAGNOSIS = "Not for diagnosis, screening or treatment decisions."
 ONE_LABEL = (
-    "Every training subject carries one label only, so that stain, session and person are confounded with the class; "
+    "Every training subject has only one label, so that stain, session and subject are confounded with the class; "
     "the effective sample is the number of subjects, not of cells."
 )
-HEAT_MAP = "A heat map shows what moved the logit, not what a hematologist would look at."
+HEAT_MAP = "A heat map shows which regions changed the logit, not where a hematologist would look."
 
 
 @dataclass(frozen=True)
 class Words:
-    """What a bundle says of its model because of the cells it learned from."""
+    """Texts of a bundle that depend on the training cells."""
 
     name: str
     title: str
@@ -41,7 +41,7 @@ CNMC_TEXTS = Words(
     (
         "All training cells come from one center. Other microscopes, stains and ways of cutting cells out are "
         "untested.",
-        "Cell size alone separates the classes to a large part; read every result beside the area-alone baseline.",
+        "Cell size alone separates the classes to a large part; compare every result with the area-alone baseline.",
         "Normal cells here are B-lymphoid precursors. Mature cells and other lineages were not trained on and are "
         "meant to be refused as novel, which is not certain.",
     ),
@@ -53,7 +53,7 @@ OTHER_TEXTS = Words(
     f"images prepared alike (one cell, cut out on a black 450 x 450 canvas). {NO_DIAGNOSIS}",
     (
         "Microscopes, stains and ways of cutting cells out that the training cells do not show are untested.",
-        "Cell size alone may separate the classes; read every result beside the area-alone baseline.",
+        "Cell size alone may separate the classes; compare every result with the area-alone baseline.",
         "Kinds of cells that were not trained on are meant to be refused as novel, which is not certain.",
     ),
 )
@@ -61,18 +61,18 @@ OTHER_TEXTS = Words(
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What is known of the cells that a model learned from.
+    """Description of the training cells of a model.
 
     Parameters
     ----------
     official
         Every one of them is a file of C-NMC 2019, by its digest.
     subjects, both_labels
-        People, and how many of them have cells of both classes.
+        Number of subjects, and of those with cells of both classes.
     license_text
         Text of the data's license; None for that of C-NMC, or for none stated.
     attribution
-        Whom to credit; empty for C-NMC's own, or for nobody stated.
+        Attribution; empty for cells of C-NMC, or if none is given.
     """
 
     official: bool
@@ -83,7 +83,7 @@ class TrainingData:
 
     @property
     def words(self) -> Words:
-        """Return what the bundle says of such a model."""
+        """Return the texts for such a model."""
         return CNMC_TEXTS if self.official else OTHER_TEXTS
 
     def words_for(self, classes: "ClassSchema") -> Words:
@@ -96,14 +96,14 @@ class TrainingData:
         return Words(
             OTHER_TEXTS.name,
             "Kinds of cells",
-            f"Research and teaching on single cell images: telling apart the kinds of the training table ({listed}), "
+            f"Research and teaching on single cell images: classification of the training table's classes ({listed}), "
             f"in images prepared alike. {NO_DIAGNOSIS}",
             OTHER_TEXTS.limitations,
         )
 
     @property
     def limitations(self) -> tuple[str, ...]:
-        """Return what a reader must know."""
+        """Return the limitations."""
         labels = ONE_LABEL
         if self.both_labels:
             labels = (
@@ -114,7 +114,7 @@ class TrainingData:
 
 
 def read_training_data(run: Path, license_text: Path | None, attribution: str) -> TrainingData:
-    """Return what the table and the options say of the cells of part train."""
+    """Describe the training cells from the table and the options."""
     import pandas as pd
 
     from leukoscope.data.official import official_by_sha256
@@ -133,7 +133,7 @@ def read_training_data(run: Path, license_text: Path | None, attribution: str) -
 
 
 def data_license_text(data: TrainingData) -> str:
-    """Return the licenses of the training data and of the sample cells, which are C-NMC's whatever was trained on."""
+    """Return the licenses of the training data and of the sample cells, which are always from C-NMC."""
     from leukoscope import assets
 
     sample = (assets.sample_cells_directory() / "ATTRIBUTION.md").read_text(encoding="utf-8")
@@ -152,7 +152,7 @@ def license_records(data: TrainingData, initial_weights: str) -> "tuple[LicenseR
             part="training data and sample cells", license=CNMC_LICENSE, attribution=data.attribution or CNMC
         )
         return (weights, both)
-    # SPDX' words for a license that stands in the text beside, and for nothing said.
+    # SPDX identifiers for a license given as text, and for none given.
     license_text = "NOASSERTION" if data.license_text is None else "LicenseRef-training-data"
     return (
         weights,
@@ -162,7 +162,7 @@ def license_records(data: TrainingData, initial_weights: str) -> "tuple[LicenseR
 
 
 def head_texts(network: "CellNetwork") -> str:
-    """Return what the head is and what it sees."""
+    """Describe the head and its inputs."""
     settings = network.settings
     stages = len(settings.pooled_stages)
     values = "mean and mean square over the cell" if settings.pooling == "moments" else "global averages"
@@ -195,7 +195,7 @@ def tensor_texts(network: "CellNetwork", classes: "ClassSchema") -> dict[str, tu
     logits = (
         f"log-odds of {classes.names[1]} before calibration"
         if one
-        else f"one a class before calibration and softmax: {', '.join(classes.names)}"
+        else f"one per class before calibration and softmax: {', '.join(classes.names)}"
     )
     return {
         "cells": ("RGB on the canonical black canvas, resized as a whole", "0 to 255"),

@@ -18,7 +18,7 @@ SAMPLES_PER_CLASS = 4
 
 @dataclass(frozen=True)
 class Identity:
-    """How the bundle is called (None: as the training data suggest), and what only its maker knows of its limits."""
+    """Name of the bundle (None: derived from the training data), and limitations given by the user."""
 
     name: str | None
     version: str
@@ -47,7 +47,7 @@ def export_run(
     identity
         How it is called.
     report
-        ``report.json`` to travel along; None for a model that has not been evaluated.
+        ``report.json`` to include; None for a model that has not been evaluated.
     data_license, attribution
         License text of the training data, and whom to credit; of C-NMC's cells both are known.
     weights_dtype
@@ -184,7 +184,7 @@ def read_rows(run: Path) -> "ScoredRows":
 
 
 def _training_record(run: Path) -> "TrainingRecord":
-    """Return what the run's network learned from: the cells of part train, their groups and the settings."""
+    """Describe the training set of a run: cells of part train, their groups and the settings."""
     import hashlib
     import json
     import tomllib
@@ -282,7 +282,7 @@ def _tensor_specs(
 
 
 def _sample_cells(classes: "ClassSchema") -> "list[SampleCell]":
-    """Return shipped cells of both classes of C-NMC, each of another subject; labels where the model knows them."""
+    """Return shipped cells of both classes of C-NMC, each of another subject; labels if the model has these classes."""
     import csv
 
     from leukoscope import assets

@@ -1,4 +1,4 @@
-"""What the bundle of kinds says of itself: its manifest, its limits and whom to credit."""
+"""The manifest of the bundle of kinds: description, limitations and attribution."""
 
 import hashlib
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ def kinds_manifest(
     notes: tuple[str, ...],
     weights_sha256: str,
 ) -> Manifest:
-    """Say what the model is, what it was trained on and what a reader must know."""
+    """Describe the model, its training data and its limitations."""
     trained = table[~table["held_out"]]
     groups = sorted(set(trained["subject"]))
     side = int(record["input_px"])
@@ -117,7 +117,7 @@ def _specs(
     names = ", ".join(classes.names)
     words = {
         "cells": (f"RGB with surroundings, {side} px at {MICRONS_PER_PIXEL} um a pixel", "0 to 255"),
-        "logits": (f"one a class before calibration and softmax: {names}", "unbounded"),
+        "logits": (f"one per class before calibration and softmax: {names}", "unbounded"),
         "embedding": ("globally averaged convolutional features", "unbounded"),
         "activation_map": (f"Grad-CAM of each logit after ReLU, {height} x {height}, not normalized", ">= 0"),
     }

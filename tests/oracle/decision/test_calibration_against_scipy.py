@@ -85,7 +85,7 @@ def test_fit_with_bias_is_platts_logistic_regression(rows) -> None:
 
 @pytest.mark.parametrize("alpha", [0.05, 0.1, 0.25])
 def test_quantile_of_single_cells_is_mapies(alpha: float) -> None:
-    """With one cell a subject the quantile is the ordinary split-conformal one."""
+    """With one cell per subject the quantile is the ordinary split-conformal one."""
     values = np.random.default_rng(12).normal(size=57) ** 2
     rows = np.zeros((57, 1))
     always_zero = DummyRegressor(strategy="constant", constant=0.0).fit(rows, values)

@@ -22,7 +22,7 @@ def test_the_same_neighbors_as_scikit_learn() -> None:
         np.testing.assert_allclose([one.distance for one in found], distances[number], atol=1e-6)
 
 
-def test_a_cell_is_nearest_to_itself_unless_its_person_is_left_out(small_predictor: Predictor) -> None:
+def test_a_cell_is_nearest_to_itself_unless_its_subject_is_excluded(small_predictor: Predictor) -> None:
     predictions = [
         small_predictor.predict(path, subject=path.name.split("_")[1]) for path in sample_paths()[:12]
     ]

@@ -95,7 +95,7 @@ def test_area_matched_pairs_against_all_pairs(cohort) -> None:
 
 @pytest.mark.parametrize(("kind", "method"), [("percentile", "percentile"), ("bca", "BCa")])
 def test_bootstrap_of_a_mean_against_scipy(kind: str, method: str) -> None:
-    """One row a subject and one class: our intervals are then scipy's, up to the draw of the resamples."""
+    """One row per subject and one class: our intervals are then scipy's, up to the draw of the resamples."""
     values = np.random.default_rng(3).gamma(2.0, size=40)
     sample = SubjectSample.of(np.ones(40, int), np.arange(40))
     statistic = clusters.of_mean(sample, values, clusters.BLAST_ONLY)

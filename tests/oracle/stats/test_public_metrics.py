@@ -75,7 +75,7 @@ def test_the_interval_takes_any_metric_and_pairs_models() -> None:
     assert with_self.reason
 
 
-def test_what_cannot_be_estimated_says_why() -> None:
+def test_missing_estimates_have_a_reason() -> None:
     one_class = metrics.bootstrap_ci(metrics.roc_auc, [1, 1], [0.2, 0.4], ["a", "b"])
     assert one_class.value is None
     assert one_class.reason

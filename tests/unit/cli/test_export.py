@@ -41,19 +41,19 @@ def test_a_model_of_official_cells_is_described_as_the_shipped_one(tmp_path):
     assert data.words.name == shipped["name"]
     assert data.words.title == shipped["title"]
     assert data.words.intended_use == shipped["intended_use"]
-    said = shipped["limitations"][: len(data.limitations)]  # what the fit has to say follows
-    assert list(data.limitations) == said
+    texts = shipped["limitations"][: len(data.limitations)]  # notes of the fit follow
+    assert list(data.limitations) == texts
     weights = shipped["licenses"][0]["attribution"]
     assert [record.model_dump() for record in license_records(data, weights)] == shipped["licenses"]
     assert data_license_text(data) == (default_bundle_path() / "DATA_LICENSE").read_text()
 
 
-def test_of_other_cells_only_what_is_known_is_said(tmp_path):
+def test_other_cells_are_described_only_by_their_table(tmp_path):
     run = write_run(tmp_path / "run")
     data = read_training_data(run, None, "")
-    said = " ".join((data.words.name, data.words.title, data.words.intended_use, *data.limitations)).lower()
+    texts = " ".join((data.words.name, data.words.title, data.words.intended_use, *data.limitations)).lower()
     for fact in ("cnmc", "c-nmc", "b-all", "precursor", "one center", "giemsa"):
-        assert fact not in said
+        assert fact not in texts
     assert data.limitations[0]
     records = {record.part: record for record in license_records(data, "random")}
     assert (records["training data"].license, records["training data"].attribution) == ("NOASSERTION", "")
@@ -105,26 +105,26 @@ def test_tensors_are_described_as_the_network_pools(options, embedding, explaine
 
 
 @pytest.mark.parametrize(
-    ("identity", "said"),
+    ("identity", "texts"),
     [
         (Identity("My Model", "1.0.0", None), r"--name 'My Model'.*a-z"),
         (Identity("model", "v1", None), r"--version 'v1'"),
     ],
 )
-def test_a_name_or_version_of_another_form_is_one_line_and_said_first(tmp_path, identity, said):
-    with pytest.raises(UsageError, match=said) as caught:
+def test_an_invalid_name_or_version_is_reported_first(tmp_path, identity, texts):
+    with pytest.raises(UsageError, match=texts) as caught:
         export_run(tmp_path / "no run", tmp_path / "bundle", identity)
     assert "\n" not in str(caught.value)
 
 
-def test_an_unfinished_run_is_named_as_one(tmp_path):
+def test_an_unfinished_run_is_refused(tmp_path):
     run = write_run(tmp_path / "run")
     (run / "scores.csv").unlink()
     with pytest.raises(UsageError, match=r"scores\.csv.*--resume"):
         export_run(run, tmp_path / "bundle", IDENTITY)
 
 
-def test_scores_averaged_over_turns_are_not_exported(tmp_path):
+def test_scores_averaged_over_rotations_are_not_exported(tmp_path):
     run = write_run(tmp_path / "run")
     with (run / "config.toml").open("a") as file:
         file.write("[score]\ntta = 4\n")
@@ -132,6 +132,6 @@ def test_scores_averaged_over_turns_are_not_exported(tmp_path):
         export_run(run, tmp_path / "bundle", IDENTITY)
 
 
-def test_a_license_that_is_not_there_is_named(tmp_path):
+def test_a_missing_license_file_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"none\.txt"):
         read_training_data(write_run(tmp_path / "run"), tmp_path / "none.txt", "")

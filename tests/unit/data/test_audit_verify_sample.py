@@ -87,7 +87,7 @@ def official_copy(name, target):
     return target
 
 
-def test_verify_tells_every_status_apart(tmp_path):
+def test_verify_distinguishes_every_status(tmp_path):
     names = sorted(path.relative_to(sample_cells_directory()).with_suffix("").as_posix()
                    for path in sample_cells_directory().rglob("*.webp"))  # fmt: skip
     blasts = [name for name in names if "/all/" in name]
@@ -168,7 +168,7 @@ def test_sample_copies_keep_layout_and_attribution(tmp_path):
     assert (again.cells, again.subjects) == (10, drawn["subject"].nunique())
 
 
-def test_sample_of_files_that_are_gone_is_an_error(tmp_path):
+def test_sampling_missing_files_is_an_error(tmp_path):
     cells = subjects_table({"1": ("", "blast", 2), "H1": ("", "normal", 2)})
     with pytest.raises(CohortError, match=r"\.bmp|/"):
         copy_sample(cells, tmp_path / "cells.csv", tmp_path / "out")

@@ -51,7 +51,7 @@ def test_round_trip_keeps_strings_and_numbers(table, tmp_path):
         ("cell", "a/1.bmp", r"\b3\b.*'a/1\.bmp'"),
     ],
 )
-def test_trouble_names_the_row(table, tmp_path, column, value, words):
+def test_errors_name_the_row(table, tmp_path, column, value, words):
     text = table.astype(str)
     text.loc[1, column] = value
     text.to_csv(tmp_path / "cells.csv", index=False)
@@ -80,7 +80,7 @@ def test_refused_write_leaves_the_old_table(table, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["cells.csv"]
 
 
-def test_hash_sees_identity_and_nothing_else(table):
+def test_hash_depends_only_on_identity(table):
     digest = table_sha256(table)
     assert table_sha256(table.iloc[::-1]) == digest
     assert table_sha256(table.assign(focus=3.0)) == digest

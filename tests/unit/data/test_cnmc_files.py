@@ -154,16 +154,16 @@ def test_official_merges_hold_where_one_subject_is_present():
     assert groups == ["20+21", "H2+H4+H5+H6", "11"]
 
 
-def test_same_id_in_another_cohort_is_another_person():
+def test_same_id_in_another_cohort_is_another_subject():
     assert assign_groups(["20"], digests("a"), [""]) == ["20"]
 
 
-def test_files_at_hand_merge_subjects_in_a_chain():
+def test_imported_files_merge_subjects_transitively():
     groups = assign_groups(["a", "b", "b", "c", "d"], digests("1", "1", "2", "2", "3"), [""] * 5)
     assert groups == ["a+b+c", "a+b+c", "a+b+c", "a+b+c", "d"]
 
 
-def test_unknown_subjects_are_grouped_by_file_and_told_by_a_known_copy():
+def test_unknown_subjects_are_grouped_by_file_and_inferred_from_a_known_copy():
     one, two, three = digests("1", "2", "3")
     groups = assign_groups(["", "", "x", ""], [one, one, two, two], [""] * 4)
     assert groups[0] == groups[1] == f"sha256:{one[:12]}"

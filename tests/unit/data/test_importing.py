@@ -1,4 +1,4 @@
-"""Import of every layout from real files, with everything odd said."""
+"""Import of every layout from real files, with all issues reported."""
 
 import hashlib
 import json
@@ -56,13 +56,13 @@ def test_kaggle_layout_with_both_test_sets(tmp_path):
     assert by_prelim["label"].tolist() == ["blast", "normal", ""]
     last = cells[cells["fold"] == "final_test"].iloc[0]
     assert (last["label"], last["subject"], last["width_px"]) == ("", "", 600)
-    said = report.issue_counts()
-    assert said == {"cropped": 1, "no_labels": 1, "missing": 1}
+    counts = report.issue_counts()
+    assert counts == {"cropped": 1, "no_labels": 1, "missing": 1}
     # the disc keeps its area: cropping takes black only
     assert last["area_px"] == int((cell_image(20, 600).max(axis=2) > 8).sum())
 
 
-def test_class_folders_of_known_and_told_names(tmp_path):
+def test_class_folders_of_known_and_given_names(tmp_path):
     write_image(tmp_path / "data/Benign/a.png", 1)
     write_image(tmp_path / "data/Early/b.png", 2)
     write_image(tmp_path / "data/Pre/inner/c.png", 3)
@@ -99,7 +99,7 @@ def test_csv_names_files_labels_and_subjects(tmp_path):
         run(tmp_path / "bad.csv", tmp_path / "cells.csv")
 
 
-def test_row_that_contradicts_another_leaves_the_cell_unlabelled(tmp_path):
+def test_contradicting_rows_leave_the_cell_unlabeled(tmp_path):
     write_image(tmp_path / "1.png", 1)
     (tmp_path / "list.csv").write_text("file,label\n1.png,blast\n1.png,normal\n")
     report, cells = run(tmp_path / "list.csv", tmp_path / "cells.csv")
@@ -118,7 +118,7 @@ def test_renamed_official_copies_are_recognized_by_their_pixels(tmp_path):
     )
 
 
-def test_contradicted_labels_are_said_and_dropped(tmp_path):
+def test_contradicted_labels_are_reported_and_dropped(tmp_path):
     image = Image.open(sample_cells_directory() / SHIPPED)
     root = tmp_path / "data"
     write_image(root / "fold_0/hem/UID_1_1_1_all.bmp", 1)
@@ -133,7 +133,7 @@ def test_contradicted_labels_are_said_and_dropped(tmp_path):
     assert cells.loc["data/normal/y.png", "group"] == cells.loc["data/blast/z.png", "group"]
 
 
-def test_everything_odd_is_said_and_nothing_else_is_lost(tmp_path):
+def test_all_issues_are_reported_and_other_cells_are_kept(tmp_path):
     root = tmp_path / "C-NMC_training_data"
     write_image(root / "fold_0/all/UID_1_1_1_all.bmp", 1)
     shutil.copy(root / "fold_0/all/UID_1_1_1_all.bmp", root / "fold_0/all/UID_2_1_1_all.bmp")
@@ -177,7 +177,7 @@ def test_second_import_reads_changed_files_only_and_writes_the_same_bytes(tmp_pa
     assert changed.loc["data/blast/1.png", "sha256"] == digest != cells.loc["data/blast/1.png", "sha256"]
 
 
-def test_damaged_sidecar_only_costs_time(tmp_path):
+def test_a_damaged_sidecar_is_ignored(tmp_path):
     write_image(tmp_path / "data/blast/1.png", 1)
     table = tmp_path / "cells.csv"
     run(tmp_path / "data", table)
@@ -228,7 +228,7 @@ def test_cohort_of_unreadable_files_writes_no_table(tmp_path):
     assert not (tmp_path / "cells.csv").exists()
 
 
-def test_the_users_own_file_is_never_overwritten(tmp_path):
+def test_files_of_the_user_are_never_overwritten(tmp_path):
     write_image(tmp_path / "a.png", 1)
     own = tmp_path / "cells.csv"
     own.write_text("file,label\na.png,blast\n")

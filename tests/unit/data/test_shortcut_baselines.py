@@ -19,7 +19,7 @@ def cells():
     )
     blast = cells["label"].eq("blast").to_numpy()
     cells["area_px"] = (rng.normal(20_000, 3_000, len(cells)) + 3_000 * blast).astype(int)
-    # Colour tells the class by a bend that no single threshold follows.
+    # Color separates the classes nonlinearly, so that no single threshold does.
     cells["mean_g"] = np.where(blast, rng.choice([60, 140], len(cells)), 100) + rng.normal(0, 12, len(cells))
     return cells
 

@@ -86,7 +86,7 @@ def test_grouped_needs_a_group_of_each_class_for_each_part(cells):
         make_splits(cells, "grouped", k=6)
 
 
-def test_paper_draws_the_reference_s_numbers_and_says_that_it_leaks():
+def test_paper_split_has_the_reference_counts_and_is_marked_as_leaking():
     cells = subjects_table({"1": ("fold_0", "blast", 2_200), "H1": ("fold_0", "normal", 2_150)})
     plan = make_splits(cells, "paper", seed=5)
     (split,) = plan.splits
@@ -174,7 +174,7 @@ def test_identical_file_on_two_sides_is_found_even_between_groups(cells):
     ],
 )
 @pytest.mark.parametrize("leaks", [False, True])
-def test_broken_splits_are_refused_even_where_leaks_are_admitted(cells, train, test, words, leaks):
+def test_broken_splits_are_refused_even_if_marked_as_leaking(cells, train, test, words, leaks):
     with pytest.raises(SplitError, match=words):
         assert_disjoint(cells, Split("x", train, (), test), leaks=leaks)
 
@@ -221,7 +221,7 @@ def test_more_rows_in_the_table_do_not_matter_to_a_plan(cells, tmp_path):
         plan.named("x")
 
 
-def test_leaking_plan_cannot_be_made_without_saying_so(cells):
+def test_a_leaking_plan_must_be_marked(cells):
     keys = cells["cell"].tolist()
     split = Split("x", tuple(keys[::2]), (), tuple(keys[1::2]))
     with pytest.raises(SplitError, match="'x'"):

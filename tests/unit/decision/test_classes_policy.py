@@ -75,7 +75,7 @@ def test_the_threshold_stands_on_the_group_and_the_likeliest_member_is_called() 
     assert sum(verdict.probabilities) == pytest.approx(1)
 
 
-def test_doubt_among_three_classes_names_those_that_remain() -> None:
+def test_uncertain_cells_name_the_plausible_classes() -> None:
     several = decide([0.1, 0.0, -9.0], 1.0, CELL, parameters(), classes=KINDS)
     assert several.status is Status.UNCERTAIN and several.label is None
     assert several.reasons[0].code is Reason.SEVERAL_PLAUSIBLE

@@ -1,4 +1,4 @@
-"""Fitting the decision layer: from held-out rows, never from test rows, and honest where it cannot."""
+"""Fitting the decision layer: from held-out rows, never from test rows, with a reason if it is infeasible."""
 
 import dataclasses
 
@@ -43,7 +43,7 @@ def make_rows(seed: int = 0, subjects: int = SUBJECTS, blasts: int = BLAST_SUBJE
     return ScoredRows(part, label, logit, group, inner_fold, embedding.astype(np.float32), descriptors)
 
 
-def test_everything_is_fitted_and_test_rows_are_never_touched() -> None:
+def test_all_parts_are_fitted_without_test_rows() -> None:
     rows = make_rows()
     fit = fit_decision(rows)
     assert fit.notes == ()
@@ -85,7 +85,7 @@ def test_temperature_undoes_overconfidence() -> None:
 
 
 @pytest.mark.parametrize("labels", [[1, 1, 1], [1, 0, 0]])
-def test_impossible_temperatures_leave_the_logits_alone(labels: list[int]) -> None:
+def test_impossible_temperatures_leave_the_logits_unchanged(labels: list[int]) -> None:
     got = fit_temperature([-1.0, 0.5, 2.0], labels)
     assert (got.temperature, got.bias) == (1.0, ()) and got.reason
 
@@ -107,7 +107,7 @@ def draw_scored_people(scale: float, spread: float, seed: int = 5):
 
 @pytest.mark.parametrize("scale", [0.3, 3.0])
 @pytest.mark.parametrize("folds", [1, 5])
-def test_a_temperature_that_helps_others_is_kept(scale: float, folds: int) -> None:
+def test_a_temperature_that_helps_held_out_subjects_is_kept(scale: float, folds: int) -> None:
     logits, labels, group = draw_scored_people(scale, 0.0)
     got = choose_calibration(logits, labels, group, group % folds)
     assert got.reason is None
@@ -115,7 +115,7 @@ def test_a_temperature_that_helps_others_is_kept(scale: float, folds: int) -> No
     assert got == fit_temperature(logits, labels)
 
 
-def test_calibrated_logits_are_left_alone_and_the_reason_says_by_how_much() -> None:
+def test_calibrated_logits_are_unchanged_and_the_reason_states_the_temperature() -> None:
     logits, labels, group = draw_scored_people(1.0, 0.0)
     got = choose_calibration(logits, labels, group, group % 5)
     assert (got.temperature, got.bias) == (1.0, ())
@@ -123,7 +123,7 @@ def test_calibrated_logits_are_left_alone_and_the_reason_says_by_how_much() -> N
     assert fit_temperature(logits, labels).reason is None
 
 
-def test_one_person_does_not_decide_on_the_temperature() -> None:
+def test_one_subject_does_not_determine_the_temperature() -> None:
     logits, labels, group = draw_scored_people(1.0, 0.0)
     wrong = group == 0
     logits[wrong] = np.where(labels[wrong] == 1, -6.0, 6.0)
@@ -131,7 +131,7 @@ def test_one_person_does_not_decide_on_the_temperature() -> None:
     assert choose_calibration(logits, labels, group, group % 5).temperature == 1.0
 
 
-def test_a_temperature_of_one_person_alone_is_not_kept() -> None:
+def test_a_temperature_of_a_single_subject_is_not_kept() -> None:
     logits, labels, _ = draw_scored_people(3.0, 0.0)
     got = choose_calibration(logits, labels, ["only"] * 2000, [""] * 2000)
     assert got.temperature == 1.0 and got.reason
@@ -163,7 +163,7 @@ def test_subject_rule_is_not_ruled_by_one_large_subject() -> None:
     assert by_cell.threshold > 0.4 > by_subject.threshold
 
 
-def test_rules_that_cannot_be_met_say_why() -> None:
+def test_infeasible_rules_have_a_reason() -> None:
     backwards = choose_operating_point(Rule("sensitivity", 0.95), [0.9, 0.8, 0.1], [0, 0, 1])
     assert isinstance(backwards, Infeasible) and "every row positive" in backwards.reason
     one_class = choose_operating_point(Rule("youden"), [0.9, 0.8], [1, 1])

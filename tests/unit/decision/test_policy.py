@@ -1,4 +1,4 @@
-"""The order of the gates, and what each of them says."""
+"""The order of the checks and their reasons."""
 
 import dataclasses
 import math
@@ -72,7 +72,7 @@ CELL = describe_cell(draw_disc())
         (0.4, "uncertain", ("blast", "normal")),
     ],
 )
-def test_a_good_cell_gets_a_class_or_a_doubt(logit: float, expected: str, members: tuple) -> None:
+def test_a_good_cell_is_called_or_uncertain(logit: float, expected: str, members: tuple) -> None:
     verdict = decide(logit, 1.0, CELL, make_parameters())
     assert verdict.decision is expected
     assert verdict.prediction_set == members
@@ -143,7 +143,7 @@ def flood(rgb: np.ndarray) -> np.ndarray:
         (draw_disc(150, center=(40, 225), detail=0), [Reason.CUT_OFF, Reason.BLURRED]),
     ],
 )
-def test_input_checks_name_what_is_wrong(rgb: np.ndarray, codes: list[Reason]) -> None:
+def test_input_checks_name_each_failure(rgb: np.ndarray, codes: list[Reason]) -> None:
     findings = check_descriptors(describe_cell(rgb), LIMITS)
     assert [finding.code for finding in findings] == codes
     assert all(
@@ -151,7 +151,7 @@ def test_input_checks_name_what_is_wrong(rgb: np.ndarray, codes: list[Reason]) -
     )
 
 
-def test_input_limits_keep_training_cells_and_outlive_one_odd_cell() -> None:
+def test_input_limits_accept_training_cells_and_are_robust_to_one_outlier() -> None:
     rng = np.random.default_rng(0)
     columns = {
         "area_px": rng.normal(32_000, 4_000, 3_000),
@@ -205,7 +205,7 @@ def test_pooling_takes_the_mean_logit_of_classified_cells() -> None:
     assert pool_subject(scored(6.0, 2.1), make_parameters(), "strict").decision == "normal"
 
 
-def test_pooling_without_evidence_says_so() -> None:
+def test_pooling_without_classified_cells_has_a_reason() -> None:
     nothing = pool_subject([], make_parameters())
     assert nothing.decision == "rejected" and nothing.probability is None and nothing.blast_share is None
     doubt = pool_subject(scored(0.1, 0.3), make_parameters())

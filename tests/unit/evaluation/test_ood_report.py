@@ -1,4 +1,4 @@
-"""The gate measured on shipped cells against out-of-distribution images, with an embedding that needs no network."""
+"""Rejection of out-of-distribution images and of shipped cells, with an embedding that needs no network."""
 
 import csv
 
@@ -33,7 +33,7 @@ def cells() -> tuple[MeasuredImages, np.ndarray, np.ndarray, np.ndarray]:
     return measured, labels, np.array([r["subject"] for r in rows]), np.array([r["fold"] for r in rows])
 
 
-def test_gate_refuses_out_of_distribution_images_and_keeps_cells(cells) -> None:
+def test_out_of_distribution_images_are_rejected_and_cells_accepted(cells) -> None:
     measured, labels, subjects, folds = cells
     first, second = folds == "fold_0", folds == "fold_1"
     rows = ScoredRows(
@@ -69,7 +69,7 @@ def test_gate_refuses_out_of_distribution_images_and_keeps_cells(cells) -> None:
         assert result.refused_low <= result.refused <= result.refused_high
 
 
-def test_made_out_of_distribution_images_repeat_with_their_seed_and_are_what_they_claim() -> None:
+def test_synthetic_out_of_distribution_images_repeat_with_their_seed() -> None:
     first, again, other = make_ood_images(2, seed=1), make_ood_images(2, seed=1), make_ood_images(2, seed=2)
     for kind, images in first.items():
         assert all(image.shape == (450, 450, 3) and image.dtype == np.uint8 for image in images)

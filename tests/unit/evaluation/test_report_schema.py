@@ -40,7 +40,7 @@ def measurement(**changes) -> Measurement:
         {"surplus": 1},
     ],
 )
-def test_a_measurement_without_meaning_cannot_be_made(changes: dict) -> None:
+def test_inconsistent_measurements_are_refused(changes: dict) -> None:
     with pytest.raises(ValidationError):
         measurement(**changes)
 
@@ -79,7 +79,7 @@ def test_a_missing_report_is_a_bundle_error(tmp_path: Path) -> None:
         read_report(tmp_path / "none.json")
 
 
-def test_every_measure_of_a_report_has_words(evaluated) -> None:
+def test_every_metric_of_a_report_has_a_description(evaluated) -> None:
     for split in evaluated.report.columns():
         for level in (split.cell, split.subject_mean, split.subject_majority):
             assert set(level.measures) <= set(MEASURES)

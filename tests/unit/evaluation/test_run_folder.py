@@ -94,13 +94,13 @@ def test_test_cells_of_several_inner_models_get_the_mean_logit(run_folder: Path)
     pd.testing.assert_series_equal(after.sort_index(), before.sort_index() + 1)
 
 
-def test_embeddings_must_have_a_row_a_prediction(run_folder: Path) -> None:
+def test_embeddings_must_have_one_row_per_prediction(run_folder: Path) -> None:
     save_file({"embeddings": np.zeros((3, 4), np.float32)}, run_folder / "embeddings.safetensors")
     with pytest.raises(CohortError, match=r"\(3, 4\)"):
         read_run(run_folder)
 
 
-def test_the_words_na_and_null_are_subjects_like_any_other(run_folder: Path) -> None:
+def test_na_and_null_are_valid_subject_ids(run_folder: Path) -> None:
     for name in ("scores.csv", "cells.csv"):
         table = pd.read_csv(run_folder / name, dtype=str, keep_default_na=False)
         for column in ("subject", "group"):

@@ -28,12 +28,12 @@ def scored_run(folder: Path, **cohorts):
 
 def test_nothing_is_fitted_on_test_rows(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", train=TINY, test=TINY)
-    honest = fit_rules(read_run(folder))
+    disjoint = fit_rules(read_run(folder))
     scores = pd.read_csv(folder / "scores.csv", dtype=str, keep_default_na=False)
     test = scores["part"] == "test"
     scores.loc[test, "logit"] = [str(value) for value in np.random.default_rng(0).normal(0, 50, test.sum())]
     scores.to_csv(folder / "scores.csv", index=False)
-    assert fit_rules(read_run(folder)).parameters == honest.parameters
+    assert fit_rules(read_run(folder)).parameters == disjoint.parameters
 
 
 def test_fitted_counts_are_those_of_validation_rows(evaluated) -> None:
@@ -136,7 +136,7 @@ def test_pooling_of_one_subject_by_hand() -> None:
     assert table["cells"].tolist() == [3, 2]
 
 
-def test_people_who_share_images_are_one_person(tmp_path: Path) -> None:
+def test_subjects_that_share_images_count_once(tmp_path: Path) -> None:
     split = scored_run(tmp_path / "run", train=TINY, test=TINY)
     rows = split.rows.copy()
     first, second = rows.loc[rows["label"] == 1, "subject"].unique()[:2]
@@ -189,7 +189,7 @@ def test_decided_cells_are_those_that_the_policy_decides(tmp_path: Path, seed: i
     assert measures["accuracy_of_decided"].value == pytest.approx(np.mean(right))
 
 
-def test_caveats_say_what_the_cells_show_and_nothing_of_a_laboratory_they_do_not_name(evaluated) -> None:
+def test_caveats_depend_on_the_cells_only(evaluated) -> None:
     text = " ".join(evaluated.report.caveats)
     area = next(b for b in evaluated.report.headline.baselines if b.name == "area").measures["roc_auc"]
     assert f"{area.value:.3f}" in text
@@ -222,6 +222,6 @@ def test_runs_that_test_the_same_cells_are_not_pooled(evaluated, tmp_path: Path)
 def test_a_leaking_split_is_named_first(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "leak", train=TINY, test=TINY, leaks=True)
     report = evaluate([folder], settings=FEW)
-    honest = write_run(tmp_path / "honest", train=TINY, test=TINY)
-    assert report.caveats[0] not in evaluate([honest], settings=FEW).caveats
+    disjoint = write_run(tmp_path / "disjoint", train=TINY, test=TINY)
+    assert report.caveats[0] not in evaluate([disjoint], settings=FEW).caveats
     assert report.splits[0].leaks

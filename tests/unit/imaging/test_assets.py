@@ -20,7 +20,7 @@ with sample_table_path().open(newline="") as table:
 
 
 def official_bmp(rgb: np.ndarray) -> bytes:
-    """Write the official file: 24 bits, rows bottom-up and padded to four bytes, 3,779 px a metre."""
+    """Write the official file: 24 bits, rows bottom-up and padded to four bytes, 3,779 px per meter."""
     height, width, _ = rgb.shape
     rows = np.zeros((height, (3 * width + 3) // 4 * 4), np.uint8)
     rows[:, : 3 * width] = rgb[::-1, :, ::-1].reshape(height, -1)
@@ -67,7 +67,7 @@ def test_pixels_are_the_official_ones() -> None:
         assert hashlib.sha256(official_bmp(rgb)).hexdigest() == row["sha256_of_official_bmp"], row["file"]
 
 
-def test_attribution_stands_beside_the_images() -> None:
+def test_attribution_is_next_to_the_images() -> None:
     cells = (sample_cells_directory() / "ATTRIBUTION.md").read_text()
     assert "10.7937/tcia.2019.dc64i46r" in cells
     assert "CC BY 3.0" in cells

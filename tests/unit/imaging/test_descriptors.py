@@ -82,7 +82,7 @@ def test_contact_with_the_border_of_a_smaller_image_is_seen() -> None:
 
 
 @pytest.mark.parametrize("path", CELLS, ids=lambda path: path.stem)
-def test_a_whole_cell_without_margin_is_told_from_one_that_is_cut_off(path) -> None:
+def test_whole_cells_without_margin_are_distinguished_from_cut_off_ones(path) -> None:
     cell = decode_image(path)
     rows, columns = np.nonzero(cell.max(axis=2) > 8)
     tight = cell[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]

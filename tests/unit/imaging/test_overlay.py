@@ -59,7 +59,7 @@ def test_opacity() -> None:
     assert np.unique(heat_map_overlay(CELL, attribution, opacity=1).reshape(-1, 3), axis=0).shape == (1, 3)
 
 
-def test_stronger_is_lighter_all_the_way() -> None:
+def test_colormap_is_monotone_in_lightness() -> None:
     legend = color_legend(512, 60)[10]
     assert (np.diff(luminance(legend[2:-2:16])) > 0).all()
     assert luminance(legend[-3]) > 20 * luminance(legend[2])
@@ -104,7 +104,7 @@ def test_grid_expands_with_the_items() -> None:
     assert five[0] > four[0]
 
 
-def test_missing_pictures_are_said_not_invented() -> None:
+def test_missing_images_are_marked_as_missing() -> None:
     sheet = contact_sheet([item("rejected", cell=None, attribution=None, probability=None)])
     assert luminance(sheet).min(initial=1) < 0.1  # words
     assert (sheet == 0).all(axis=2).mean() < 0.001  # no black frame where there is no cell

@@ -57,7 +57,7 @@ def test_removed_pixels_are_filled_from_their_surroundings_and_others_stay() -> 
     assert filled[removed].std() > 0.5  # noise: smoothness must not mark the hole
 
 
-def test_a_removed_rim_is_filled_with_the_cell_and_not_with_the_black_around() -> None:
+def test_a_removed_rim_is_filled_with_the_cell_not_with_black() -> None:
     cell = np.zeros((64, 64, 3), np.uint8)
     cell[16:48, 16:48] = 150
     removed = np.zeros((64, 64), bool)
@@ -122,7 +122,7 @@ def test_check_measures_each_cell_and_counts_the_rest(small_predictor: Predictor
     assert again.measures == check.measures
 
 
-def test_nothing_to_measure_is_wrong_usage(small_predictor: Predictor) -> None:
+def test_no_cells_is_a_usage_error(small_predictor: Predictor) -> None:
     blank = small_predictor.prepare(Source("blank", np.zeros((450, 450, 3), np.uint8)))
     with pytest.raises(UsageError):
         check_explanations(small_predictor, [blank])

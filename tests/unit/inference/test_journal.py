@@ -30,7 +30,7 @@ def test_results_come_back_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 5, 60, 150])
-def test_a_line_that_a_kill_cut_short_is_removed_and_written_again(tmp_path: Path, cut: int) -> None:
+def test_an_incomplete_line_is_removed_and_written_again(tmp_path: Path, cut: int) -> None:
     fill(tmp_path, range(3))
     path = tmp_path / RESULTS
     path.write_bytes(path.read_bytes()[:-cut])
@@ -40,7 +40,7 @@ def test_a_line_that_a_kill_cut_short_is_removed_and_written_again(tmp_path: Pat
         assert [entry.source for entry in journal.results()] == [result(n).source for n in range(5)]
 
 
-def test_what_was_appended_can_be_read_before_the_end(tmp_path: Path) -> None:
+def test_appended_results_can_be_read_before_the_end(tmp_path: Path) -> None:
     with Journal(tmp_path, SETTINGS, resume=False) as journal:
         journal.append(result(1))
         assert [entry.source for entry in journal.results()] == [result(1).source]
@@ -66,7 +66,7 @@ def test_other_settings_do_not_continue_them(tmp_path: Path) -> None:
         Journal(tmp_path, SETTINGS, resume=True)
 
 
-def test_results_older_than_a_setting_go_on_where_it_is_not_used(tmp_path: Path) -> None:
+def test_results_older_than_an_unused_setting_are_resumed(tmp_path: Path) -> None:
     fill(tmp_path, range(2))
     with Journal(tmp_path, {**SETTINGS, "table": None}, resume=True) as journal:
         assert journal.done == 2
@@ -78,7 +78,7 @@ def test_replaced_results_are_gone(tmp_path: Path) -> None:
         assert (journal.done, list(journal.results())) == (0, [])
 
 
-def test_resume_of_nothing_begins(tmp_path: Path) -> None:
+def test_resuming_an_empty_folder_starts_from_zero(tmp_path: Path) -> None:
     assert fill(tmp_path / "new", range(2), resume=True) == 0
 
 

@@ -58,9 +58,7 @@ def test_stream_keeps_order_and_numbers(small_predictor: Predictor, count: int) 
         assert entry.result.subject == "S"
 
 
-def test_broken_images_cost_one_row_each_and_keep_their_place(
-    small_predictor: Predictor, tmp_path: Path
-) -> None:
+def test_broken_images_keep_their_row(small_predictor: Predictor, tmp_path: Path) -> None:
     text = tmp_path / "text.png"
     text.write_text("no image")
     blank = np.zeros((450, 450, 3), np.uint8)
@@ -99,7 +97,7 @@ class CountingSession(Session):
         return super().start(cells)
 
 
-def test_what_the_input_checks_refuse_costs_no_forward_pass(small_predictor: Predictor) -> None:
+def test_rejected_images_need_no_forward_pass(small_predictor: Predictor) -> None:
     session = CountingSession(small_predictor.bundle.model_path)
     predictor = Predictor(small_predictor.bundle, session)
     blank = np.zeros((450, 450, 3), np.uint8)
@@ -196,7 +194,7 @@ def test_rotation_averaging_does_not_change_when_the_cell_turns(small_bundle_pat
     assert streamed[0].result.logit == pytest.approx(float(forward.logits[0, 1]), abs=1e-6)
 
 
-def test_turned_copies_and_maps_go_there_and_back() -> None:
+def test_rotations_of_cells_and_maps_are_inverse() -> None:
     rng = np.random.default_rng(0)
     cell = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
     turned = turn_cell(cell, 8)
@@ -211,7 +209,7 @@ def test_turned_copies_and_maps_go_there_and_back() -> None:
     ("settings", "words"),
     [({"tta": 3}, "3.*1, 4, 8"), ({"operating_point": "best"}, "balanced, sensitive")],
 )
-def test_wrong_choices_name_the_right_ones(small_bundle_path: Path, settings: dict, words: str) -> None:
+def test_invalid_choices_list_the_valid_ones(small_bundle_path: Path, settings: dict, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Predictor.open(small_bundle_path, **settings)
 
@@ -255,11 +253,11 @@ def test_subject_pool_leaves_out_results_of_another_model(small_predictor: Predi
     pool.add(result)
     pool.add(result.model_copy(update={"model": result.model.model_copy(update={"sha256": "0" * 64})}))
     assert pool.result("S1").cells == 1
-    nobody = pool.result("S2")
-    assert (nobody.cells, nobody.decision) == (0, "rejected")
+    empty_pool = pool.result("S2")
+    assert (empty_pool.cells, empty_pool.decision) == (0, "rejected")
 
 
-def test_images_of_any_size_stand_on_the_canvas(small_predictor: Predictor) -> None:
+def test_images_of_any_size_are_placed_on_the_canvas(small_predictor: Predictor) -> None:
     with Image.open(PATHS[0]) as image:
         cut = np.asarray(image.convert("RGB"))[75:375, 75:375]
     prediction = small_predictor.predict(np.ascontiguousarray(cut))
@@ -276,7 +274,7 @@ def test_a_cell_cut_off_by_a_small_frame_is_refused(small_predictor: Predictor) 
     assert Reason.CUT_OFF in [reason.code for reason in cut.result.reasons]
 
 
-def test_the_duration_of_an_image_does_not_hold_the_callers_time(small_predictor: Predictor) -> None:
+def test_the_duration_excludes_the_time_of_the_caller(small_predictor: Predictor) -> None:
     """While the caller holds a result, an image is on its way; its duration cannot exceed what the caller left."""
     durations, own_s, began = [], 0.0, time.perf_counter()
     for prediction in small_predictor.stream(Source(str(path), path) for path in PATHS[:3]):
@@ -288,7 +286,7 @@ def test_the_duration_of_an_image_does_not_hold_the_callers_time(small_predictor
     assert max(durations) < 1e3 * (time.perf_counter() - began - own_s)
 
 
-def test_a_refused_image_larger_than_the_canvas_says_what_was_looked_at(small_predictor: Predictor) -> None:
+def test_a_rejected_large_image_states_the_analyzed_part(small_predictor: Predictor) -> None:
     field = np.zeros((1200, 900, 3), np.uint8)
     field[:300] = 200
     [reason] = small_predictor.predict(field).result.reasons

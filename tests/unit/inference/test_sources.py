@@ -65,7 +65,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_taken_as_it_is(tmp_path: Path
 
 
 @pytest.mark.parametrize("argument", ["{tree}/nothing*.png", "{empty}"])
-def test_nothing_found_is_wrong_usage(tree: Path, tmp_path: Path, argument: str) -> None:
+def test_no_images_is_a_usage_error(tree: Path, tmp_path: Path, argument: str) -> None:
     (tmp_path / "empty").mkdir()
     named = argument.format(tree=tree, empty=tmp_path / "empty")
     with pytest.raises(UsageError, match=re.escape(named)):
@@ -135,7 +135,7 @@ def test_archives_are_read_member_by_member(tmp_path: Path) -> None:
     assert count_sources([str(path)]) == 2
 
 
-def test_member_names_cannot_steer_the_terminal_nor_leave_the_archive(tmp_path: Path) -> None:
+def test_member_names_are_sanitized(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "x.zip", {"../../evil\x1b[2J.png": CELL})
     [source] = iterate_sources([str(path)])
     assert source.name == f"{path}/../../evil?[2J.png"
@@ -158,7 +158,7 @@ def test_an_archive_with_too_many_entries_is_refused(tmp_path: Path) -> None:
     assert re.search(r"\b11\b.*\b10\b", str(error))
 
 
-def test_a_large_member_is_refused_and_a_lying_one_cut_off(tmp_path: Path) -> None:
+def test_large_members_are_refused_and_wrong_sizes_detected(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "x.zip", {"large.bmp": bytes(5000), "good.png": CELL})
     sources = list(iterate_sources([str(path)], limits=DecodeLimits(max_bytes=4999)))
     assert isinstance(sources[0].content, ImageError)
@@ -170,7 +170,7 @@ def test_a_large_member_is_refused_and_a_lying_one_cut_off(tmp_path: Path) -> No
     assert isinstance(sources[0].content, ImageError) or len(sources[0].content) <= 5000
 
 
-def test_damage_inside_costs_that_member_only(tmp_path: Path) -> None:
+def test_a_damaged_member_does_not_affect_others(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "x.zip", {"bad.bmp": b"A" * 4096, "good.png": CELL}, zipfile.ZIP_STORED)
     content = bytearray(path.read_bytes())
     content[content.find(b"AAAA") + 2000] ^= 1
@@ -182,7 +182,7 @@ def test_damage_inside_costs_that_member_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", CELL])
-def test_what_is_no_archive_is_one_refusal(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.zip"
     path.write_bytes(content)
     assert only(list(iterate_sources([str(path)]))).reason is Reason.UNREADABLE
@@ -236,7 +236,7 @@ def test_the_row_with_the_longest_path_counts(tmp_path: Path, monkeypatch: pytes
         ("source,subject\na,1\na,2\n", "line 3: a has two subjects, 1 and 2"),
     ],
 )
-def test_tables_that_do_not_tell_are_refused(tmp_path: Path, content: str, words: str) -> None:
+def test_ambiguous_subject_tables_are_refused(tmp_path: Path, content: str, words: str) -> None:
     table = tmp_path / "subjects.csv"
     table.write_text(content)
     with pytest.raises(UsageError, match=words):

@@ -30,7 +30,7 @@ def crops(predictor: Predictor) -> list[Source]:
     return sources
 
 
-def test_corrected_cells_change_what_is_said_and_the_result_names_the_profile(
+def test_corrected_cells_change_predictions_and_the_result_names_the_profile(
     predictor: Predictor, crops: list[Source], tmp_path: Path
 ) -> None:
     """A laboratory that calls its monocytes blasts: the head follows its corrections."""
@@ -52,7 +52,7 @@ def test_corrected_cells_change_what_is_said_and_the_result_names_the_profile(
             assert after.probabilities["blast"] > before["blast"] + 0.3
 
 
-def test_without_corrections_nothing_is_said_otherwise(predictor: Predictor, crops: list[Source]) -> None:
+def test_without_corrections_predictions_do_not_change(predictor: Predictor, crops: list[Source]) -> None:
     profile = adapt(crops, predictor, name="lab", single_cells=True)
     assert profile.head is None and profile.embedding.cells == 32
     assert 0 < profile.embedding.shrinkage < 1

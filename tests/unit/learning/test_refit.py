@@ -38,7 +38,7 @@ def test_the_fit_is_the_minimum_that_scipy_finds() -> None:
     np.testing.assert_allclose(bias, best[:, 4], atol=2e-3)
 
 
-def test_twenty_cells_mend_a_head_that_errs() -> None:
+def test_twenty_cells_improve_a_wrong_head() -> None:
     embeddings, logits, labels = cells(20, shift=8.0)
     head, remark = refit_head(embeddings, logits, labels, CLASSES, center=np.zeros(24))
     assert head is not None and head.gain > head.gain_error

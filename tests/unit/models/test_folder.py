@@ -127,7 +127,7 @@ def test_the_sample_is_reproduced_by_both_engines(small_bundle_path: Path) -> No
 
 
 @pytest.mark.parametrize("field", ["logit", "embedding_norm", "activation_map"])
-def test_a_model_that_answers_otherwise_is_found(small_bundle_path: Path, tmp_path: Path, field: str) -> None:
+def test_a_model_with_other_outputs_is_found(small_bundle_path: Path, tmp_path: Path, field: str) -> None:
     bundle = Bundle.open(small_bundle_path)
     content = json.loads(bundle.expected.to_json())
     cell = content["cells"][0]
@@ -156,13 +156,13 @@ def test_a_model_that_answers_otherwise_is_found(small_bundle_path: Path, tmp_pa
     require_agreement(bundle)
 
 
-def test_the_card_says_that_nothing_was_measured() -> None:
+def test_the_card_states_that_the_model_was_not_evaluated() -> None:
     card = render_card(make_manifest(), make_decision(), None)
     assert RESEARCH_USE in card
     assert not re.search(r"\d\.\d{3} \(\d", card)  # a measurement with its interval
 
 
-def test_the_card_carries_the_reports_numbers(tmp_path: Path) -> None:
+def test_the_card_contains_the_numbers_of_the_report(tmp_path: Path) -> None:
     run = write_run(
         tmp_path / "run", train=SMALL, test=SMALL, seed=1, split="fold_0 to fold_1", test_first=501
     )
@@ -175,7 +175,7 @@ def test_the_card_carries_the_reports_numbers(tmp_path: Path) -> None:
         assert caveat in card
 
 
-def test_sample_cells_need_names_of_their_own(tmp_path: Path) -> None:
+def test_sample_cells_need_unique_names(tmp_path: Path) -> None:
     from small_bundle import SampleCell, build_bundle, make_onnx
 
     model = tmp_path / "model.onnx"

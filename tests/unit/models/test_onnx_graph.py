@@ -79,7 +79,7 @@ def test_functions_are_refused() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00", b"no model", b"\x3a\xff\xff\xff\xff\x0f", CONTENT[:-1]])
-def test_what_is_no_whole_model_is_refused(content: bytes) -> None:
+def test_incomplete_models_are_refused(content: bytes) -> None:
     with pytest.raises(BundleError):
         read_onnx_graph(content)
 

@@ -60,7 +60,7 @@ def test_many_threads_share_one_session(model: bytes) -> None:
         assert all(pool.map(predict, range(60)))
 
 
-def test_started_passes_may_be_abandoned(model: bytes) -> None:
+def test_started_passes_can_be_abandoned(model: bytes) -> None:
     session = Session(model, threads=1)
     for _ in range(20):
         session.start(CELLS[:1])
@@ -113,7 +113,7 @@ def test_bf16_runs_or_is_refused_by_what_the_processor_has(model: bytes) -> None
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-def test_what_is_no_model_is_refused_in_one_line(engine: str) -> None:
+def test_invalid_models_are_refused_with_one_line(engine: str) -> None:
     with pytest.raises(EngineError) as caught:
         Session(b"this is no model", engine=engine)
     assert "\n" not in str(caught.value)

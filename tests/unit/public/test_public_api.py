@@ -37,8 +37,10 @@ def test_every_public_name_is_there() -> None:
 def test_the_import_is_light() -> None:
     code = "import sys, leukoscope; print(len([m for m in sys.modules if m.split('.')[0] in sys.argv[1:]]))"
     heavy = ("numpy", "PIL", "openvino", "pydantic", "torch", "pandas", "sklearn")
-    said = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "0"
+    finished = subprocess.run(
+        [sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True
+    )
+    assert finished.stdout.strip() == "0"
 
 
 def test_prediction_needs_no_training_package() -> None:
@@ -48,8 +50,8 @@ def test_prediction_needs_no_training_package() -> None:
         "import leukoscope\n"
         "print(leukoscope.predict(leukoscope.datasets.sample_paths()[0]).to_dict()['decision'])\n"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.strip() in {"blast", "normal", "uncertain"}
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() in {"blast", "normal", "uncertain"}
 
 
 def test_every_form_of_one_image_gives_the_same_answer(predictor: Predictor) -> None:
@@ -115,7 +117,7 @@ def test_a_missing_file_is_a_rejected_prediction(predictor: Predictor) -> None:
         answer.heat_map()
 
 
-def test_a_lone_path_is_not_read_letter_by_letter() -> None:
+def test_a_single_path_is_not_iterated_by_character() -> None:
     folder = datasets.sample_directory() / "fold_1" / "hem"
     assert len(list(iterate_sources(str(folder)))) == 8
     assert len(list(iterate_sources(folder))) == 8

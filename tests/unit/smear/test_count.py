@@ -33,7 +33,7 @@ def test_few_cells_are_warned_of_and_none_is_no_error() -> None:
     assert empty.white_cells == 0 and empty.shares == () and empty.blasts is None
 
 
-def test_without_kinds_nothing_is_said_of_blasts() -> None:
+def test_without_classes_no_blasts_are_counted() -> None:
     counts = count_cells([CountedCell()] * 150)
     assert counts.blasts is None and counts.cells_needed is None and counts.per_100_white_cells is None
 

@@ -64,7 +64,7 @@ def test_a_turned_field_gives_turned_cells(finder: NetworkFinder) -> None:
 
 
 @pytest.mark.parametrize("value", [0, 128, 235, 255])
-def test_an_even_picture_holds_no_cell(finder: NetworkFinder, value: int) -> None:
+def test_a_uniform_image_has_no_cell(finder: NetworkFinder, value: int) -> None:
     assert finder.find(np.full((300, 400, 3), value, np.uint8), 0.1) == []
 
 
@@ -86,7 +86,7 @@ def test_a_finder_of_another_name_is_refused() -> None:
         next(read_smear(FIELD, finder="best"))  # type: ignore[arg-type]
 
 
-def test_both_finders_say_who_they_are() -> None:
+def test_both_finders_have_a_name() -> None:
     for name in ("network", "classical"):
         (reading,) = read_smear(FIELD, finder=name, microns_per_pixel=MICRONS_PER_PIXEL)
         assert reading.record.finder == name

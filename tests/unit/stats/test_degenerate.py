@@ -1,4 +1,4 @@
-"""What cannot be estimated is said, never numbered."""
+"""Values that cannot be estimated are None with a reason."""
 
 import math
 
@@ -50,14 +50,14 @@ def test_one_subject_in_a_class_gives_a_value_without_an_interval() -> None:
     assert got.low is not None and got.reason is None
 
 
-def test_perfect_separation_claims_no_certainty() -> None:
+def test_perfect_separation_has_a_lower_limit_below_one() -> None:
     sample = make_sample([1, 1, 1, 0, 0, 0], list("abcdef"))
     got = bootstrap(sample, clusters.of_roc_auc(sample, np.array([3.0, 4, 5, 0, 1, 2])), FAST)
     assert got.value == 1.0
     assert got.low is None and got.reason
 
 
-def test_figure_undefined_in_many_resamples_has_no_interval() -> None:
+def test_a_value_undefined_in_many_resamples_has_no_interval() -> None:
     # Only one subject is ever called blast: without it there is no PPV.
     sample = make_sample([1, 1, 1, 0, 0, 0], list("abcdef"))
     calls = np.array([1, 0, 0, 0, 0, 0], bool)
@@ -109,7 +109,7 @@ def test_probabilities_outside_0_to_1_are_refused() -> None:
         reliability.brier([0, 1], [0.2, 1.2])
 
 
-def test_a_wrong_certainty_costs_infinitely_much() -> None:
+def test_a_certain_wrong_call_has_infinite_log_loss() -> None:
     assert reliability.log_loss([1, 0], [0.0, 0.5]) == math.inf
     assert reliability.log_loss([1, 0], [0.0, 0.5], [0, 1]) == pytest.approx(math.log(2))
 

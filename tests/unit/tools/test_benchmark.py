@@ -41,7 +41,7 @@ def test_memory_of_a_process_that_is_gone() -> None:
         resident_mb(2**22 + 1)  # above the largest process id of Linux
 
 
-def test_the_machine_says_what_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_machine_record_contains_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["leukoscope_tools/__main__.py", "benchmark", "predict", "a b.bmp"])
     machine = MachineWatch().machine(threads=2)
     assert machine.command == "python -m leukoscope_tools benchmark predict 'a b.bmp'"

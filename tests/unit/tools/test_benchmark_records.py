@@ -74,11 +74,11 @@ def test_targets_are_ratios_within_a_round() -> None:
         assert expected in found, (expected, found)
 
 
-def test_targets_that_nobody_measured_are_left_out() -> None:
+def test_targets_without_measurements_are_left_out() -> None:
     assert [target.value for target in derive_targets(performance())] == [450]  # the installation alone
 
 
-def test_the_table_has_every_backend_and_names_who_did_not_run() -> None:
+def test_the_table_has_every_backend_and_names_skipped_ones() -> None:
     text = render_backends(performance(*ROWS))
     assert [line.split(" | ")[0] for line in text.splitlines()[2:10]] == [f"| {entry.name}" for entry in ROWS]
     assert len({line.count("|") for line in text.splitlines()[:10]}) == 1
@@ -108,7 +108,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
         read_performance(tmp_path / "missing.json")
 
 
-def test_a_stream_tells_its_memory_by_tenths_and_what_became_of_its_rows() -> None:
+def test_a_stream_reports_memory_by_tenths_and_lost_rows() -> None:
     samples = tuple(MemorySample(rows=number, resident_mb=200 + number / 10) for number in range(1, 101))
     report = StreamReport(
         machine=MACHINE, model=MODEL, rows=100, cells=7, samples=samples, stops=(Stop(rows=50, signal="SIGKILL"),),

@@ -21,7 +21,7 @@ def document(folder: Path, text: str) -> Path:
     return path
 
 
-def test_a_table_is_written_found_current_and_found_gone_stale(folder: Path, evaluated) -> None:
+def test_a_table_is_written_current_and_stale(folder: Path, evaluated) -> None:
     path = document(folder, f"# Title\n<!-- leukoscope: results report=reports/report.json -->{CLOSE}\nend\n")
     assert [stale.line for stale in find_stale(path)] == [2]
     assert publish(path)

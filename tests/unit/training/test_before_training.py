@@ -1,4 +1,4 @@
-"""What no training can be done with is said before a run folder is made."""
+"""Inputs that cannot be trained on are reported before a run folder is made."""
 
 from pathlib import Path
 

@@ -22,7 +22,7 @@ def draw(size: int, count: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(count, size, generator=generator) * 3, labels
 
 
-def test_a_binary_network_has_one_logit_and_others_one_a_class() -> None:
+def test_a_binary_network_has_one_logit_and_others_one_per_class() -> None:
     assert outputs_of(BINARY) == 1
     assert outputs_of(ClassSchema.of_names(["a", "b", "c"])) == 3
 
@@ -56,7 +56,7 @@ def test_one_logit_gives_torchs_binary_cross_entropy() -> None:
 
 
 def test_the_exact_head_is_scikit_learns_multinomial_regression() -> None:
-    settings = NetworkSettings(arch="resnet10t", input_px=64, weights="none", standardise_features=True)
+    settings = NetworkSettings(arch="resnet10t", input_px=64, weights="none", standardize_features=True)
     network = CellNetwork(settings, outputs=3).eval()
     generator = torch.Generator().manual_seed(1)
     labels = torch.arange(90) % 3
@@ -89,7 +89,7 @@ def test_the_jacobian_of_every_logit_is_autograds(head: type, outputs: int) -> N
         torch.testing.assert_close(jacobian[:, number], gradient)
 
 
-def test_figures_of_an_epoch() -> None:
+def test_metrics_of_an_epoch() -> None:
     one = np.array([[2.0], [-1.0], [0.5]], np.float32)
     labels = np.array([1.0, 0.0, 0.0], np.float32)
     assert accuracy(one, labels) == pytest.approx(2 / 3) and area_under_curve(one, labels) == 1.0

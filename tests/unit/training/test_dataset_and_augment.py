@@ -122,13 +122,13 @@ def test_shuffling_shows_every_cell_once():
 @pytest.mark.parametrize(
     ("sampling", "expected"), [("class", [0.1] * 5 + [0.5]), ("subject", [0.0625] * 4 + [0.25, 0.5])]
 )
-def test_balanced_sampling_has_the_promised_frequencies(sampling, expected):
+def test_balanced_sampling_has_the_documented_frequencies(sampling, expected):
     cells = cell_set([0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 1, 2])
     order = epoch_order(cells, np.arange(6), sampling, 40000, np.random.default_rng(0))
     np.testing.assert_allclose(np.bincount(order, minlength=6) / len(order), expected, atol=0.01)
 
 
-def test_descriptors_in_the_graph_are_those_of_the_imaging_floor():
+def test_descriptors_in_the_graph_are_those_of_the_imaging_package():
     rng = np.random.default_rng(4)
     cells = [prepare_cell(draw_cell(rng, index % 2 == 0), CANVAS_PX) for index in range(3)]
     cells.append(np.zeros((CANVAS_PX, CANVAS_PX, 3), np.uint8))
@@ -137,7 +137,7 @@ def test_descriptors_in_the_graph_are_those_of_the_imaging_floor():
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
-def test_without_changes_nothing_changes():
+def test_augmentation_of_strength_zero_is_the_identity():
     cells = pixels()
     assert torch.equal(augment(cells, draw_view(6, 0, 0), STILL), cells)
 
@@ -152,7 +152,7 @@ def test_a_view_depends_on_seed_and_number_only():
     torch.testing.assert_close(whole, parts)
 
 
-def test_everything_changes_the_cell_and_leaves_the_background_black():
+def test_augmentation_changes_the_cell_and_keeps_the_background_black():
     changed = augment(
         pixels(), draw_view(6, 0, 0), AugmentSettings(shift=0.0, stain=0.2, brightness=0.3, contrast=0.3)
     )
@@ -189,7 +189,7 @@ def test_a_canvas_without_a_cell_stays_black():
     assert not augment(torch.zeros(1, 3, 32, 40), draw_view(1, 0, 0), settings).any()
 
 
-def test_flips_and_zoom_are_what_they_say():
+def test_flips_and_zoom_have_the_documented_effect():
     cells = pixels()
     flipped = augment(
         cells, torch.zeros(6, 16), AugmentSettings(**{**STILL.__dict__, "flip_horizontal": True})

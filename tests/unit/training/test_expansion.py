@@ -45,7 +45,7 @@ def images() -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_growth_preserves_the_function_where_the_activations_are_linear(images: torch.Tensor) -> None:
+def test_expansion_preserves_the_function_for_linear_activations(images: torch.Tensor) -> None:
     source = random_source()
     expanded = growth.expand(source)
     source, expanded = without_activations(source), without_activations(expanded)
@@ -78,7 +78,7 @@ def test_matched_statistics_bring_the_features_closer(images: torch.Tensor) -> N
     assert distance(matched) < 0.5 * distance(plain)
 
 
-def test_every_new_part_can_learn() -> None:
+def test_every_new_parameter_has_a_gradient() -> None:
     expanded = growth.expand(random_source()).train()
     expanded(torch.rand(2, 3, SIDE_PX, SIDE_PX)).square().mean().backward()
     silent = [
@@ -125,7 +125,7 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_networks_that_see_the_same_pixels_need_nothing_folded(images: torch.Tensor) -> None:
+def test_networks_with_the_same_normalization_need_no_folding(images: torch.Tensor) -> None:
     source = random_source()
     expanded = growth.expand(source, same_pixels=True)
     source, expanded = without_activations(source), without_activations(expanded)

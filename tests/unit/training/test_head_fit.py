@@ -24,7 +24,7 @@ def fitted(penalty: float, descriptors: bool, weights: np.ndarray | None = None)
             arch="resnet10t",
             input_px=64,
             weights="none",
-            standardise_features=True,
+            standardize_features=True,
             descriptor_head=descriptors,
             descriptor_products=descriptors,
         )
@@ -79,10 +79,10 @@ def test_shipped_recipe_is_valid():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"network": {"head": "paper"}}, "linear"),
-        ({"network": {"standardise_features": False}}, "standardise_features"),
+        ({"network": {"standardize_features": False}}, "standardize_features"),
         ({"head_fit": {"penalty": 0.0}}, r"head_fit\.penalty"),
         ({"head_fit": {"penalty": -1.0}}, r"penalty = -1\.0\b.*\b0\b"),
         ({"network": {"input_px": 300}}, r"\b300\b.*\b32\b"),
@@ -92,9 +92,9 @@ def test_shipped_recipe_is_valid():
         ({"network": {"pixel_mean": [69.0, 30.0, 80.0]}}, r"pixel_mean.*69\.0, 30\.0, 80\.0\]"),
     ],
 )
-def test_what_cannot_work_is_refused(changes, said):
+def test_invalid_head_fit_settings_are_refused(changes, message):
     mapping = read_toml(CONFIGS / "default.toml")
     for section, values in changes.items():
         mapping[section] = {**mapping.get(section, {}), **values}
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         build(TrainSettings, mapping)

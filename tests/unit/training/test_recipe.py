@@ -90,7 +90,7 @@ def test_frozen_batch_norms_keep_their_statistics(train_batch_norm):
     assert bool(changed) == train_batch_norm
 
 
-def test_learning_rates_fall_towards_the_input():
+def test_learning_rates_decrease_toward_the_input():
     network = small()
     stage = StageSettings(5, 1e-3, unfreeze_layers=-1)
     set_trainable(network, stage)
@@ -212,7 +212,7 @@ def test_imagenet_weights_are_read_from_the_hubs_cache_without_their_classifier(
         load_weights(target, "imagenet")
 
 
-def test_networks_that_cannot_be_are_refused():
+def test_invalid_networks_are_refused():
     with pytest.raises(ConfigError, match="efficientnet_b33"):
         small(arch="efficientnet_b33")
     with pytest.raises(ConfigError, match="test_vit"):

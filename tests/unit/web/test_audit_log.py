@@ -34,7 +34,7 @@ def check(database: Database, anchor: str | None = None) -> AuditCheck:
 
 
 def tamper(file: Path, *statements: str) -> None:
-    """Change the file as somebody with the SQLite tool would: triggers off first."""
+    """Change the file as with the SQLite tool: triggers off first."""
     with sqlite3.connect(file) as connection:
         connection.execute("DROP TRIGGER audit_no_update")
         connection.execute("DROP TRIGGER audit_no_delete")
@@ -43,13 +43,13 @@ def tamper(file: Path, *statements: str) -> None:
     connection.close()
 
 
-def test_an_untouched_log_is_intact(database):
+def test_an_unchanged_log_is_intact(database):
     found = check(database)
     assert (found.intact, found.entries, found.fault) == (True, LINES, None)
 
 
 @pytest.mark.parametrize(
-    "action", ["UPDATE audit SET actor = 'nobody'", "DELETE FROM audit WHERE sequence = 2"]
+    "action", ["UPDATE audit SET actor = 'intruder'", "DELETE FROM audit WHERE sequence = 2"]
 )
 def test_the_database_itself_refuses_changes(database, file, action):
     with sqlite3.connect(file) as connection, pytest.raises(sqlite3.IntegrityError, match="append-only"):

@@ -1,4 +1,4 @@
-"""Batching: concurrency becomes batches, a full queue a refusal, one bad image nobody else's problem."""
+"""Batching: concurrent requests form batches, a full queue refuses, a bad image affects no other."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -81,7 +81,7 @@ def hold(predict, batcher) -> None:
     assert batcher.waiting == 0
 
 
-def test_everybody_gets_their_own_answer_and_batches_form(predict, make_batcher):
+def test_concurrent_requests_are_batched_and_get_their_results(predict, make_batcher):
     batcher = make_batcher(queue_images=500, batch_sources=2)
 
     def ask(number: int) -> bool:
@@ -111,9 +111,7 @@ def test_a_full_queue_refuses_at_once_and_names_a_time(predict, make_batcher):
     batcher = make_batcher(queue_images=3)
     hold(predict, batcher)
     batcher.submit(images("1", "2"))
-    with pytest.raises(
-        Problem
-    ) as caught:  # the engine stands still: whoever waited for it would wait for ever
+    with pytest.raises(Problem) as caught:  # the engine is blocked: waiting for it would never end
         batcher.submit(images("3", "4"))
     assert caught.value.status == 503
     assert int(caught.value.headers["Retry-After"]) >= 1
@@ -121,7 +119,7 @@ def test_a_full_queue_refuses_at_once_and_names_a_time(predict, make_batcher):
     batcher.submit(images("3"))
 
 
-def test_one_bad_image_does_not_take_its_neighbors_down(predict, make_batcher):
+def test_a_bad_image_does_not_affect_the_batch(predict, make_batcher):
     batcher = make_batcher()
     hold(predict, batcher)
     good1, bad, good2 = batcher.submit(images("a", "poison", "b"))
@@ -156,7 +154,7 @@ def test_cancelled_images_are_not_classified(predict, make_batcher):
     assert b"given up" not in [content for batch in predict.batches for content in batch]
 
 
-def test_closing_answers_those_who_wait(predict, make_batcher):
+def test_closing_answers_waiting_requests(predict, make_batcher):
     batcher = make_batcher()
     hold(predict, batcher)
     waiting = batcher.submit(images("a"))[0]

@@ -1,4 +1,4 @@
-"""Colors of classes: readable on their own ground, told apart, and safe in a style sheet."""
+"""Colors of classes: readable on their background, distinguishable, and safe in a style sheet."""
 
 import re
 
@@ -32,7 +32,7 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("schema", [BINARY, SCHEMA])
-def test_every_decision_is_readable_on_its_own_ground(schema: ClassSchema) -> None:
+def test_every_decision_is_readable_on_its_background(schema: ClassSchema) -> None:
     for decision in (*schema.decisions, "of_another_model"):
         light, dark = schema.colors(decision)
         for color, ground, share in ((light, LIGHT_GROUND, LIGHT_SHARE), (dark, DARK_GROUND, DARK_SHARE)):
@@ -40,7 +40,7 @@ def test_every_decision_is_readable_on_its_own_ground(schema: ClassSchema) -> No
             assert contrast(color, mix(color, ground, share)) >= 4.5, (decision, color)
 
 
-def test_the_style_sheet_has_every_decision_once_for_each_ground() -> None:
+def test_the_style_sheet_has_every_decision_once_per_background() -> None:
     style = render_class_style(SCHEMA)
     for decision in SCHEMA.decisions:
         found = re.findall(rf"--class-{decision}:(#[0-9a-f]{{6}});", style)

@@ -53,7 +53,7 @@ def record(history: History, *results: CellResult, **changes):
     return history.record([NewCase(item, sha256, "api", **changes) for item in results], "api")
 
 
-def test_case_ids_are_random_and_speakable():
+def test_case_ids_are_random_and_readable():
     drawn = {new_case_id() for _ in range(2000)}
     assert len(drawn) == 2000
     assert all(re.fullmatch(r"LK-[0-9A-HJKMNP-TV-Z]{5}-[0-9A-HJKMNP-TV-Z]{5}", case) for case in drawn)
@@ -93,7 +93,7 @@ def test_the_last_review_counts_and_all_are_kept(history):
     assert history.find(Search(review="agree")) == []
 
 
-def test_unknown_cases_are_told(history):
+def test_unknown_cases_are_reported(history):
     for call in (history.get, lambda case: history.review(case, Verdict.AGREE, "", "", "api")):
         with pytest.raises(UnknownCaseError):
             call("LK-00000-00000")
@@ -201,8 +201,8 @@ def test_the_audit_log_holds_no_note_name_or_subject(history):
         assert word not in text
 
 
-def test_writers_wait_their_turn_without_taking_the_readers_connections(file):
-    """More writers wait than there are connections; reading goes on, and nobody is refused or lost."""
+def test_writers_wait_without_blocking_readers(file):
+    """More writers wait than there are connections; reading continues, and no writer is refused or lost."""
     database = Database(f"sqlite:///{file}", lock_wait_s=60)
     database.migrate()
     history = History(database)
@@ -220,7 +220,7 @@ def test_writers_wait_their_turn_without_taking_the_readers_connections(file):
     assert (check.intact, check.entries) == (True, writers)
 
 
-def test_a_writer_that_waits_too_long_is_told(file):
+def test_a_writer_that_waits_too_long_gets_an_error(file):
     database = Database(f"sqlite:///{file}", lock_wait_s=0.05)
     database.migrate()
     refused: list[Exception] = []

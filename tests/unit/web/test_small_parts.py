@@ -186,7 +186,7 @@ def test_code_in_descriptions_is_escaped():
     assert str(ticks("<b>`x<y`</b>")) == "&lt;b&gt;<code>x&lt;y</code>&lt;/b&gt;"
 
 
-def test_types_are_said_in_words():
+def test_types_are_described():
     assert schema_type({"anyOf": [{"type": "number"}, {"type": "null"}]}) == "number or null"
     assert schema_type({"type": "array", "items": {"$ref": "#/components/schemas/Cell"}}) == "array of Cell"
 
@@ -233,7 +233,7 @@ def test_no_part_that_a_spreadsheet_takes_for_a_cell_is_a_formula(client, parts)
         ("", False),
     ],
 )
-def test_only_addresses_of_our_own_are_gone_to(given, ours):
+def test_redirects_stay_on_this_site(given, ours):
     assert own_address(given) == (given if ours else None)
 
 
@@ -283,7 +283,7 @@ def test_every_reason_has_a_short_form_that_fits_a_table():
         (0.4, None, None, False, "0.40"),
     ],
 )
-def test_what_was_measured_about_heat_maps_is_told(value, low, high, holds, words):
+def test_heat_map_faithfulness_is_described(value, low, high, holds, words):
     model = ServedModel.from_bundle(Bundle.open(default_bundle_path()))
     assert model.report is not None
     gap = Measurement(
@@ -305,7 +305,7 @@ def test_what_was_measured_about_heat_maps_is_told(value, low, high, holds, word
     assert replace(model, report=None).faithfulness is None
 
 
-def test_what_removals_do_is_told_by_their_signs():
+def test_effects_of_removals_are_described_by_their_sign():
     def measured(low: float, high: float) -> Measurement:
         fields = {
             "n_cells": 60,
@@ -316,17 +316,17 @@ def test_what_removals_do_is_told_by_their_signs():
         }
         return Measurement(value=(low + high) / 2, low=low, high=high, **fields)
 
-    def told(most: tuple[float, float], least: tuple[float, float]) -> str:
+    def describe(most: tuple[float, float], least: tuple[float, float]) -> str:
         return Faithfulness(measured(0.1, 2), measured(*most), measured(*least)).removals
 
     signs = [((-1.6, -1.0), (-3.8, -3.3)), ((2.0, 3.0), (0.1, 0.4)), ((0.5, 1.0), (-2.0, -1.0))]
-    texts = [told(*pair) for pair in signs]
+    texts = [describe(*pair) for pair in signs]
     assert all(texts) and len(set(texts)) == 3  # each pair of signs has a text of its own
-    assert told((-1.9, -0.1), (-9.0, -5.0)) == texts[0]
-    assert told((-0.5, 1.0), (-2.0, -1.0)) == "" == Faithfulness(measured(0.1, 2)).removals
+    assert describe((-1.9, -0.1), (-9.0, -5.0)) == texts[0]
+    assert describe((-0.5, 1.0), (-2.0, -1.0)) == "" == Faithfulness(measured(0.1, 2)).removals
 
 
-def test_the_notice_stands_at_the_foot_of_every_printed_page():
+def test_the_notice_is_in_the_footer_of_every_printed_page():
     import leukoscope.web
 
     style = (Path(leukoscope.web.__file__).parent / "static" / "print.css").read_text("utf-8")

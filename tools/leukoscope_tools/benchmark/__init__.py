@@ -1,1 +1,1 @@
-"""Speed and memory, measured side by side in one run."""
+"""Benchmarks of speed and memory, all backends in one run."""

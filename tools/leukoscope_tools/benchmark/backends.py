@@ -1,4 +1,4 @@
-"""Backends of ``benchmark predict``; each runs in a process of its own: ``python -m`` this module, NAME."""
+"""Backends of ``benchmark predict``; each runs in a separate process: ``python -m`` this module, NAME."""
 
 import importlib
 import sys
@@ -79,7 +79,7 @@ def engine_single(job: Job) -> Backend:
 
 
 def engine_without_map(job: Job) -> Backend:
-    """The same without the third output, and with it directly after: what the map costs is small beside any noise."""
+    """The same without the third output, and with it directly after: the cost of the map is smaller than noise."""
     openvino, compiled = _compile(job, batch=1, map_too=False)
     without, complete = (engine.create_infer_request() for engine in (compiled, _compile(job, batch=1)[1]))
     tensors = [openvino.Tensor(np.ascontiguousarray(cell[None])) for cell in job.cells()]

@@ -12,7 +12,7 @@ import numpy as np
 
 def prepare(job: dict[str, Any]) -> Any:
     """Return the backend."""
-    worker: Any = importlib.import_module("worker")  # beside this file; leukoscope is not installed here
+    worker: Any = importlib.import_module("worker")  # in this folder; leukoscope is not installed here
     tf: Any = importlib.import_module("tensorflow")  # of this Python, not of leukoscope's environment
     tf.config.threading.set_intra_op_parallelism_threads(job["threads"])
     side = job["input_px"]

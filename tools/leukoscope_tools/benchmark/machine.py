@@ -1,4 +1,4 @@
-"""The machine under a benchmark: what it is, and what else it did meanwhile."""
+"""Description and load of the machine of a benchmark."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ VERSIONS = ("leukoscope", "openvino", "onnxruntime", "torch", "timm", "grad-cam"
 
 
 class MachineWatch:
-    """Tells after a measurement, whose processes have ended, what share of the processors others took."""
+    """Measures the processor share of other programs during a measurement, after its processes have ended."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()

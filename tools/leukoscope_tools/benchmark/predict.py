@@ -1,4 +1,4 @@
-"""Command ``benchmark predict``: the cost of a prediction beside other ways of computing it."""
+"""Command ``benchmark predict``: the cost of a prediction compared with other backends."""
 
 from pathlib import Path
 from typing import Annotated
@@ -46,13 +46,13 @@ def benchmark_predict(
         typer.Option(help="Run only these backends (names as in the JSON); repeatable."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="8 cells, 2 rounds: to see that it works.")] = False,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure predictions: raw engine, this program, torch with grad-cam, torch.compile, ONNX Runtime, Keras.
 
-    Every backend is a process of its own with the same cells and threads; all of them classify the cells in turn, round
-    after round. What is not installed is left out and named.
+    Every backend is a separate process with the same cells and threads; all of them classify the cells in turn, round
+    after round. Backends that are not installed are skipped and named.
     """
     from leukoscope.core.io import check_output_file
     from leukoscope_tools.benchmark import records as performance

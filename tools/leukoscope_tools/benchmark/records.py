@@ -1,4 +1,4 @@
-"""What predictions cost, as the benchmark commands measure it: records, what was to be reached, tables."""
+"""Cost of predictions: records of the benchmark commands, targets and tables."""
 
 import statistics
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ MEMORY_PARTS = 10
 
 
 class Record(BaseModel):
-    """What a benchmark command writes, as JSON."""
+    """Output of a benchmark command, as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -78,7 +78,7 @@ class Measured(Record):
     rounds_ms: tuple[float, ...] = Field(min_length=1, description="Time a cell in each round.")
     p50_ms: float | None = Field(default=None, description="Median over single cells of all rounds.")
     p95_ms: float | None = None
-    throughput: bool = Field(description="Whether cells a second mean anything for it.")
+    throughput: bool = Field(description="Whether cells per second are meaningful for it.")
     cpu_ms: float | None = Field(
         default=None, description="Processor time a cell over all threads, median over rounds."
     )
@@ -97,12 +97,12 @@ class Measured(Record):
 
     @property
     def cells_per_second(self) -> float | None:
-        """Cells a second at that median."""
+        """Cells per second at that median."""
         return 1e3 / self.median_ms if self.throughput else None
 
 
 class Target(Record):
-    """One thing that was to be reached."""
+    """One target."""
 
     name: str
     value: float
@@ -187,7 +187,7 @@ def write_record(record: Record, path: Path) -> None:
 
 
 def derive_targets(measured: Performance) -> tuple[Target, ...]:
-    """Compute what was to be reached from what was measured; what is missing is left out.
+    """Compute the targets from the measurements; missing ones are left out.
 
     Ratios are medians of the ratios within a round, so that a slower minute of the machine weighs on both sides.
     """
@@ -231,7 +231,7 @@ def derive_targets(measured: Performance) -> tuple[Target, ...]:
 
 
 def render_conditions(measured: Performance) -> str:
-    """Return what was measured, where and when."""
+    """Return the conditions of the measurement."""
     machine = measured.machine
     others = "unknown" if machine.others_share is None else f"{machine.others_share:.0%}"
     return (
@@ -243,18 +243,18 @@ def render_conditions(measured: Performance) -> str:
 
 
 def render_model(measured: Performance) -> str:
-    """Return what the model is and what it needs on paper."""
+    """Return the size and operations of the model."""
     model = measured.model
     return (
         f"Bundle {model.name} {model.version} ({model.sha256[:12]}): {model.architecture} at {model.input_px} px, "
         f"{model.parameters / 1e6:.1f} M parameters, {model.flops / 2e9:.2f} G multiply-adds "
-        f"({model.flops / 1e9:.2f} GFLOPs) a cell, model.onnx {model.size_mb:.1f} MB."
+        f"({model.flops / 1e9:.2f} GFLOPs) per cell, model.onnx {model.size_mb:.1f} MB."
     )
 
 
 def render_backends(measured: Performance) -> str:
     """Return the table of all backends."""
-    columns = ("ms a cell", "p50 ms", "p95 ms", "cells/s", "processor ms", "start, s", "peak memory, MB")
+    columns = ("ms per cell", "p50 ms", "p95 ms", "cells/s", "processor ms", "start, s", "peak memory, MB")
     lines = [f"| | {' | '.join(columns)} | |", "|---|" + "---:|" * len(columns) + "---|"]
     for row in measured.rows:
         numbers = (
@@ -274,7 +274,7 @@ def render_backends(measured: Performance) -> str:
 
 
 def render_targets(measured: Performance) -> str:
-    """Return the table of what was to be reached."""
+    """Return the table of targets."""
     lines = ["| to be reached | target | measured | |", "|---|---:|---:|---|"]
     for target in derive_targets(measured):
         sign = ">=" if target.at_least else "<="

@@ -1,6 +1,6 @@
-"""Run ``benchmark predict``: every backend is a process of its own, and all of them run in each round.
+"""Run ``benchmark predict``: every backend is a separate process, and all of them run in each round.
 
-A machine is not equally fast from one minute to the next. So all backends are started, and then classify the cells in
+The speed of a machine varies from minute to minute. So all backends are started first, and then classify the cells in
 turn, round after round; ratios are taken within a round.
 """
 
@@ -52,7 +52,7 @@ _TOOLS_FOLDER = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """What the user asked for."""
+    """Options of the benchmark."""
 
     images: tuple[str, ...] = ()
     bundle: Path | None = None
@@ -64,7 +64,7 @@ class BenchmarkOptions:
 
 
 def run_benchmark(options: BenchmarkOptions, say: Callable[[str], None]) -> Performance:
-    """Run every backend and return what was measured; ``say`` gets a line a start and a line a round.
+    """Run every backend and return the measurements; ``say`` gets a line per start and per round.
 
     Raises
     ------

@@ -53,13 +53,13 @@ def benchmark_stream(
         Path | None, typer.Option("--bundle", "-b", metavar="DIR", help="Bundle; the shipped one by default.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; every core by default.")] = None,
-    every: Annotated[float, typer.Option(help="Seconds between two looks at the memory.")] = 2.0,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything as JSON.")] = None,
+    every: Annotated[float, typer.Option(help="Memory sampling interval in seconds.")] = 2.0,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Classify a long list, to see whether its memory is flat and every row survives being stopped.
+    """Classify a long list, to test that memory is constant and that interruptions lose no row.
 
-    Runs leukoscope predict --stdin-list --out in a process of its own, interrupts it (SIGINT) and kills it (SIGKILL) in
+    Runs leukoscope predict --stdin-list --out in a separate process, interrupts it (SIGINT) and kills it (SIGKILL) in
     turn, resumes it, and compares every result with the list and with the other results of the same cell. Interrupted
     itself, it reports the rows that are done.
     """
@@ -191,14 +191,14 @@ class _Stream:
         return self._out / RESULTS
 
     def _look(self, process: int, before: int) -> None:
-        said = 10 * self._counted // self._rows
+        decile = 10 * self._counted // self._rows
         if self.count() == before:
             return  # still starting, or reading what is there
         try:
             self.samples.append(MemorySample(rows=self._counted, resident_mb=round(resident_mb(process), 1)))
         except ProcessLookupError:
             return
-        if 10 * self._counted // self._rows > said:
+        if 10 * self._counted // self._rows > decile:
             elapsed_s = time.monotonic() - self._began
             left_s = elapsed_s * (self._rows / self._counted - 1)
             typer.echo(

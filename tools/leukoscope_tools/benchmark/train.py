@@ -1,4 +1,4 @@
-"""``python -m leukoscope_tools benchmark train``: seconds per epoch, images/s, peak memory, plain torch beside it."""
+"""``python -m leukoscope_tools benchmark train``: seconds per epoch, images/s, memory; plain torch."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,7 +56,7 @@ def benchmark_train(
         bool, typer.Option("--quick", help="A small network on few images: to see that it works.")
     ] = False,
     work: Annotated[Path | None, typer.Option(help="Folder for caches; a temporary one without it.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time the epochs of a recipe without early stopping, and plain torch in the same process.

@@ -1,4 +1,4 @@
-"""What training costs: the recipe as it is run, and plain torch beside it in the same process."""
+"""Measure the cost of training: the recipe, and plain torch in the same process."""
 
 import dataclasses
 import shutil
@@ -42,7 +42,7 @@ def measure_training(
     Parameters
     ----------
     cells, train, validation
-        What is trained on.
+        The training data.
     settings
         The recipe, with its engine.
     folder
@@ -59,13 +59,13 @@ def measure_training(
     -------
     dict
         Plain data. ``seconds_per_epoch`` is the mean over all epochs of the recipe, each stage's epochs at the mean of
-        those that were timed. What is done once a stage (computing views that are kept, compiling a graph) is spread
+        those that were timed. One-time work per stage (computing cached views, compiling a graph) is spread
         over the stage's epochs; validation and decoding are not in it.
 
     Raises
     ------
     UsageError
-        Views drawn in advance make later epochs cheaper, so that some epochs do not speak for all.
+        Views drawn in advance make later epochs cheaper, so that some epochs are not representative of all.
     """
     callback = callback or TrainingCallback()
     if epochs and settings.augment.views:

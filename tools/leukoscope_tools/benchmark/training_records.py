@@ -1,4 +1,4 @@
-"""What training costs, as ``python -m leukoscope_tools benchmark train`` measures it: the record and its table."""
+"""Cost of training: the record of ``python -m leukoscope_tools benchmark train`` and its table."""
 
 from pathlib import Path
 
@@ -8,16 +8,16 @@ from leukoscope_tools.benchmark.records import Machine, Record, read_record
 
 
 class StageSpeed(Record):
-    """One stage of a recipe; plain torch beside it."""
+    """One stage of a recipe, with plain torch for comparison."""
 
     stage: int
     unfreeze_layers: int = Field(description="Layers of the backbone that are trained; -1 for all.")
     epochs: int = Field(description="Of the recipe.")
     epochs_timed: int
-    seconds_per_epoch: float = Field(description="What is done once a stage is spread over its epochs.")
+    seconds_per_epoch: float = Field(description="One-time work per stage is spread over its epochs.")
     seconds_in_every_epoch: float
     seconds_once: float = Field(description="Computing views that are kept, compiling a graph.")
-    processor_seconds_per_epoch: float = Field(description="All threads together, without what is done once.")
+    processor_seconds_per_epoch: float = Field(description="All threads together, without one-time work.")
     plain_seconds_per_epoch: float
     plain_processor_seconds_per_epoch: float
 
@@ -84,7 +84,7 @@ def render_training_speed(measured: TrainingSpeed) -> str:
     others = "unknown" if machine.others_share is None else f"{machine.others_share:.0%}"
     lines += [
         "",
-        f"{measured.architecture} at {measured.input_px} px, {measured.images_per_epoch:,} images an epoch in "
+        f"{measured.architecture} at {measured.input_px} px, {measured.images_per_epoch:,} images per epoch in "
         f"batches of {measured.batch_size}, {measured.precision}; frozen layers: {measured.frozen_forward}; {views}. "
         f"{measured.images_per_second:.1f} images/s, plain torch (float32, timed on "
         f"{measured.plain_images_timed} images) {measured.plain_images_per_second:.1f}. "

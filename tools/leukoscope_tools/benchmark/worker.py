@@ -35,7 +35,7 @@ class Backend:
     cells
         How many there are.
     note
-        What the table says of it.
+        Row of the table.
     map_ratios
         Filled by ``predict`` where it also runs the graph with its map: time with by time without, cell by cell.
     """

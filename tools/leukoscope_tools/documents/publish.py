@@ -1,6 +1,6 @@
-"""Numbers in documents, rendered from ``report.json`` between markers; a check finds every one that has drifted.
+"""Numbers in documents, rendered from ``report.json`` between markers; a check finds blocks that are out of date.
 
-A block stands between two comments, which a reader of the rendered page does not see::
+A block is between two comments, which are not visible on the rendered page::
 
     <!-- leukoscope: results report=reports/default/report.json -->
     ... written by `python -m leukoscope_tools publish` ...
@@ -8,11 +8,11 @@ A block stands between two comments, which a reader of the rendered page does no
 
 ``results``, ``baselines``, ``subjects``, ``points``, ``abstention``, ``slices``, ``runs`` and ``caveats`` take
 ``report=``; ``supplement`` takes ``report=`` and ``name=``, that of one of its supplements;
-``comparison`` takes ``comparison=``; ``literature`` takes nothing; ``value`` stands within a line and takes
+``comparison`` takes ``comparison=``; ``literature`` takes nothing; ``value`` is within a line and takes
 ``report=``, ``measure=`` and, where wanted, ``level=subject`` and ``split=``. ``conditions``, ``model``,
 ``backends`` and ``targets`` take ``performance=``, ``stream`` takes ``stream=`` and ``training`` takes
 ``training=``: files that the benchmark commands wrote. Paths are relative to the document; names
-with blanks stand in quotation marks.
+with blanks are in quotation marks.
 """
 
 import re
@@ -71,7 +71,7 @@ class StaleError(LeukoscopeError):
 
 @dataclass(frozen=True)
 class StaleText:
-    """One block whose text is not what its report gives."""
+    """One block whose text differs from its report."""
 
     path: Path
     line: int
@@ -79,7 +79,7 @@ class StaleText:
 
 
 def publish(path: Path) -> bool:
-    """Write every block of a document anew; return whether anything changed.
+    """Render every block of a document; return whether the document changed.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def render_document(text: str, path: Path) -> str:
 
 
 def _without_code(text: str) -> str:
-    """Blank out code, which may show markers as examples; every position stays what it was."""
+    """Blank out code, which may show markers as examples; positions do not change."""
     return CODE.sub(lambda match: " " * len(match.group()), text)
 
 

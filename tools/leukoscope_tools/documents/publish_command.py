@@ -10,7 +10,7 @@ def publish(
     documents: Annotated[list[Path], typer.Argument(help="Markdown files with 'leukoscope:' blocks.")],
     *,
     check: Annotated[
-        bool, typer.Option("--check", help="Change nothing; end with 1 where a number has drifted.")
+        bool, typer.Option("--check", help="Change nothing; exit with 1 if a number is out of date.")
     ] = False,
 ) -> None:
     """Render the tables and numbers of documents from the reports they name.
@@ -25,7 +25,7 @@ def publish(
         if stale_texts:
             places = "; ".join(f"{stale.path}:{stale.line} ({stale.what})" for stale in stale_texts)
             raise StaleError(f"differs from its report: {places}; run: make published")
-        typer.echo(f"{len(documents)} documents show what their reports say.")
+        typer.echo(f"{len(documents)} documents agree with their reports.")
         return
     for path in documents:
         typer.echo(f"{path}: {'written' if publish_document(path) else 'already current'}")

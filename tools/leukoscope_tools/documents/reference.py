@@ -14,22 +14,22 @@ def docs(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the pages.")] = Path("docs/reference"),
     *,
     check: Annotated[
-        bool, typer.Option("--check", help="Change nothing; end with 1 where a page has drifted.")
+        bool, typer.Option("--check", help="Change nothing; exit with 1 if a page is out of date.")
     ] = False,
 ) -> None:
-    """Write the reference pages: commands, settings, result schema, bundle, words."""
+    """Write the reference pages: commands, settings, result schema, bundle, Python API, glossary."""
     from leukoscope.core.errors import LeukoscopeError
 
     pages = render_reference()
     stale = [name for name, text in pages.items() if _read(out / name) != text]
     if check:
         if stale:
-            raise LeukoscopeError(f"{', '.join(stale)} in {out}: not what the code says; run: make docs")
-        typer.echo(f"{len(pages)} pages in {out} are what the code says.")
+            raise LeukoscopeError(f"{', '.join(stale)} in {out}: out of date; run: make docs")
+        typer.echo(f"{len(pages)} pages in {out} agree with the code.")
         return
     for name in stale:
         write_text(out / name, pages[name])
-    typer.echo(f"{out}: {len(stale)} of {len(pages)} pages written anew")
+    typer.echo(f"{out}: {len(stale)} of {len(pages)} pages updated")
 
 
 def render_reference() -> dict[str, str]:

@@ -20,7 +20,7 @@ _GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     (
         "Results",
-        "What a prediction returns.",
+        "Results of a prediction.",
         ("Prediction", "Predictions", "CellResult", "SubjectResult", "Source"),
     ),
     ("Smears", "Whole fields: find, outline, measure, count.", ("read_smear",)),
@@ -43,7 +43,7 @@ def render_api() -> str:
     Raises
     ------
     ValueError
-        A public name stands in no group.
+        A public name is in no group.
     """
     shown = {name for _, _, names in _GROUPS for name in names} | {"__version__", "load"}
     if missing := set(leukoscope.__all__) - shown:
@@ -73,7 +73,7 @@ def render_api() -> str:
         "A public name, an option, a column or a key of a result is removed or renamed only after one minor version in",
         "which the old form works and warns (`DeprecationWarning`, or a line on stderr) with the new form. The change",
         "log names it. A new key in a result or a new reason code is no break: read results by name. Bundles of every",
-        "released schema version are read. Everything else, names with an underscore included, may change at any time.",
+        "released schema version are read. All other names, also those with an underscore, may change at any time.",
     ]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
 
@@ -170,7 +170,7 @@ def _definitions(body: str) -> Iterator[str]:
 
 
 def _prose(text: str) -> Iterator[str]:
-    """Paragraphs, with examples that stand among them as blocks."""
+    """Paragraphs, with examples between them as blocks."""
     for paragraph in re.split(r"\n\s*\n", text.strip()):
         if paragraph.startswith(">>>"):
             yield from ("```pycon", paragraph, "```", "")

@@ -91,7 +91,7 @@ def _prose(entry: Entry) -> list[str]:
     """Return the help as paragraphs, examples as code."""
     command = entry.command
     text = inspect.cleandoc(command.help or "") + "\n\n" + inspect.cleandoc(command.epilog or "")
-    said: list[str] = []
+    parts: list[str] = []
     examples: list[str] = []
     for raw in text.split("\n\n"):
         paragraph = " ".join(raw.split())
@@ -101,12 +101,12 @@ def _prose(entry: Entry) -> list[str]:
         before, *after = _EXAMPLE.split(paragraph, maxsplit=1)
         examples += after
         if before.strip():
-            said += ["", _escape(before.strip())]
+            parts += ["", _escape(before.strip())]
     if examples:
         reason = NOT_RUN.get(entry.name)
         mark = [] if reason is None else [f"<!-- not run: {reason} -->"]
-        said += ["", *mark, "```console", *examples, "```"]
-    return said[1:]
+        parts += ["", *mark, "```console", *examples, "```"]
+    return parts[1:]
 
 
 def _argument_text(item: Any) -> str:
@@ -186,7 +186,8 @@ def _exit_codes() -> list[list[str]]:
         codes.setdefault(kind.exit_code, []).append(f"`{kind.__name__}`")
     rows = [["0", "done"]]
     rows += [
-        [str(code), f"an error said in one line: {', '.join(names)}"] for code, names in sorted(codes.items())
+        [str(code), f"an error printed in one line: {', '.join(names)}"]
+        for code, names in sorted(codes.items())
     ]
     rows += [
         [str(INTERNAL_ERROR), "an internal error; `leukoscope --debug ...` shows the traceback"],

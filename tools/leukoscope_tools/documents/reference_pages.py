@@ -1,4 +1,4 @@
-"""The pages of settings, result schema, bundle and words, from the classes that define them."""
+"""The pages of settings, result schema, bundle and glossary, from the classes that define them."""
 
 import ast
 import dataclasses
@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import BaseModel
 
 NOTICE_BUNDLE = """\
-A bundle is a folder with one model and everything that is needed to use it, to classify it and to trust it. It holds
-data only: no code, no pickle. It is the only thing that passes from training to prediction.
+A bundle is a folder with one model and all files that are needed to use, evaluate and verify it. It contains
+only data: no code, no pickle. It is the only interface from training to prediction.
 
 ```console
 leukoscope bundle show
@@ -29,14 +29,14 @@ except for the last two. A file that is not in the list below, a link, or a byte
 
 FILE_TEXTS = {
     "MODEL": "The network as an ONNX graph, weights inside; no operators but ONNX's own.",
-    "MANIFEST": "What the model is, below.",
+    "MANIFEST": "Description of the model, below.",
     "DECISION": "The fitted numbers of the decision layer, below.",
     "NOVELTY": "Mean, directions and scales of the training embeddings.",
     "REPORT": "The measured results; left out where the model has not been evaluated.",
     "CARD": "The model card, rendered from manifest, decision and report.",
     "LICENSE": "License of the weights.",
     "DATA_LICENSE": "License and attribution of the training data and of the sample cells.",
-    "EXPECTED": "What the model answered for the sample cells, below; the cells lie beside it.",
+    "EXPECTED": "Expected outputs of the sample cells, below; the cells are in the same folder.",
     "SUMS": "SHA-256 of every other file. The bundle's own SHA-256 is that of this file.",
 }
 
@@ -56,7 +56,7 @@ def render_configuration() -> str:
     ]
     defaults = TrainSettings()
     scalars = [item for item in dataclasses.fields(TrainSettings) if not _is_section(item)]
-    lines += ["", *_settings_table(scalars, defaults, {"seed": "Of everything random."}, "")]
+    lines += ["", *_settings_table(scalars, defaults, {"seed": "Random seed."}, "")]
     for item in dataclasses.fields(TrainSettings):
         if _is_section(item):
             section = getattr(defaults, item.name)
@@ -158,7 +158,7 @@ def render_bundle() -> str:
 
 
 def _heading(name: str) -> str:
-    """Return the heading under which the codes of a class stand."""
+    """Return the heading of the codes of a class."""
     return name.lower() + ("es" if name.endswith("s") else "s")
 
 
@@ -166,7 +166,7 @@ def render_glossary() -> str:
     """Return the page of words, decisions and reasons."""
     from leukoscope.core.terms import GLOSSARY, REASON_TEXTS, STATUS_TEXTS
 
-    lines = ["# Words", "", "One word for one thing, in code, messages, pages and reports.", ""]
+    lines = ["# Glossary", "", "One word for one thing, in code, messages, pages and reports.", ""]
     lines += _table(["word", "meaning"], [[word, text] for word, text in GLOSSARY.items()])
     lines += ["", "## Statuses", ""]
     lines += _table(["code", "words"], [[f"`{code}`", text] for code, text in STATUS_TEXTS.items()])

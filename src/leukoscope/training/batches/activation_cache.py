@@ -13,14 +13,14 @@ from leukoscope.training.batches.pixel_source import PLAIN_VIEW, Batch
 
 
 class ActivationBatchSource:
-    """Runs a frozen part once a cell and view, and keeps what comes out.
+    """Runs a frozen part once per cell and view, and caches its outputs.
 
     Parameters
     ----------
     source
         Computes the frozen part; its units must not change while this batch source lives.
     folder
-        Where the caches are written; they are worth nothing after the run.
+        Folder of the caches; they are not used after the run.
     dtype
         ``float16`` or ``float32``.
     batch_size
@@ -69,7 +69,7 @@ class ActivationBatchSource:
         return self.keep_views or view == PLAIN_VIEW
 
     def batch(self, rows: NDArray[np.int64], view: int) -> Batch:
-        """Return the batch of some cells under one view; what is not there yet is computed."""
+        """Return the batch of some cells under one view; missing activations are computed."""
         if not self.keeps(view):
             return self._source.batch(rows, view)
         self.prepare(rows, view)
@@ -112,7 +112,7 @@ class ActivationBatchSource:
         if view not in self._open:
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / f"view{view}.npy"
-            # A fresh file every time: after a kill the old one may hold rows that were never written.
+            # A new file every time: after a kill the old one may contain rows that were never written.
             activations = np.lib.format.open_memmap(
                 path, mode="w+", dtype=self._dtype, shape=(self.count, *self._shape)
             )

@@ -69,7 +69,7 @@ def augment(
     draws
         (N, 16), the cells' rows of ``draw_view``.
     settings
-        What is changed, and how much.
+        Kinds and strengths of the changes.
     partners
         Optical-density mean and std of the cells and of their partners, each (N, 3), for ``stain_mix``.
 
@@ -133,8 +133,8 @@ def _move(pixels: Tensor, draws: Tensor, settings: AugmentSettings) -> tuple[Ten
     Returns the pixels and the foreground (N, 1, h, w) in a window of the canvas outside which there is only background,
     and the window's rows and columns.
 
-    The mask is resampled too: what is half background is divided by its share of foreground, or becomes background. A
-    cell thus keeps its size and has no dark fringe that unchanged cells do not have.
+    The mask is resampled, too: a pixel of part background is divided by its share of foreground, or becomes
+    background. A cell thus keeps its size and has no dark fringe that unchanged cells do not have.
     """
     angle = (2.0 * draws[:, 0] - 1.0) * (settings.rotation_degrees * np.pi / 180.0)
     zoom = settings.zoom_low + (settings.zoom_high - settings.zoom_low) * draws[:, 3]
@@ -166,7 +166,7 @@ def _move(pixels: Tensor, draws: Tensor, settings: AugmentSettings) -> tuple[Ten
 
 def _find_box(cell: Tensor) -> Window:
     """Return the rows and columns of the foreground of (3, S, S); one pixel where there is none."""
-    bright = cell.permute(1, 2, 0).flatten(1)  # as it lies in memory
+    bright = cell.permute(1, 2, 0).flatten(1)  # in memory order
     ends = []
     for found in (bright.amax(dim=1), bright.amax(dim=0).view(-1, 3).amax(dim=1)):
         places = (found > FOREGROUND).nonzero()

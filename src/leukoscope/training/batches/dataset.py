@@ -1,4 +1,4 @@
-"""Decoded cells in a memory map, labels and groups beside them, and the order of an epoch."""
+"""Decoded cells in a memory map with labels and groups, and the order of an epoch."""
 
 import hashlib
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Embeddings of cells through a backbone that never changes, kept beside the runs.
+"""Stored embeddings of cells by a frozen backbone, in the folder of the runs.
 
 With a frozen backbone the network is the same function of the same cells in every run: other splits, other heads and
 inner folds need not compute it again.
@@ -19,7 +19,7 @@ from leukoscope.training.networks.network import CellNetwork
 
 
 class StoredEmbeddings(NamedTuple):
-    """What is kept of N cells; rows as in the run's table."""
+    """Stored embeddings of N cells; rows as in the run's table."""
 
     activations: NDArray[np.floating]
     """(N, D), zeros where not filled."""
@@ -67,7 +67,7 @@ class EmbeddingStore:
         self._dtype = dtype
 
     def load(self) -> StoredEmbeddings | None:
-        """Return what is kept; None where there is nothing, or nothing readable."""
+        """Return the stored embeddings; None if there are none or they cannot be read."""
         try:
             tensors = load_file(self.path)
         except (OSError, SafetensorError):
@@ -79,7 +79,7 @@ class EmbeddingStore:
         )
 
     def save(self, content: StoredEmbeddings) -> None:
-        """Replace what is kept, in one step."""
+        """Replace the stored embeddings in one step."""
         tensors = {
             "activations": np.ascontiguousarray(content.activations),
             "filled": content.filled.astype(np.uint8),

@@ -1,6 +1,6 @@
 """The frozen part of the network: in torch, or through an engine that is handed in.
 
-Training may not know the engines of the operating world. Whoever sees both worlds (the command line) hands in a
+Training does not import the inference engines. The caller that may import both (the command line) passes a
 ``GraphEngine``; the frozen units are then written to ONNX, normalization included, and run there. Both ways compute the
 same function and differ by rounding only.
 """
@@ -106,7 +106,7 @@ class FrozenPart:
         return torch.from_numpy(self.compile(images)(images.contiguous().numpy()))
 
     def in_torch(self, images: Tensor) -> Tensor:
-        """Compute in torch, whatever the engine."""
+        """Compute in torch for any engine setting."""
         modes = [(module, module.training) for module in self.units.modules()]
         self.units.eval()
         try:
@@ -135,7 +135,7 @@ class FrozenPart:
 
 
 class FrozenBatchSource:
-    """Feeds what comes out of a frozen part, computed anew for every batch.
+    """Yields the outputs of a frozen part, computed again for every batch.
 
     Parameters
     ----------
@@ -199,12 +199,12 @@ def choose_engine(
     cells
         Of the run.
     engine
-        What was handed in.
+        The engine that was passed in.
 
     Raises
     ------
     ConfigError
-        ``frozen_forward`` names an engine that cannot be had on this device or in this precision.
+        ``frozen_forward`` names an engine that is unavailable on this device or in this precision.
     """
     wanted, precision = settings.frozen_forward, _PRECISIONS.get(settings.precision)
     if wanted == "torch":

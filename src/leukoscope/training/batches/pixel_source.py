@@ -1,4 +1,4 @@
-"""What the trained part of the network is fed with: batches of some cells under one view, here as pixels.
+"""Batch source of pixels: batches of some cells under one view.
 
 All batch sources give the same numbers for the same view up to rounding; which is used is a matter of speed.
 """

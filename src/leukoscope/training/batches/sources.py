@@ -36,7 +36,7 @@ class BatchSources:
     network, cells, task, settings
         As in ``Finetuner``.
     callback
-        Is told where activations are not kept for want of space.
+        Is called if activations are not cached because disk space is low.
     engine
         Computes frozen parts where the settings allow it; None for torch.
     shared
@@ -104,7 +104,7 @@ class BatchSources:
     def _behind(
         self, source: BatchSource, stop: int, name: str, store: EmbeddingStore | None = None
     ) -> BatchSource:
-        """Return a batch source of unit ``stop``, which keeps what it is worth keeping."""
+        """Return a batch source of unit ``stop``, which caches activations if that is useful."""
         engine = self._settings.engine
         keeping = engine.activation_cache == "auto"
         if stop <= source.start or not (keeping or self._engine):

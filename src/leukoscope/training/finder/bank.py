@@ -1,4 +1,4 @@
-"""All tiles as tensors on one device, with what the random changes need to know of each."""
+"""All tiles as tensors on one device, with the data that augmentation needs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields

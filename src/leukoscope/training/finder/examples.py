@@ -22,7 +22,7 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 @dataclass(frozen=True)
 class Example:
-    """One image and what is known of it.
+    """One image with its annotations.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Example:
     source
         The data set.
     group
-        What must not be divided between training and test: a slide, or the file itself.
+        Unit that is not split between training and test: a slide, or the file itself.
     form
         ``field`` (boxes), ``single`` (the cell in the middle), ``cutout`` (one cell on black), ``negative`` (no
         white cell in the middle), ``empty`` (no blood at all).
@@ -69,7 +69,7 @@ class Example:
 
 @dataclass(frozen=True)
 class TestParts:
-    """What is never trained on, by source: groups, and the rule that chose them.
+    """Held-out data by source: groups, and the rule that chose them.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ def image_beside(annotation: Path) -> Path:
     for ending in IMAGE_ENDINGS:
         if (path := annotation.with_suffix(ending)).is_file():
             return path
-    raise CohortError(f"{annotation}: no image of the same name beside it ({', '.join(IMAGE_ENDINGS)})")
+    raise CohortError(f"{annotation}: no image of the same name in its folder ({', '.join(IMAGE_ENDINGS)})")
 
 
 def read_negatives(folder: Path, source: str, microns_per_pixel: float) -> Iterator[Example]:

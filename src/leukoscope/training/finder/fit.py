@@ -48,7 +48,7 @@ class FitSettings:
     checkpoint_s
         Seconds between checkpoints.
     seed
-        Of everything that is drawn.
+        Random seed.
     """
 
     minutes: float = 8.0
@@ -68,7 +68,7 @@ class FitSettings:
 
 @dataclass
 class Progress:
-    """Where a fit stands: steps done, share of the whole, refreshes done, seconds used."""
+    """Progress of a fit: steps done, share of the whole, refreshes done, seconds used."""
 
     step: int = 0
     share: float = 0.0
@@ -114,7 +114,7 @@ def fit_finder(  # noqa: PLR0917
     network.train()
     sums: dict[str, Tensor] = {}
     counted = 0
-    started = saved = told = time.monotonic()
+    started = saved = reported = time.monotonic()
     used_before = progress.used_s
     while progress.share < 1.0:
         for group in optimizer.param_groups:
@@ -128,9 +128,9 @@ def fit_finder(  # noqa: PLR0917
         now = time.monotonic()
         progress.used_s = used_before + now - started
         progress.share = _share(progress, settings)
-        if now - told > _GROUND_S or progress.share >= 1.0:
+        if now - reported > _GROUND_S or progress.share >= 1.0:
             log(_figures(progress, sums, counted))
-            sums, counted, told = {}, 0, now
+            sums, counted, reported = {}, 0, now
         if (
             progress.refreshed < len(settings.refresh_at)
             and progress.share >= settings.refresh_at[progress.refreshed]

@@ -1,4 +1,4 @@
-"""The finder's loss: what is unknown costs nothing."""
+"""The finder's loss; unknown pixels do not contribute."""
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ def _mask_loss(raw: Tensor, target: Tensor, known: Tensor) -> Tensor:
 
 def _focal(raw: Tensor, target: Tensor, known: Tensor) -> Tensor:
     probability = torch.sigmoid(raw).clamp(1e-4, 1 - 1e-4)
-    # A center lies between pixels: its highest pixel may stay below 1.
+    # A center is between pixels: its highest pixel may be below 1.
     positive = (target > 0.9).float() * known
     hit = (1 - probability) ** 2 * probability.log() * positive * target
     miss = probability**2 * (1 - probability).log() * (1 - target) ** 4 * known * (1 - positive)

@@ -148,7 +148,7 @@ def load_encoder(network: FinderNetwork, path: Path) -> None:
 
 
 def fill_encoder(network: FinderNetwork, tensors: dict[str, Tensor], source: str) -> None:
-    """Fill the encoder from tensors with timm's names; what lies behind its last block is ignored."""
+    """Fill the encoder from tensors with timm's names; tensors after its last block are ignored."""
     own = {
         **{f"conv_stem.{k}": v for k, v in network.stem[0].state_dict().items()},
         **{f"bn1.{k}": v for k, v in network.stem[1].state_dict().items()},

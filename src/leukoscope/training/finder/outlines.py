@@ -21,7 +21,7 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 Box = tuple[float, float, float, float]
 
-_LEAST_RED_DENSITY = 0.15  # of a nucleus; background noise stays below 0.1 in every set at hand
+_LEAST_RED_DENSITY = 0.15  # of a nucleus; background noise stays below 0.1 in every data set used
 _REACH_UM = 5.0  # the farthest that cytoplasm is looked for from the nucleus where no box is given
 _ROUNDS = 4
 _AREA_UM2 = (18.0, 700.0)
@@ -31,7 +31,7 @@ _LEAST_SEPARATION = 0.62  # Otsu's share of the variance between nucleus and cyt
 
 @dataclass(frozen=True)
 class Outline:
-    """What is known of one cell.
+    """Outlines of one cell.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Outline:
     unknown
         (H, W), pixels that may or may not belong to it.
     nucleus
-        (H, W), or None where nucleus and cytoplasm cannot be told apart.
+        (H, W), or None if nucleus and cytoplasm cannot be distinguished.
     """
 
     cell: Bools

@@ -30,7 +30,7 @@ _LEAST_PIXELS = 28  # smaller visible parts of a cell are neither asked for nor 
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """What is drawn.
+    """The sampling settings.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class Samples:
 
 @dataclass
 class Targets:
-    """What the maps should be, each (B, C / 2, C / 2) unless said otherwise.
+    """What the maps should be, each (B, C / 2, C / 2) unless stated otherwise.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def draw_samples(bank: Bank, count: int, settings: SampleSettings, rng: torch.Ge
     count
         B.
     settings
-        What is drawn.
+        The sampling settings.
     rng
         A generator on the bank's device; the only source of chance.
     """

@@ -1,4 +1,4 @@
-"""What a long training tells whoever listens: the command line's progress bars, or nobody."""
+"""Progress callbacks of training, for instance for the progress bars of the command line."""
 
 from dataclasses import dataclass
 
@@ -22,13 +22,13 @@ class EpochRecord:
     validation_loss, validation_accuracy, validation_auc
         Of the held-out cells, unchanged; None without any.
     seconds
-        Training and what was prepared for it; without validation.
+        Training including its preparation, without validation.
     cached_seconds
-        Thereof for what is done once: computing views that are kept, compiling a graph.
+        Of which for one-time work: computing cached views, compiling a graph.
     images_per_second
         Training cells by ``seconds``.
     processor_seconds
-        Processor time of this process over all threads, without what is done once.
+        Processor time of this process over all threads, without one-time work.
     """
 
     model: str
@@ -48,7 +48,7 @@ class EpochRecord:
 
 
 class TrainingCallback:
-    """Hears of progress and says nothing; the command line overrides it."""
+    """Progress callbacks that do nothing; the command line overrides them."""
 
     def begin(self, task: str, total: int) -> None:
         """A task with so many cells starts."""
@@ -63,4 +63,4 @@ class TrainingCallback:
         """An epoch is over and its checkpoint written."""
 
     def say(self, message: str) -> None:
-        """Something a person should know."""
+        """A message for the user."""

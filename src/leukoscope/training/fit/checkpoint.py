@@ -73,7 +73,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
         parameter = parameters[int(index)]
-        # A fused step goes through memory in order: moments have to lie as their parameter does.
+        # A fused step needs moments in the same memory layout as their parameter.
         same = tensor.shape == parameter.shape
         laid = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor) if same else tensor
         state.setdefault(int(index), {})[name] = laid
@@ -103,7 +103,9 @@ def load_final(network: CellNetwork, path: Path) -> None:
     check_tensors(network.state_dict(), tensors, str(path))
     scale, shift = (tensors[name].flatten().tolist() for name in ("pixel_scale", "pixel_shift"))
     if reason := why_not_of_weights(scale, shift):
-        raise WeightsError(f"{path}: the pixel statistics of these weights do not fit: {reason}; train anew")
+        raise WeightsError(
+            f"{path}: the pixel statistics of these weights do not match: {reason}; train again"
+        )
     network.load_state_dict(tensors, strict=True)
 
 
@@ -155,7 +157,9 @@ def load_trained(run: Path) -> CellNetwork:
     settings = build(TrainSettings, read_toml(run / "config.toml"))
     path = run / "checkpoints" / FINAL
     if not path.is_file():
-        raise WeightsError(f"{run}: training is not finished; go on with 'leukoscope train --resume {run}'")
+        raise WeightsError(
+            f"{run}: training is not finished; resume it with 'leukoscope train --resume {run}'"
+        )
     network = CellNetwork(settings.network, outputs_of(read_classes(run / "cells.csv")))
     load_final(network, path)
     return network.eval()

@@ -28,7 +28,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str) ->
     path
         PNG to write.
     title
-        Stands above the panels.
+        Title above the panels.
     """
     figure = Figure(figsize=(11, 6.4), layout="constrained", dpi=110)
     for axes, (label, trained, validated) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):

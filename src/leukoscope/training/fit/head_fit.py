@@ -1,4 +1,4 @@
-"""The linear head as what it is behind a frozen backbone: a logistic regression, solved and not walked toward."""
+"""Fit the linear head on a frozen backbone exactly: a penalized logistic regression."""
 
 import torch
 from torch import Tensor, nn

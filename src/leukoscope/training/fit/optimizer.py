@@ -34,7 +34,7 @@ def make_optimizer(
         for (factor, decay), parameters in groups.items()
     ]
     # Fused: one pass over a tensor instead of nine, which was a third of a step that trains the last layers on a CPU.
-    # On a GPU torch does well by itself, and gradients that were scaled for 16 bits could not be clipped.
+    # On a GPU torch is fast without it, and gradients that were scaled for 16 bits could not be clipped.
     fused = True if next(network.parameters()).device.type == "cpu" else None
     if settings.name == "sgd":
         return torch.optim.SGD(entries, lr=stage.learning_rate, momentum=0.9, nesterov=True, fused=fused)
@@ -77,7 +77,7 @@ def set_learning_rate(
 
 
 class AveragedWeights:
-    """Exponential moving average of everything that training changes.
+    """Exponential moving average of all trained tensors.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ class Objective:
     settings
         Smoothing, class weights, step of the group weights.
     labels, groups
-        Of the training cells; they say how common the classes are and how many groups there are.
+        Labels and groups of the training cells, for the class shares and the number of groups.
     size
         Number of classes K.
     """

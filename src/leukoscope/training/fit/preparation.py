@@ -49,7 +49,7 @@ def reestimate_batch_norm(
 
 
 class Inputs(NamedTuple):
-    """What the heads see of some cells."""
+    """The inputs of the heads for some cells."""
 
     embedding: Tensor
     """(N, D)"""
@@ -67,11 +67,11 @@ def prepare_heads(
     settings: TrainSettings,
     callback: TrainingCallback,
 ) -> None:
-    """Set from the unchanged training cells what the settings ask for: input statistics, and the head's exact fit."""
-    if not settings.network.standardise_features and network.descriptor_head is None:
+    """Set input statistics and the exact fit of the head from the unaugmented training cells, as configured."""
+    if not settings.network.standardize_features and network.descriptor_head is None:
         return
     inputs = _gather_inputs(network, batch_source, rows, settings, callback)
-    if settings.network.standardise_features:
+    if settings.network.standardize_features:
         network.feature_mean.copy_(inputs.embedding.mean(dim=0))
         network.feature_std.copy_(inputs.embedding.std(dim=0).clamp(min=_SMALLEST_STD))
     if inputs.descriptors is not None:

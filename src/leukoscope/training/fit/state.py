@@ -1,4 +1,4 @@
-"""What one model is trained on, how far it has come, and what a stage under way holds."""
+"""State of one training: the data, the progress of the model, and the current stage."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +37,7 @@ class Task:
 
 @dataclass
 class TrainingState:
-    """How far a model has come; what a checkpoint records beside the tensors.
+    """Progress of a model; a checkpoint records it together with the tensors.
 
     ``seconds`` is what training took so far, over all calls; ``recalled``, whether kept embeddings spared it a part.
     """

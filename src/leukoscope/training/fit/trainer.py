@@ -55,7 +55,7 @@ class Finetuner:
     callback
         Hears of progress.
     shared
-        Folder of what later runs can use again: embeddings of a backbone that is frozen as a whole.
+        Folder for reuse by later runs: embeddings of a completely frozen backbone.
     engine
         Computes the frozen part where the settings allow it; None for torch.
     """
@@ -86,7 +86,7 @@ class Finetuner:
             check_classes(cells, task.validation, "validation")
 
     def fit(self) -> TrainingState:
-        """Train, or go on where the last checkpoint ends; the network then holds the kept weights.
+        """Train, or resume from the last checkpoint; afterwards the network has the kept weights.
 
         Raises
         ------
@@ -105,7 +105,7 @@ class Finetuner:
         self._take_time()
         if self.fabric.is_global_zero:
             checkpoint.write_tensors(final, self.network.state_dict(), asdict(self.training_state))
-            for pattern in ("best-*", f"{checkpoint.LAST}*"):  # with what a kill left half-written
+            for pattern in ("best-*", f"{checkpoint.LAST}*"):  # including incomplete files after a kill
                 for path in self.task.folder.glob(pattern):
                     path.unlink()
         self.fabric.barrier()

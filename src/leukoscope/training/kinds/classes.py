@@ -1,6 +1,6 @@
-"""The kinds of cells, their hierarchy and their LOINC codes, and what a coarse label says about the kinds.
+"""The kinds of cells, their hierarchy and their LOINC codes, and the kinds of coarse labels.
 
-The network has one output a kind (a leaf). Kinds form groups, which are what is reported and counted; groups form
+The network has one output per kind (a leaf). Kinds form groups, which are what is reported and counted; groups form
 families. A label need not name one kind: "neutrophil" stands for segmented and band neutrophils, and a cell that is
 only known to be a mature white cell for every mature kind. A label is therefore a set of kinds, and its loss is the
 negative logarithm of their summed probability.

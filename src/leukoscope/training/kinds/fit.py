@@ -54,7 +54,7 @@ class FitSettings:
     empty_share, texture_share
         Shares of a batch that are surroundings without a cell, and synthetic textures.
     seed
-        Of everything random.
+        Random seed.
     views
         How views are made.
     """

@@ -1,7 +1,7 @@
-"""Fit one recipe with a laboratory left out, and keep what the network answers for every crop of the pack.
+"""Fit one recipe with a laboratory left out, and store the outputs of the network for every crop of the pack.
 
-What it writes is what the study of adaptation reads: whether a profile or corrected cells help in a laboratory that the
-network never saw.
+The study of adaptation reads the output: whether a profile or corrected cells help in a laboratory that the
+network was not trained on.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def leave_out(
     Returns
     -------
     once, turned, record
-        Answers for every crop, as it is and as the mean of four turns; and what was fitted.
+        Outputs for every crop, unchanged and as the mean of four rotations; and the fit.
     """
     network = create_network(recipe.arch, initial / f"{recipe.arch}.safetensors", recipe.norm, recipe.style)
     fitted = fit(network.to(bank.images.device), bank, training_rows(bank, FOLDS[fold]), settings)
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "initial", type=Path, help="folder of initial weights, named after their architecture"
     )
-    parser.add_argument("out", type=Path, help="folder of the answers, one file a fold")
+    parser.add_argument("out", type=Path, help="folder of the outputs, one file per fold")
     parser.add_argument("--folds", nargs="+", default=["munich", "pbc"], choices=sorted(FOLDS))
     parser.add_argument("--recipe", default=DEFAULT_RECIPE)
     parser.add_argument("--seconds", type=float, default=75.0, help="of training, each fold")

@@ -1,4 +1,4 @@
-"""How well kinds and blasts are told in one laboratory; unit of analysis is the cell, for C-NMC the person.
+"""Accuracy for kinds and blasts in one laboratory; unit of analysis is the cell, for C-NMC the subject.
 
 No set but C-NMC has subjects, so the measures of the other laboratories have no interval over people.
 """

@@ -1,6 +1,6 @@
 """One file with all crops: WebP pictures, bit masks and a table, as safetensors.
 
-The pack is what travels to a machine with a GPU. Masks are stored at half the resolution.
+The pack is copied to a machine with a GPU. Masks are stored at half the resolution.
 """
 
 import json
@@ -30,7 +30,7 @@ _TABLE = "items"
 
 @dataclass(frozen=True)
 class Item:
-    """What the table says of one crop; the meaning is that of ``sources.Crop``."""
+    """The table row of one crop; fields as in ``sources.Crop``."""
 
     label: str
     laboratory: str

@@ -57,7 +57,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("lite2", arch="tf_efficientnet_lite2"),
     Recipe("lite0-no-style", style=False),
     Recipe("lite0-frozen-norm", norm="frozen"),
-    # Two networks instead of one are worth it only for a clear gain.
+    # Two networks instead of one are justified only by a clear gain.
     Recipe("lite0-context-only", cut_out_share=0.0, margin=0.02),
     Recipe("lite0-group-norm", norm="group"),
 )

@@ -45,7 +45,7 @@ class StudySettings:
     rows
         Use only each ``every``-th row of the pack; 1 for all.
     resume
-        Go on with the states and results found in ``out``.
+        Resume from the states and results in ``out``.
     """
 
     pack: Path

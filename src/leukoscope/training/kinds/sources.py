@@ -70,7 +70,7 @@ class Crop:
 
 
 def is_held_out(key: str, percent: int = HELD_OUT_PERCENT) -> bool:
-    """Tell by a digest of the key whether it is among the ``percent`` that are never trained on."""
+    """Return, by a digest of the key, whether it is among the ``percent`` that are never trained on."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100 < percent
 
 
@@ -119,7 +119,7 @@ def read_munich(folder: Path) -> Iterator[Crop]:
 def read_cnmc(
     folder: Path, cells_per_subject: int, held_out: frozenset[str], seed: int = 0
 ) -> Iterator[Crop]:
-    """Yield cut-out cells of C-NMC 2019, at most ``cells_per_subject`` a person, 0.07 um a pixel (14-um cells)."""
+    """Yield cut-out cells of C-NMC 2019, at most ``cells_per_subject`` per subject, 0.07 um per pixel (14-um cells)."""
     rng = np.random.default_rng(seed)
     people: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("fold_*/*/*.*")):

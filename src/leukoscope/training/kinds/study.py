@@ -58,7 +58,7 @@ def _ready(wait: float) -> float:
 
 
 class Study:
-    """The study and what it knows so far."""
+    """The study and its results so far."""
 
     def __init__(self, settings: StudySettings) -> None:
         self.settings = settings
@@ -72,7 +72,7 @@ class Study:
             self._read()
 
     def run(self) -> None:
-        """Run everything."""
+        """Run the whole study."""
         processes = self.settings.processes
         executor: Executor
         if processes > 1:
@@ -160,7 +160,7 @@ class Study:
             self.write()
 
     def write(self, complete: bool = False) -> None:
-        """Write what is known so far."""
+        """Write the results so far."""
         record = {
             "complete": complete,
             "seconds": round(time.time() - self.started, 1),
@@ -226,9 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--input-px", type=int, default=INPUT_PX)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--every", type=int, default=1, help="use only each n-th crop")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with what is in the folder of the results"
-    )
+    parser.add_argument("--resume", action="store_true", help="resume from the folder of the results")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     Study(StudySettings(**vars(parser.parse_args(arguments)))).run()
 

@@ -70,8 +70,8 @@ class BackboneChain(nn.Module):
 
     Notes
     -----
-    The parameters keep timm's names (under ``model.``), so that a file of timm weights fits. What the model has behind
-    its features (a pooled ``conv_head``, say) is kept for that reason but never trained nor run.
+    The parameters keep timm's names (under ``model.``), so that a file of timm weights fits. Modules of the model after
+    its features (a pooled ``conv_head``, say) are kept for that reason but never trained nor run.
     """
 
     def __init__(self, arch: str, drop_path_rate: float = 0.0, input_px: int = PROBE_PX) -> None:
@@ -119,7 +119,7 @@ class BackboneChain(nn.Module):
         return [self.as_map(kept[self.stages[stage].last_unit]) for stage in stages]
 
     def as_map(self, features: Tensor) -> Tensor:
-        """Bring features to (N, C, h, w)."""
+        """Permute features to (N, C, h, w)."""
         return features.permute(0, 3, 1, 2) if self.channels_last_features else features
 
     def _find_stages(self, arch: str) -> tuple[Stage, ...]:
@@ -212,7 +212,7 @@ def _flatten(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _find_chain(model: nn.Module, probe_px: int) -> tuple[list[tuple[str, nn.Module]], list[nn.Module]]:
-    """Return the units whose composition equals ``forward_features``, and the children behind them.
+    """Return the units whose composition equals ``forward_features``, and the children after them.
 
     A model that is no such chain becomes a single unit: it trains and exports, but cannot be cut inside.
     """
@@ -242,7 +242,7 @@ def _composes(units: list[tuple[str, nn.Module]], expected: Tensor, probe_px: in
 
 
 class _Features(nn.Module):
-    """The features of a model that is no chain, as one unit; holds no parameters of its own."""
+    """The features of a model that is no chain, as one unit; it owns no parameters."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

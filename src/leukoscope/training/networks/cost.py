@@ -1,4 +1,4 @@
-"""What a network costs, counted and not timed."""
+"""Parameters and operations of a network."""
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode

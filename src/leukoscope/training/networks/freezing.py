@@ -1,4 +1,4 @@
-"""Which layers are trained, and where the frozen part ends."""
+"""Trained and frozen layers of a network."""
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,8 @@ BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 def list_layers(backbone: BackboneChain) -> list[tuple[str, nn.Module]]:
     """Return the backbone's layers in the order of their first execution.
 
-    A layer is a module that has parameters of its own, or has no children and does something (not Identity):
-    convolutions, norms, activations, gates, pooling. EfficientNet-B3 has 312; Keras, which counts reshapes, sums and
+    A layer is a module that owns parameters, or has no children and is not an Identity:
+    convolutions, norms, activations, sigmoids, pooling. EfficientNet-B3 has 312; Keras, which counts reshapes, sums and
     products too, 384. The last 30 are the final convolution, the last two blocks and the end of the third last.
     """
     layers: dict[nn.Module, str] = {}
@@ -57,9 +57,9 @@ def unfrozen_layers(backbone: BackboneChain, count: int) -> list[nn.Module]:
 
 
 def freeze_boundary(network: CellNetwork, stages: tuple[StageSettings, ...]) -> int:
-    """Return the first unit that any stage trains, or whose output is pooled before: what lies before it never changes.
+    """Return the first unit that any stage trains, or whose output is pooled before: units before it never change.
 
-    ``len(network.backbone)`` where nothing of the backbone is ever trained: the embedding itself never changes.
+    ``len(network.backbone)`` if no part of the backbone is ever trained: the embedding never changes.
     """
     trained: set[nn.Module] = set()
     for stage in stages:
@@ -92,7 +92,7 @@ def set_trainable(network: CellNetwork, stage: StageSettings) -> None:
 
 
 def set_modes(network: CellNetwork, train_batch_norm: bool) -> None:
-    """Put what is trained in training mode, frozen units and (unless asked) backbone batch norms in evaluation mode."""
+    """Set trained layers to training mode, frozen units and (unless asked) backbone batch norms in evaluation mode."""
     network.train()
     for module in network.backbone.model.modules():
         own = list(module.parameters(recurse=False))

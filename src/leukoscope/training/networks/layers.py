@@ -1,6 +1,6 @@
 """Layers that compute what timm's and torch's do, with a backward pass that is faster on a processor.
 
-- The gradient of ``Tensor.mean`` comes out with the channels first, whatever the layout of the map. Where the map has
+- The gradient of ``Tensor.mean`` is channels first for any layout of the map. If the map has
   its channels last (all of training does), what follows in the backward pass then reads one tensor along the rows and
   another across them.
 - In bfloat16 the backward pass of a depthwise convolution with a stride or a kernel above 3 takes two to three times as

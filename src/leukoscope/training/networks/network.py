@@ -1,6 +1,6 @@
-"""The network: uint8 cells in; logits, embedding and exact Grad-CAM out of one forward pass.
+"""The network: logits, embedding and exact Grad-CAM of uint8 cells in one forward pass.
 
-The classifier stands behind a global average over a feature map F (C, h, w) (``training.pooling``), so the logit
+The classifier follows a global average over a feature map F (C, h, w) (``training.pooling``), so the logit
 depends on F only through its channel averages p, and d logit / d F[c, y, x] = (d logit / d p[c]) / (h w) everywhere.
 Grad-CAM (Selvaraju et al. 2017, doi 10.1109/ICCV.2017.74) averages that gradient over the map and therefore has the
 weights J[c] / (h w), with J the Jacobian of the head, which is written down here in closed form: no autograd, and the
@@ -28,10 +28,10 @@ KERAS_BATCH_NORM_MOMENTUM = 0.01  # Keras writes 0.99: the share of the old stat
 
 
 class Outputs(NamedTuple):
-    """What the network says about a batch of N cells."""
+    """Outputs of the network for a batch of N cells."""
 
     logits: Tensor
-    """(N, K), one a class; of two classes (N, 1), the log-odds of the second before calibration."""
+    """(N, K), one per class; of two classes (N, 1), the log-odds of the second before calibration."""
     embedding: Tensor
     """(N, D), the pooled features of all chosen stages."""
     activation_map: Tensor
@@ -86,7 +86,7 @@ class PaperHead(nn.Module):
         (w g 1[V p + b > 0]) V.
         """
         norm = self.norm
-        assert norm.running_var is not None  # noqa: S101  (BatchNorm1d keeps statistics unless told not to)
+        assert norm.running_var is not None  # noqa: S101  (BatchNorm1d keeps statistics by default)
         gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         active = (self.hidden(features) > 0).to(features.dtype)
         jacobian: Tensor = (self.dense.weight * (gain * active).unsqueeze(1)) @ self.hidden.weight
@@ -94,12 +94,12 @@ class PaperHead(nn.Module):
 
 
 def outputs_of(classes: ClassSchema) -> int:
-    """Return how many logits a network of these classes has: 1 for two classes, else one a class."""
+    """Return how many logits a network of these classes has: 1 for two classes, else one per class."""
     return 1 if classes.size == 2 else classes.size
 
 
 def check_architecture(settings: NetworkSettings, outputs: int = 1) -> None:
-    """Run one black cell through a network, so that what does not fit is said before the work.
+    """Run one black cell through a network, so that misfits are reported before the work.
 
     Raises
     ------
@@ -122,19 +122,19 @@ class CellNetwork(nn.Module):
     settings
         Which backbone and head. Weights are random here; ``weights.load_weights`` fills them.
     outputs
-        Logits: 1 for two classes (the log-odds of the second), else one a class.
+        Logits: 1 for two classes (the log-odds of the second), else one per class.
 
     Attributes
     ----------
     backbone
         The timm model as a chain of units.
     embedding_width
-        D, the width of what pooling gives.
+        D, the width of the pooled features.
 
     Notes
     -----
-    Everything between the uint8 pixels and the logit is in here (scaling to 0..1, the backbone's own normalization, the
-    statistics that standardize features and descriptors), as buffers that travel with the weights.
+    All steps from the uint8 pixels to the logit are in the network (scaling to 0..1, normalization of the backbone, the
+    statistics that standardize features and descriptors), as buffers that are stored with the weights.
     """
 
     pixel_scale: Tensor
@@ -197,14 +197,14 @@ class CellNetwork(nn.Module):
         pooled = self.pool(self.normalize(pixels))
         descriptors = self.describe(pixels)
         features = self.standardize(pooled.embedding)
-        explained_map = self.standardise_map(pooled)
+        explained_map = self.standardize_map(pooled)
         weights = self.head.jacobian(features)[:, :, self.pooling.explained]
         weights = weights / (explained_map.shape[2] * explained_map.shape[3])
         activation_map = functional.relu(torch.einsum("nkc,nchw->nkhw", weights, explained_map))
         return Outputs(self.classify(features, descriptors), pooled.embedding, activation_map)
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Bring pixels (N, 3, S, S), 0..255, to the scale the backbone expects.
+        """Scale pixels (N, 3, S, S), 0..255, to the input range of the backbone.
 
         With statistics of cells (``pixel_mean``) the background becomes 0, which no cell's pixel is.
         """
@@ -223,14 +223,14 @@ class CellNetwork(nn.Module):
         return describe_pixels(pixels) if self.descriptor_head is not None else None
 
     def standardize(self, embedding: Tensor) -> Tensor:
-        """Apply the training cells' feature statistics (identity unless ``standardise_features`` is set)."""
+        """Apply the training cells' feature statistics (identity unless ``standardize_features`` is set)."""
         return (embedding - self.feature_mean) / self.feature_std
 
-    def standardise_map(self, pooled: Pooled) -> Tensor:
+    def standardize_map(self, pooled: Pooled) -> Tensor:
         """Return the explained map (N, C, h, w) in the features' standard deviations.
 
-        Moments are also taken as distances from the average training cell, in each place by what it counts: the map's
-        average is then just what the head sees, and Grad-CAM sums up why a cell differs from the average.
+        Moments are also taken as distances from the average training cell, at each position weighted by its mask: the
+        map's average is then the input of the head, and Grad-CAM shows why a cell differs from the average.
         """
         explained = self.pooling.explained
         mean, std = (part[explained, None, None] for part in (self.feature_mean, self.feature_std))

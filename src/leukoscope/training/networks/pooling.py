@@ -1,7 +1,7 @@
-"""From feature maps to the embedding: what stands between the backbone and the head.
+"""Pooling between backbone and head: from feature maps to the embedding.
 
-Whatever the pooling, the embedding is a plain average over a map, so that the gradient of the logit by that map is the
-same everywhere and Grad-CAM has a closed form (see ``training.network``). The map is called the explained one.
+For every kind of pooling the embedding is a plain average over a map, so that the gradient of the logit by that map
+is the same everywhere and Grad-CAM has a closed form (see ``training.network``). The map is called the explained one.
 """
 
 from typing import NamedTuple
@@ -44,7 +44,7 @@ class AveragePooling(nn.Module):
         self._deepest = deepest
 
     def forward(self, maps: list[Tensor], _images: Tensor) -> Pooled:
-        """Pool maps (N, C, h, w), one a stage."""
+        """Pool maps (N, C, h, w), one per stage."""
         embedding = torch.cat([average_over_places(stage_map).flatten(1) for stage_map in maps], dim=1)
         return Pooled(embedding, maps[self._deepest], None)
 
@@ -67,7 +67,7 @@ class MomentPooling(nn.Module):
         self.explained = slice(0, self.width)
 
     def forward(self, maps: list[Tensor], images: Tensor) -> Pooled:
-        """Pool maps (N, C, h, w), one a stage; sizes divide the side of ``images`` (N, 3, S, S), background 0."""
+        """Pool maps (N, C, h, w), one per stage; sizes divide the side of ``images`` (N, 3, S, S), background 0."""
         foreground = find_foreground(images)
         side, grid = images.shape[-1], min(stage_map.shape[-1] for stage_map in maps)
         parts = []

@@ -1,13 +1,14 @@
-"""Grow an EfficientNet-B3 out of a trained EfficientNet-Lite2, so that the start of training may be shipped.
+"""Expand a trained EfficientNet-Lite2 to an EfficientNet-B3, as initial weights that may be distributed.
 
 ImageNet weights of EfficientNet-Lite2 are published as a Python package under Apache-2.0; B3 is the same design,
 wider (factor 1.2 instead of 1.1), deeper (1.4 instead of 1.2), with squeeze-and-excitation and SiLU instead of ReLU6.
 Every tensor of Lite2 is a leading block of B3's tensor, so the small network can be laid into the large one
 (function-preserving growth after Chen, Goodfellow and Shlens 2016, arXiv:1511.05641):
 
-- new input columns are zero and new rows keep their random start: what is there stays, what is new can learn;
+- new input columns are zero and new rows keep their random initialization: old features are preserved, new ones can
+  be trained;
 - an added block ends in a batch norm with zero gain and passes its input on;
-- a squeeze-and-excitation gate answers one constant, and the next convolution divides by it;
+- the squeeze-and-excitation output is one constant, and the next convolution divides by it;
 - ReLU is approached by SiLU: silu(b x) / b -> relu(x) as b grows; the batch norm before an activation multiplies by b,
   the convolution behind it divides by b. ReLU6's ceiling has no counterpart.
 
@@ -234,7 +235,7 @@ def _expand_block(source: Any, expanded: Any) -> None:
     pairs = list(zip(_convolutions(source), _convolutions(expanded), strict=True))
     for index, ((source_convolution, source_norm), (convolution, norm)) in enumerate(pairs):
         last = index + 1 == len(pairs)
-        # Whether the input comes out of an activation, or out of the residual stream.
+        # Whether the input is the output of an activation or of the residual stream.
         activated = len(pairs) == 2 or index > 0
         divisor = (SHARPNESS if activated else 1.0) * (gate if last else 1.0)
         _place(convolution, source_convolution.weight / divisor)

@@ -1,4 +1,4 @@
-"""Where the backbone's first weights come from: timm's hub, a local safetensors file, or nowhere."""
+"""Load initial weights of the backbone: from timm's hub, from a local safetensors file, or none."""
 
 import hashlib
 from pathlib import Path
@@ -32,18 +32,18 @@ PINS: dict[str, Pin] = {
 
 Both are those that the hub shows of the file (huggingface.co/timm/efficientnet_b3.ra2_in1k/blob/main/model.safetensors
 and the list of commits). A repository without a pin is taken at the revision ``main``; the run's provenance keeps the
-commit and the digest that came, which is what a pin is made of.
+commit and the digest of the download, from which a pin is made.
 """
 
 
 class Origin(NamedTuple):
-    """What was loaded, for the run's provenance."""
+    """The loaded weights, for the provenance of the run."""
 
     source: str
     sha256: str | None
     revision: str | None = None
     note: str | None = None
-    """What the file says of its own origin (metadata ``origin``)."""
+    """Origin of the weights, from the metadata ``origin`` of the file."""
 
 
 def load_weights(network: CellNetwork, weights: str) -> Origin:
@@ -107,7 +107,7 @@ def file_sha256(path: Path) -> str:
 
 
 def check_tensors(expected: dict[str, Tensor], tensors: dict[str, Tensor], source: str) -> None:
-    """Raise a ``WeightsError`` that names what is missing, surplus, of another shape or not finite."""
+    """Raise a ``WeightsError`` that names tensors that are missing, surplus, of another shape or not finite."""
     troubles = []
     if missing := sorted(expected.keys() - tensors.keys()):
         troubles.append(f"{len(missing)} missing: {_some(missing)}")

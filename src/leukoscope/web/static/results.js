@@ -107,7 +107,7 @@ function showProgress(view, state, headers) {
   bar.max = total;
   bar.value = done;
   view.root.querySelector("[data-progress]").textContent =
-    state === "cancelled" ? `Cancelled after ${done} of ${total}` : `${done} of ${total} images read`;
+    state === "cancelled" ? `Cancelled after ${done} of ${total}` : `${done} of ${total} images analyzed`;
 }
 
 function finish(view, state) {
@@ -115,10 +115,10 @@ function finish(view, state) {
   view.root.querySelector("[data-cancel]")?.remove();
   const count = view.list.children.length;
   if (state !== "cancelled") {
-    view.root.querySelector("[data-progress]").textContent = count === 1 ? "1 image read" : `${count} images read`;
+    view.root.querySelector("[data-progress]").textContent = count === 1 ? "1 image analyzed" : `${count} images analyzed`;
   }
-  if (state === "failed") fail(view, "Reading stopped before the end; what is listed here is stored. Read the others again.");
-  if (!count && state === "done") view.root.querySelector("[data-empty]").textContent = "No image was found in what was sent.";
+  if (state === "failed") fail(view, "The analysis stopped early; the results listed here are stored. Send the other images again.");
+  if (!count && state === "done") view.root.querySelector("[data-empty]").textContent = "The upload contains no image.";
 }
 
 // Without leaving the page, which may still be sending; what follows the job tells the end.

@@ -1,4 +1,4 @@
-// Choosing and dropping files, and sending them in parts, so that the first results appear while the rest is on its way.
+// Select and drop files, and send them in parts, so that the first results appear while the rest is being sent.
 import { ServiceError, pause, send, tell } from "./requests.js";
 import { startResults } from "./results.js";
 
@@ -42,10 +42,10 @@ export function startUpload() {
   });
 }
 
-// What the service would refuse is told before it is sent.
+// Files that the service would refuse are reported before they are sent.
 async function whatIsTooMuch(limits, files) {
   if (!files.length) return "Choose or drop at least one file.";
-  if (files.length > limits.jobFiles) return `${words(files.length)} chosen; at most ${limits.jobFiles} are taken in a batch.`;
+  if (files.length > limits.jobFiles) return `${words(files.length)} chosen; at most ${limits.jobFiles} are accepted in a batch.`;
   for (const file of files.filter((item) => item.size > limits.fileMb * MEBIBYTE)) {
     const isArchive = (await file.slice(0, 2).text()) === "PK";
     const mostMb = isArchive ? limits.requestMb : limits.fileMb;
@@ -116,7 +116,7 @@ async function submit(form, files) {
         if (all.length > 1) window.addEventListener("beforeunload", warn);
         await showResults(job);
       }
-      tellSending(sent < files.length ? `${sent} of ${words(files.length)} sent; keep this page open` : "");
+      showSending(sent < files.length ? `${sent} of ${words(files.length)} sent; keep this page open` : "");
     }
   } catch (error) {
     if (job) showFailure(`After ${sent} of ${words(files.length)}: ${error.message}`, error.status);
@@ -124,7 +124,7 @@ async function submit(form, files) {
   } finally {
     window.removeEventListener("beforeunload", warn);
     button.disabled = false;
-    button.textContent = "Read";
+    button.textContent = "Analyze";
   }
 }
 
@@ -153,7 +153,7 @@ async function showResults(job) {
   startResults();
 }
 
-function tellSending(text) {
+function showSending(text) {
   const place = document.querySelector("[data-sending]");
   if (place) place.textContent = text;
 }

@@ -1,1 +1,1 @@
-"""Records: cases, reviews, kept pictures and the audit log, in SQLite or any database SQLAlchemy speaks to."""
+"""Records: cases, reviews, stored pictures and the audit log, in SQLite or any database that SQLAlchemy supports."""

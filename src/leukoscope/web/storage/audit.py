@@ -1,7 +1,8 @@
 """The audit log: append-only, each line chained to the one before by SHA-256.
 
-A changed, removed or inserted line breaks the chain; a cut-off end disagrees with the head. Who can rewrite the whole
-database can rewrite both: keep the head that ``leukoscope audit verify`` prints elsewhere and give it back as anchor.
+A changed, removed or inserted line breaks the chain; a cut-off end disagrees with the head. Anyone who can rewrite
+the whole database can rewrite both: store the head that ``leukoscope audit verify`` prints elsewhere and pass it as
+anchor.
 """
 
 import hashlib
@@ -40,9 +41,9 @@ class AuditCheck:
 
 
 def append(session: Session, event: str, actor: str, detail: Mapping[str, Any] | None = None) -> AuditEntry:
-    """Add one line inside the caller's transaction, so that a change and its trace stand or fall together.
+    """Add one line inside the caller's transaction, so that change and log line are stored together or not at all.
 
-    ``detail`` names cases, counts and codes; never file names, notes or metadata.
+    ``detail`` contains cases, counts and codes; never file names, notes or metadata.
     """
     head = session.execute(select(AuditHead).where(AuditHead.number == 1).with_for_update()).scalar_one()
     entry = AuditEntry(
@@ -72,7 +73,7 @@ def verify(session: Session, anchor: str | None = None) -> AuditCheck:
     Parameters
     ----------
     anchor
-        ``SEQUENCE:DIGEST`` of a line known from before; it must still stand there unchanged.
+        ``SEQUENCE:DIGEST`` of an earlier line; it must still be there, unchanged.
     """
     expected = _parse_anchor(anchor) if anchor else None
     previous, count = ORIGIN, 0
@@ -83,7 +84,7 @@ def verify(session: Session, anchor: str | None = None) -> AuditCheck:
         count += 1
         if entry.sequence != count:
             return AuditCheck(
-                count - 1, previous, f"line {count} is missing; line {entry.sequence} stands in its place"
+                count - 1, previous, f"line {count} is missing; line {entry.sequence} is in its place"
             )
         if entry.previous != previous:
             return AuditCheck(count - 1, previous, f"line {count} does not follow line {count - 1}")
@@ -94,9 +95,9 @@ def verify(session: Session, anchor: str | None = None) -> AuditCheck:
         previous = entry.digest
     head = session.get(AuditHead, 1)
     if head is None or (head.sequence, head.digest) != (count, previous):
-        told = "missing" if head is None else f"at line {head.sequence}"
+        found = "missing" if head is None else f"at line {head.sequence}"
         return AuditCheck(
-            count, previous, f"the log ends at line {count}, its head is {told}: lines were cut off"
+            count, previous, f"the log ends at line {count}, its head is {found}: lines were cut off"
         )
     if expected and expected[0] > count:
         return AuditCheck(

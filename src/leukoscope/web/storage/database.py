@@ -1,4 +1,4 @@
-"""The connection: SQLite set up for durability, migrations, transactions, and failures in plain words."""
+"""The connection: SQLite set up for durability, migrations, transactions, and errors with clear messages."""
 
 import logging
 import sqlite3
@@ -81,7 +81,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """Open a transaction that is durable when the block is left: what was acknowledged survives a kill."""
+        """Open a transaction that is durable when the block is left: acknowledged changes survive a kill."""
         with (
             self._turn_to_write(),
             translated_errors(),
@@ -115,7 +115,7 @@ class Database:
             yield session
 
     def migrate(self, revision: str = "head") -> None:
-        """Bring the schema up to ``revision``; does nothing where it already is there."""
+        """Bring the schema up to ``revision``; does nothing if it already is."""
         with translated_errors(), self.engine.execution_options(leukoscope_write=True).begin() as connection:
             command.upgrade(self._alembic(connection), revision)
 

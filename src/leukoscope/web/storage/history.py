@@ -1,4 +1,4 @@
-"""Cases and reviews: record, find, review, delete. Every change leaves its line in the audit log."""
+"""Cases and reviews: record, find, review, delete. Every change is recorded in the audit log."""
 
 import hashlib
 import secrets
@@ -27,7 +27,7 @@ PICTURE_KINDS = ("cell", "heat")
 
 
 class Verdict(StrEnum):
-    """What a reviewer says about a result."""
+    """Verdict of a reviewer on a result."""
 
     AGREE = "agree"
     DISAGREE = "disagree"
@@ -70,7 +70,7 @@ class CaseRecord:
 
 @dataclass(frozen=True, slots=True)
 class NewCase:
-    """What is stored of one classified image. ``pictures`` is empty unless keeping them is switched on."""
+    """Record of one classified image. ``pictures`` is empty unless storing images is enabled."""
 
     result: CellResult
     file_sha256: str
@@ -82,7 +82,7 @@ class NewCase:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What to look for; None means any. ``before`` is the number of the last case already seen."""
+    """Search criteria; None means any. ``before`` is the number of the last case already seen."""
 
     text: str | None = None
     decision: str | None = None
@@ -98,13 +98,13 @@ class Search:
 
 
 def new_case_id() -> str:
-    """Return a random pseudonymous id such as ``LK-7F3K9-2QD4M`` (50 bits); it says nothing about the image."""
+    """Return a random pseudonymous id such as ``LK-7F3K9-2QD4M`` (50 bits); it does not depend on the image."""
     letters = "".join(secrets.choice(_ALPHABET) for _ in range(10))
     return f"LK-{letters[:5]}-{letters[5:]}"
 
 
 class History:
-    """Everything that is kept, behind one ``Database``.
+    """All stored cases and reviews in one ``Database``.
 
     Parameters
     ----------
@@ -162,14 +162,14 @@ class History:
             return _case(_find(session, case))
 
     def find(self, search: Search, limit: int = 50) -> list[CaseRecord]:
-        """Return up to ``limit`` matching cases, newest first unless the search says otherwise."""
+        """Return up to ``limit`` matching cases, newest first unless the search sets another order."""
         query = _filtered(select(Case).options(selectinload(Case.reviews)), search)
         order = Case.number.asc() if search.oldest_first else Case.number.desc()
         with self.database.read() as session:
             return [_case(row) for row in session.scalars(query.order_by(order).limit(limit))]
 
     def count(self, search: Search) -> Counter[str]:
-        """Count matching cases by decision; the search's page and decision are left out, what is missing counts 0."""
+        """Count matching cases by decision; the search's page and decision are left out, missing decisions count 0."""
         wide = replace(search, before=None, after=None, decision=None)
         query = _filtered(select(Case.decision, func.count()), wide).group_by(Case.decision)
         with self.database.read() as session:

@@ -69,7 +69,7 @@ class Case(Base):
 
 
 class Review(Base):
-    """One person's opinion on one case. A change of mind is a new row; the last one counts."""
+    """One review of one case. A changed review is a new row; the last one counts."""
 
     __tablename__ = "reviews"
 

@@ -38,7 +38,7 @@ def test_a_label_leaves_its_kinds_possible(label, kinds):
     assert {name for name, is_possible in zip(classes.NAMES, possible, strict=True) if is_possible} == kinds
 
 
-def test_coarse_labels_hold_no_other_things():
+def test_coarse_labels_contain_only_cells():
     mature, white = classes.label_kinds("mature_white_cell"), classes.label_kinds("white_cell")
     named = dict(zip(classes.NAMES, zip(mature, white, strict=True), strict=True))
     assert named["lymphoblast"] == (False, True)

@@ -83,7 +83,7 @@ def test_a_crop_has_the_wanted_scale():
     assert math.isclose((crop[..., 0] > 127).sum() ** 0.5, 10 / 0.125, abs_tol=1.5)
 
 
-def test_people_that_are_held_out_are_the_same_each_time():
+def test_held_out_subjects_are_reproducible():
     people = [f"all-{index}" for index in range(30)] + [f"hem-{index}" for index in range(12)]
     chosen = held_out_people(people)
     assert chosen == held_out_people(people[::-1])
@@ -108,7 +108,7 @@ def test_a_pack_returns_what_was_put_in(pack_path):
         read_pack(pack_path.with_name("none.safetensors"))
 
 
-def test_weights_are_even_between_people_and_leave_unseen_kinds_out():
+def test_weights_are_balanced_between_subjects_and_exclude_unseen_kinds():
     items = (
         *(Item("lymphoblast", "cnmc", "all-1", False, True) for _ in range(90)),
         *(Item("lymphoblast", "cnmc", "all-2", False, True) for _ in range(10)),
@@ -132,7 +132,7 @@ def test_views_of_strength_zero_are_the_middle_of_the_crop(bank):
     torch.testing.assert_close(views, plain_views(bank, rows, False, 160), atol=0.01, rtol=0)
 
 
-def test_a_pasted_cell_stands_in_the_surroundings_and_a_cut_out_on_black(bank):
+def test_pasted_cells_have_surroundings_and_cut_out_cells_are_on_black(bank):
     rows = torch.from_numpy(bank.rows(label="lymphoblast"))
     context = torch.from_numpy(bank.rows(laboratory="pbc"))
     draw = Draw(rows, context[: len(rows)], context[: len(rows)])
@@ -185,7 +185,7 @@ def test_the_loss_is_that_of_summed_probabilities():
     assert math.isclose(float(loss), np.mean([exact, coarse]), rel_tol=1e-5)
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(bank, tmp_path):
+def test_a_stopped_run_resumes_to_the_same_weights(bank, tmp_path):
     rows = protocol.training_rows(bank)
     settings = FitSettings(steps=60, batch=4, views=ViewSettings(32))
 
@@ -243,7 +243,7 @@ def test_measures_are_those_of_scikit_learn():
     assert measure(certain, labels)["recall"] == {"monocyte": 0.0, "immature_granulocyte": 0.0, "blast": 1.0}
 
 
-def test_every_person_has_the_same_weight():
+def test_every_subject_has_the_same_weight():
     labels = np.array(["lymphoblast"] * 30 + ["lymphoid_precursor"] * 10)
     subjects = np.array(["a"] * 25 + ["b"] * 5 + ["c"] * 10)
     probabilities = np.zeros((40, len(KINDS)))

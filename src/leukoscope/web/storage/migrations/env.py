@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that ``Database.migrate`` hands over."""
+"""Alembic's entry: run the migrations on the connection of ``Database.migrate``."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""Cases, reviews, kept pictures, and the audit log with triggers that refuse a change."""
+"""Cases, reviews, stored pictures, and the audit log with triggers that refuse changes."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,7 +13,7 @@ TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Create everything and the head of an empty chain."""
+    """Create all tables and the head of an empty chain."""
     op.create_table(
         "cases",
         sa.Column("number", KEY, primary_key=True, autoincrement=True),
@@ -88,7 +88,7 @@ def _forbid_changes() -> None:
 
 
 def downgrade() -> None:
-    """Remove everything, the audit log included: for tests and for a database that was created by mistake."""
+    """Remove all tables including the audit log: for tests and for a database created by mistake."""
     for table in ("audit_head", "audit", "pictures", "reviews", "cases"):
         op.drop_table(table)
     if op.get_bind().dialect.name == "postgresql":

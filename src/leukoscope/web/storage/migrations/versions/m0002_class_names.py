@@ -1,4 +1,4 @@
-"""Room for the names of classes, which may be longer than those of the first two."""
+"""Widen the column for class names, which may be longer than the first two."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,4 +18,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Leave the wider column: it holds everything that the narrow one did."""
+    """Keep the wider column: it can contain all values of the narrow one."""
