@@ -16,10 +16,10 @@ CNMC = "C-NMC 2019, The Cancer Imaging Archive, doi 10.7937/tcia.2019.dc64i46r, 
 CNMC_LICENSE = "CC-BY-3.0"
 NO_DIAGNOSIS = "Not for diagnosis, screening or treatment decisions."
 ONE_LABEL = (
-    "Every training subject has only one label, so that stain, session and subject are confounded with the class; "
+    "Every training subject carries one label only, so that stain, session and person are confounded with the class; "
     "the effective sample is the number of subjects, not of cells."
 )
-HEAT_MAP = "A heat map shows which regions changed the logit, not where a hematologist would look."
+HEAT_MAP = "A heat map shows what moved the logit, not what a hematologist would look at."
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ CNMC_TEXTS = Words(
     (
         "All training cells come from one center. Other microscopes, stains and ways of cutting cells out are "
         "untested.",
-        "Cell size alone separates the classes to a large part; compare every result with the area-alone baseline.",
+        "Cell size alone separates the classes to a large part; read every result beside the area-alone baseline.",
         "Normal cells here are B-lymphoid precursors. Mature cells and other lineages were not trained on and are "
         "meant to be refused as novel, which is not certain.",
     ),
