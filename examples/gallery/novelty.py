@@ -66,7 +66,7 @@ def draw(predictor: Predictor, images: dict[str, list[np.ndarray]]) -> Figure:
             scores[checked], heights[checked], s=16, facecolors="none", edgecolors=color, linewidths=0.9
         )
         axes.text(
-            1.01, place, f"{refused.sum()} of {len(refused)} refused", va="center", fontsize=8.5,
+            1.01, place, f"{refused.sum()} of {len(refused)} rejected", va="center", fontsize=8.5,
             color=style.INK, transform=axes.get_yaxis_transform(),
         )  # fmt: skip
     axes.axvline(1, color=style.INK, linewidth=1, linestyle="--")
@@ -75,7 +75,7 @@ def draw(predictor: Predictor, images: dict[str, list[np.ndarray]]) -> Figure:
     axes.grid(visible=False, axis="y")
     for color, face, label in (
         (style.INK, style.INK, "passes the input checks"),
-        (style.INK, "none", "refused by the input checks"),
+        (style.INK, "none", "rejected by the input checks"),
     ):
         axes.scatter([], [], s=16, edgecolors=color, facecolors=face, label=label)
     figure.legend(loc="outside lower center", ncols=2)

@@ -99,7 +99,7 @@ def test_names_of_files_work_on_windows_and_macos() -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda folder: (folder / "LICENSE").write_text("other"), "LICENSE: other bytes"),
+        (lambda folder: (folder / "LICENSE").write_text("other"), "LICENSE: SHA-256 differs"),
         (lambda folder: (folder / "more.txt").write_text("more"), "more.txt"),
         (lambda folder: (folder / "NOTICE").unlink(), "NOTICE"),
         (lambda _: None, "*.whl: 0 files"),
