@@ -25,7 +25,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from leukoscope.assets import other_images_directory, sample_cells_directory
 
-IMAGES = Path(__file__).parent / "images"
+IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 LARGEST_BYTES = 300_000
 PATIENCE_MS = 120_000
 CELLS = (
