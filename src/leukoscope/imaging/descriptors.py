@@ -69,7 +69,9 @@ _LEVELS = np.arange(256)
 _BLANK = Descriptors(0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0)
 
 
-def describe_cell(rgb: NDArray[np.uint8], canvas_px: int = CANVAS_PX) -> Descriptors:
+def describe_cell(
+    rgb: NDArray[np.uint8], canvas_px: int = CANVAS_PX, canvas: NDArray[np.uint8] | None = None
+) -> Descriptors:
     """Measure one image on the canvas.
 
     Parameters
@@ -78,13 +80,16 @@ def describe_cell(rgb: NDArray[np.uint8], canvas_px: int = CANVAS_PX) -> Descrip
         uint8 (H, W, 3).
     canvas_px
         Side of the canvas the image is placed on first.
+    canvas
+        The image on its canvas with the ground cleaned, from a caller that has it; None makes it.
 
     Returns
     -------
     descriptors
         All 0 for an image without foreground; never not-a-number.
     """
-    canvas = clean_ground(place_on_canvas(rgb, canvas_px))
+    if canvas is None:
+        canvas = clean_ground(place_on_canvas(rgb, canvas_px))
     found = foreground_box(canvas)
     if found is None:
         return _BLANK
@@ -124,6 +129,8 @@ def _border_contact(mask: NDArray[np.bool_], box: tuple[int, int, int, int], can
 
 def _frame_contact(rgb: NDArray[np.uint8], canvas_px: int) -> int:
     """Count the foreground pixels on each side of the image that lies inside the canvas; return the largest count."""
+    if min(rgb.shape[:2]) >= canvas_px:
+        return 0
     shown = clean_ground(crop_to_canvas(rgb, canvas_px))
     height, width = shown.shape[:2]
     contact = 0

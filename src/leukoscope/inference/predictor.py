@@ -19,7 +19,7 @@ from leukoscope.decision.calibration import group_log_odds
 from leukoscope.decision.input_checks import check_descriptors
 from leukoscope.decision.parameters import OperatingPoint
 from leukoscope.decision.policy import Verdict, decide
-from leukoscope.imaging.canvas import place_on_canvas, prepare_cell
+from leukoscope.imaging.canvas import place_on_canvas, resize_canvas
 from leukoscope.imaging.decode import DecodeLimits, decode_image
 from leukoscope.imaging.descriptors import describe_cell
 from leukoscope.imaging.foreground import clean_ground
@@ -319,9 +319,9 @@ class Predictor:
         canvas = placed if uncut else clean_ground(placed)
         warnings = () if canvas is placed else (WarningCode.NOISY_GROUND,)
         # Measured on the image itself: contact with its border cannot be detected on the canvas.
-        descriptors = describe_cell(canvas if uncut else rgb, manifest.canvas_px)
+        descriptors = describe_cell(canvas if uncut else rgb, manifest.canvas_px, canvas)
         refusals = tuple(check_descriptors(descriptors, self.bundle.decision.input_limits))
-        cell = prepare_cell(canvas, manifest.input_px, manifest.canvas_px)
+        cell = resize_canvas(canvas, manifest.input_px)
         height, width = rgb.shape[:2]
         return PreparedCell(
             source, cell, canvas, descriptors, width, height, refusals, time.perf_counter() - began, warnings
