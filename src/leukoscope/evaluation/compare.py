@@ -3,8 +3,9 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, Self
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from leukoscope.core.terms import RESEARCH_USE
@@ -78,15 +79,15 @@ def compare(
     """
     settings = settings or EvaluationSettings()
     rows: list[ComparisonRow] = []
-    first: Run | None = None
+    first: _ScoredRun | None = None
     for source in sources:
         report = _report_at(source)
         if report:
             rows += rows_of_report(report)
             continue
-        run = read_run(source)
-        rows.append(row_of_run(run, settings, first))
-        first = first or run
+        scored = _ScoredRun.of(read_run(source))
+        rows.append(_row_of(scored, settings, first))
+        first = first or scored
     if literature:
         rows += [row_of_literature(index) for index in range(len(LITERATURE))]
     order = {SplitKind.SUBJECT_DISJOINT: 0, SplitKind.NOT_STATED: 1, SplitKind.LEAKING: 2}
@@ -94,26 +95,37 @@ def compare(
     return Comparison(rows=tuple(sorted(rows, key=lambda row: (order[row.split], kinds[row.kind]))))
 
 
-def row_of_run(run: Run, settings: EvaluationSettings, reference: Run | None = None) -> ComparisonRow:
-    """Measure the cells of one run; its calibration is that of its own validation rows.
+class _ScoredRun(NamedTuple):
+    """A run with its test cells, calibrated on its own validation rows."""
 
-    Parameters
-    ----------
-    reference
-        Run to subtract, where its test part holds the same cells with the same labels.
-    """
-    scored = score_run(run, fit_rules(run), {})
+    run: Run
+    scored: ScoredSplitCells
+
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        return cls(run, score_run(run, fit_rules(run), {}))
+
+
+def row_of_run(run: Run, settings: EvaluationSettings) -> ComparisonRow:
+    """Measure the cells of one run; its calibration is that of its own validation rows."""
+    return _row_of(_ScoredRun.of(run), settings, None)
+
+
+def _row_of(one: _ScoredRun, settings: EvaluationSettings, reference: _ScoredRun | None) -> ComparisonRow:
+    """Measure a run, and what it has over ``reference`` if both were tested on the same cells."""
+    run, scored = one
     context = Context(run.split, settings.bootstrap, settings.bins)
     measures = measure_some(predict_at_half(scored.rows), context, COMPARED)
     test = scored.parts["test"]
     record = record_run(run)
-    comparable = reference is not None and reference.leaks == run.leaks
-    differences = _differences(scored, reference, context) if reference is not None and comparable else {}
+    differences: dict[str, Measurement] = {}
+    if reference is not None and reference.run.leaks == run.leaks:
+        differences = _differences(scored.rows, reference.scored.rows, context)
     return ComparisonRow(
         kind="run",
         name=run.name,
         architecture=record.architecture,
-        compared_with=reference.name if reference is not None and differences else None,
+        compared_with=reference.run.name if reference is not None and differences else None,
         differences=differences,
         split=SplitKind.LEAKING if run.leaks else SplitKind.SUBJECT_DISJOINT,
         test_set=f"{run.split}: {test.cells:,} cells of {test.subjects} subjects",
@@ -123,18 +135,14 @@ def row_of_run(run: Run, settings: EvaluationSettings, reference: Run | None = N
     )
 
 
-def _differences(scored: ScoredSplitCells, reference: Run, context: Context) -> dict[str, Measurement]:
+def _differences(rows: pd.DataFrame, minus_rows: pd.DataFrame, context: Context) -> dict[str, Measurement]:
     """Measure a run minus another on the same test cells; empty where the test parts differ."""
-    theirs = score_run(reference, fit_rules(reference), {}).rows
-    if theirs["cell"].duplicated().any() or scored.rows["cell"].duplicated().any():
+    if rows["cell"].duplicated().any() or minus_rows["cell"].duplicated().any():
         return {}
-    aligned = theirs.set_index("cell").reindex(scored.rows["cell"])
-    if (
-        len(theirs) != len(scored.rows)
-        or not (aligned["label"].to_numpy() == scored.rows["label"].to_numpy()).all()
-    ):
+    aligned = minus_rows.set_index("cell").reindex(rows["cell"])
+    if len(minus_rows) != len(rows) or not (aligned["label"].to_numpy() == rows["label"].to_numpy()).all():
         return {}
-    one, other = predict_at_half(scored.rows), predict_at_half(aligned.reset_index())
+    one, other = predict_at_half(rows), predict_at_half(aligned.reset_index())
     ours, minus = statistics(one, context.bins), statistics(other, context.bins)
     return {name: context.estimate(one, ours[name], minus[name]) for name in COMPARED}
 
