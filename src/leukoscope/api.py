@@ -294,27 +294,24 @@ def train(
     UsageError, ConfigError, SplitError, WeightsError, TrainingError
         Before the first step if possible.
     """
-    from leukoscope.core.config import apply_overrides, build, read_toml, to_mapping
+    from leukoscope.core.config import apply_overrides, build, to_mapping
     from leukoscope.models.session import OpenVinoGraphs
+    from leukoscope.training.recipe import read_settings
     from leukoscope.training.run import start_run
     from leukoscope.training.settings import TrainSettings
 
-    run_name = "default"
+    path = None if config is None or isinstance(config, TrainSettings) else expand_user(config)
     if isinstance(config, TrainSettings):
-        values: dict[str, Any] = to_mapping(config)
-    elif config is None:
-        values = {}
+        settings = build(TrainSettings, apply_overrides(to_mapping(config), overrides))
     else:
-        path = expand_user(config)
-        values, run_name = read_toml(path), path.stem
-    settings = build(TrainSettings, apply_overrides(values, list(overrides)))
+        settings = read_settings(path, overrides)
     return start_run(
         expand_user(cells),
         expand_user(splits),
         split,
         settings,
         out=expand_user(out),
-        run_name=name or run_name,
+        run_name=name or ("default" if path is None else path.stem),
         callback=callback,
         engine=OpenVinoGraphs(),
     )

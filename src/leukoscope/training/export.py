@@ -70,7 +70,14 @@ def export_onnx(
     size = network.settings.input_px
     device = next(network.parameters()).device
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8, device=device)
-    model = trace_module(network, example, input_name=INPUT_NAME, output_names=OUTPUT_NAMES)
+    return write_graph(network, example, path, weights_dtype)
+
+
+def write_graph(
+    module: nn.Module, example: torch.Tensor, path: Path, weights_dtype: Literal["float16", "float32"]
+) -> dict[str, list[dict[str, Any]]]:
+    """Write the graph of a bundle from a module with a bundle's input and outputs; see ``export_onnx``."""
+    model = trace_module(module, example, input_name=INPUT_NAME, output_names=OUTPUT_NAMES)
     if weights_dtype == "float16":
         halve_weights(model)
     onnx.checker.check_model(model, full_check=True)

@@ -334,9 +334,8 @@ def _execute_run(
         }
         run_folder.write_json(folder / "provenance.json", content)
         run_folder.write_scores(folder, scores, np.concatenate(embeddings))
-        for member in members:
-            if member.number is not None:
-                shrink(member.task.folder / FINAL, folder / "checkpoints" / FINAL)
+        inner = [member.task.folder / FINAL for member in members if member.number is not None]
+        shrink(inner, folder / "checkpoints" / FINAL)
     fabric.barrier()
     return folder
 

@@ -106,11 +106,10 @@ def _check_identity(identity: Identity) -> None:
 
 
 def _check_views(run: Path) -> None:
-    from leukoscope.core.config import build, read_toml
     from leukoscope.core.errors import UsageError
-    from leukoscope.training.settings import TrainSettings
+    from leukoscope.training.recipe import read_settings
 
-    views = build(TrainSettings, read_toml(run / "config.toml")).score.tta
+    views = read_settings(run / "config.toml").score.tta
     if views > 1:
         raise UsageError(
             f"{run}: score.tta = {views}: its scores are averages over {views} views, a bundle uses one; score it "

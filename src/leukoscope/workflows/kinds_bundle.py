@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from leukoscope import assets
 from leukoscope.core.classes import ClassSchema
+from leukoscope.core.io import file_sha256
 from leukoscope.decision.calibration import Rule
 from leukoscope.decision.fit import DecisionFit, DecisionSettings, ScoredRows, fit_decision
 from leukoscope.decision.input_checks import LimitRule
@@ -260,7 +261,7 @@ def assemble(
     )  # fmt: skip
     fitted = fit_rules(crops, classes, input_px, settings)
     cost = Cost(sum(tensor.numel() for tensor in network.parameters()), count_flops(network, input_px))
-    digest = hashlib.sha256(inputs.weights.read_bytes()).hexdigest()
+    digest = file_sha256(inputs.weights)
     manifest = kinds_manifest(
         crops.table, graph, record, classes,
         name_version=inputs.version, created=created, cost=cost, notes=fitted.notes, weights_sha256=digest,

@@ -5,6 +5,7 @@ Randomness needs no place in it: every epoch seeds itself from the run's seed an
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from leukoscope.core.config import build, read_toml
 from leukoscope.core.errors import TrainingError, UsageError, WeightsError
-from leukoscope.core.io import replacing
+from leukoscope.core.io import file_sha256, replacing
 from leukoscope.data.table import read_classes
 from leukoscope.training.networks.network import CellNetwork, outputs_of
 from leukoscope.training.pixel_statistics import why_not_of_weights
-from leukoscope.training.settings import TrainSettings
-from leukoscope.training.weights.loading import check_tensors, file_sha256, read_tensors
+from leukoscope.training.recipe import read_settings
+from leukoscope.training.weights.loading import check_tensors, read_tensors
 
 LAST = "last.safetensors"
 FINAL = "final.safetensors"
@@ -109,22 +109,24 @@ def load_final(network: CellNetwork, path: Path) -> None:
     network.load_state_dict(tensors, strict=True)
 
 
-def shrink(path: Path, base: Path) -> None:
-    """Rewrite a finished model without the tensors that equal those of ``base``, a frozen backbone's for instance.
+def shrink(paths: Iterable[Path], base: Path) -> None:
+    """Rewrite finished models without the tensors that equal those of ``base``, a frozen backbone's for instance.
 
     ``load_final`` puts both together again; ``base`` must stay where it is.
     """
-    record = read_record(path)
-    if _BASE in record or not path.is_file():
+    records = {path: record for path in paths if _BASE not in (record := read_record(path))}
+    if not records:
         return
-    tensors, others = load_file(path), load_file(base)
-    kept = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if name not in others or tensor.shape != others[name].shape or not torch.equal(tensor, others[name])
-    }
-    record[_BASE] = {"path": os.path.relpath(base, path.parent), "sha256": file_sha256(base)}
-    write_tensors(path, kept, record)
+    others, digest = load_file(base), file_sha256(base)
+    for path, record in records.items():
+        kept = {
+            name: tensor
+            for name, tensor in load_file(path).items()
+            # torch.equal is False for other shapes
+            if name not in others or not torch.equal(tensor, others[name])
+        }
+        record[_BASE] = {"path": os.path.relpath(base, path.parent), "sha256": digest}
+        write_tensors(path, kept, record)
 
 
 def _read_whole(path: Path) -> dict[str, Tensor]:
@@ -154,7 +156,7 @@ def load_trained(run: Path) -> CellNetwork:
         raise UsageError(
             f"{run}: not a run folder (no config.toml); give a folder that 'leukoscope train' wrote"
         )
-    settings = build(TrainSettings, read_toml(run / "config.toml"))
+    settings = read_settings(run / "config.toml")
     path = run / "checkpoints" / FINAL
     if not path.is_file():
         raise WeightsError(

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnx
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from leukoscope.core.errors import WeightsError
-from leukoscope.core.io import replacing
-from leukoscope.training.export import INPUT_NAME, OUTPUT_NAMES, describe_graph, halve_weights, trace_module
+from leukoscope.training.export import write_graph
 from leukoscope.training.kinds.classes import NAMES, class_members
 from leukoscope.training.kinds.network import KindsNetwork
 
@@ -96,13 +94,7 @@ def export_kinds(
     """Write the graph of a bundle; ``weights_dtype`` and what is returned are those of ``export_onnx``."""
     graph = ClassGraph(network, class_members()).eval()
     example = torch.from_numpy(np.zeros((2, input_px, input_px, 3), np.uint8))
-    model = trace_module(graph, example, input_name=INPUT_NAME, output_names=OUTPUT_NAMES)
-    if weights_dtype == "float16":
-        halve_weights(model)
-    onnx.checker.check_model(model, full_check=True)
-    with replacing(path) as part:
-        onnx.save_model(model, part)
-    return describe_graph(model)
+    return write_graph(graph, example, path, weights_dtype)
 
 
 def count_flops(network: KindsNetwork, input_px: int) -> float:

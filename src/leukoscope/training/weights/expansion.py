@@ -28,8 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from leukoscope.core.errors import WeightsError
-from leukoscope.core.io import replacing
-from leukoscope.training.weights.loading import file_sha256
+from leukoscope.core.io import file_sha256, replacing
 
 SOURCE_ARCH = "tf_efficientnet_lite2"
 EXPANDED_ARCH = "efficientnet_b3"

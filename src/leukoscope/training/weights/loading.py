@@ -1,6 +1,5 @@
 """Load initial weights of the backbone: from timm's hub, from a local safetensors file, or none."""
 
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from leukoscope.core.errors import WeightsError
+from leukoscope.core.io import file_sha256
 from leukoscope.training.networks.network import CellNetwork
 
 NAMES_SHOWN = 5
@@ -98,12 +98,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {
         name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
     }
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_tensors(expected: dict[str, Tensor], tensors: dict[str, Tensor], source: str) -> None:
