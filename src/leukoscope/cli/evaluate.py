@@ -12,6 +12,7 @@ from leukoscope.core.errors import UsageError
 from leukoscope.core.io import write_text
 from leukoscope.core.limits import LARGEST_COUNT, LARGEST_REPLICATES, LARGEST_SEED
 from leukoscope.core.terms import RESEARCH_USE
+from leukoscope.core.validation import first_fault
 
 if TYPE_CHECKING:
     from leukoscope.evaluation.leakage import Inflation
@@ -211,9 +212,8 @@ def _read_supplement(path: Path) -> "Supplement":
     except OSError as error:
         raise UsageError(f"--attach {path}: {error.strerror}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"--attach {path}: not a supplement: {place}: {first['msg']}") from None
+        place, message = first_fault(error)
+        raise UsageError(f"--attach {path}: not a supplement: {place}: {message}") from None
 
 
 def _show_report(report: "Report") -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from leukoscope.core.errors import ConfigError
 from leukoscope.core.terms import STATUS_TITLES, Status
+from leukoscope.core.validation import first_fault
 
 Symbol = Literal[
     "triangle",
@@ -254,9 +255,8 @@ class ClassSchema(_Plain):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"{where}: {place + ': ' if place else ''}{first['msg']}") from None
+            place, message = first_fault(error)
+            raise ConfigError(f"{where}: {place + ': ' if place else ''}{message}") from None
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -310,10 +310,8 @@ class ClassSchema(_Plain):
         try:
             return cls.model_validate({"classes": classes, "positive": tuple(positive)})
         except ValidationError as error:
-            first = error.errors()[0]
-            raise ConfigError(
-                f"classes {', '.join(wanted)}: {first['msg']} (at {'.'.join(map(str, first['loc'])) or 'classes'})"
-            ) from None
+            place, message = first_fault(error)
+            raise ConfigError(f"classes {', '.join(wanted)}: {message} (at {place or 'classes'})") from None
 
 
 BINARY = ClassSchema(

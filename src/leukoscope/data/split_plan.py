@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from leukoscope.core.errors import SplitError, UsageError
 from leukoscope.core.io import write_text
 from leukoscope.core.text import TextError, read_json
+from leukoscope.core.validation import first_fault
 from leukoscope.data.table import table_sha256
 
 SCHEMA_VERSION: Final = 1
@@ -186,9 +187,8 @@ def read_unchecked_splits(path: Path, cells: pd.DataFrame) -> SplitPlan:
     try:
         plan = TypeAdapter(SplitPlan).validate_python(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise SplitError(f"{path}: {where}: {first['msg']}; make the splits again") from None
+        place, message = first_fault(error)
+        raise SplitError(f"{path}: {place}: {message}; make the splits again") from None
     for split in plan.splits:
         for name, keys in split.parts().items():
             select_rows(cells, keys, f"{path}: split {split.name!r}, {name}")

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from leukoscope.core.classes import ClassSchema
 from leukoscope.core.errors import BundleError, UsageError
+from leukoscope.core.validation import first_fault
 
 SCHEMA_VERSION = 2
 
@@ -181,9 +182,10 @@ class DecisionParameters(_Plain):
         try:
             return cls.model_validate_json(text if version != 1 else json.dumps(_from_version_1(content)))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "decision.json"
-            raise BundleError(f"decision.json: {where}: {first['msg']}; export the bundle again") from None
+            fault = first_fault(error)
+            raise BundleError(
+                f"decision.json: {fault.place or 'decision.json'}: {fault.message}; export the bundle again"
+            ) from None
 
 
 def _from_version_1(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pydantic import (
 from leukoscope.core.classes import BINARY, ClassSchema
 from leukoscope.core.errors import BundleError
 from leukoscope.core.terms import RESEARCH_USE
+from leukoscope.core.validation import first_fault
 
 SCHEMA_VERSION = 2
 INPUT_NAME = "cells"
@@ -218,9 +219,8 @@ def _parse(schema: type[Content], name: str, text: str | bytes) -> Content:
     try:
         return schema.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place, message = first_fault(error)
         raise BundleError(
-            f"{name}: {place + ': ' if place else ''}{first['msg']}; "
+            f"{name}: {place + ': ' if place else ''}{message}; "
             "export the bundle again, or install the version of leukoscope that wrote it"
         ) from None

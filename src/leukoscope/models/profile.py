@@ -12,6 +12,7 @@ from leukoscope.core.errors import UsageError
 from leukoscope.core.io import write_text
 from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.core.text import TextError, read_text
+from leukoscope.core.validation import first_fault
 from leukoscope.models.engines import ForwardResult
 
 MARK = '"laboratory_profile":'
@@ -161,8 +162,7 @@ def read_profile(path: Path) -> LaboratoryProfile:
     except TextError as error:
         raise UsageError(str(error)) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "top level"
+        place, message = first_fault(error)
         raise UsageError(
-            f"{path}: not a laboratory profile: {place}: {first['msg']}; write one with leukoscope adapt"
+            f"{path}: not a laboratory profile: {place or 'top level'}: {message}; write one with leukoscope adapt"
         ) from None

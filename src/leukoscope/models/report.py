@@ -14,6 +14,7 @@ from leukoscope.core.errors import BundleError
 from leukoscope.core.io import write_text
 from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.core.text import TextError, read_text
+from leukoscope.core.validation import first_fault
 from leukoscope.models.metric_info import NOT_ESTIMABLE, format_value
 
 SCHEMA_VERSION = 1
@@ -389,10 +390,9 @@ def read_report(path: Path) -> Report:
     except TextError as error:
         raise BundleError(str(error)) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "top level"
+        place, message = first_fault(error)
         raise BundleError(
-            f"{path}: not a report of schema {SCHEMA_VERSION}: {place}: {first['msg']}"
+            f"{path}: not a report of schema {SCHEMA_VERSION}: {place or 'top level'}: {message}"
         ) from None
 
 
