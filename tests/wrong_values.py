@@ -60,6 +60,8 @@ RIGHT_CALLS = {
     "weights expand": "weights expand --cells cohort/cells.csv --source noise.bin --out out/b3.safetensors",
     "train": f"train {TRAIN} --out out/runs",
     "tune": f"tune {TRAIN} --study out/study.db",
+    "cross-validate": "cross-validate cohort/cells.csv --config config.toml --set data.inner_folds=2 --folds 2 "
+    "--out out/cv",
     "evaluate": "evaluate run --replicates 200 --out out/report",
     "compare": "compare run --replicates 200 --out out/compared",
     "leakage": "leakage run run2 --replicates 200",
@@ -80,6 +82,7 @@ HEAVY = {
     "bundle verify": "leukoscope.workflows.engine_agreement.reproduce",
     "train": "leukoscope.training.run._execute_run",
     "tune": "leukoscope.training.tune._run_missing",
+    "cross-validate": "leukoscope.training.run._execute_run",
     "weights expand": "leukoscope.training.weights.expansion.read_source",
     "evaluate": "leukoscope.evaluation.protocol.evaluate",
     "compare": "leukoscope.evaluation.compare.compare",

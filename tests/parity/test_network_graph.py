@@ -75,6 +75,7 @@ MOMENTS = {
     "pooled_stages": (1, 2, 3),
     "standardize_features": True,
 }
+STATISTICS = {**MOMENTS, "pooling": "statistics"}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -125,9 +126,9 @@ def test_activation_map_agrees_with_the_public_grad_cam_package(name):
 class Explained(torch.nn.Module):
     """The pooled stages of a network as one map, written down without the network's own pooling."""
 
-    def __init__(self, network: CellNetwork) -> None:
+    def __init__(self, network: CellNetwork, *, deviations: bool) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.deviations = network, deviations
 
     def forward(self, cells: torch.Tensor) -> torch.Tensor:
         network, side = self.network, cells.shape[1]
@@ -142,28 +143,40 @@ class Explained(torch.nn.Module):
             share = cell.unfold(2, side // size, side // size).unfold(3, side // size, side // size)
             share = share.mean(dim=(4, 5))
             weight = share / share.mean(dim=(2, 3), keepdim=True)
-            for values in (stage_map, stage_map.square()):
+            mean = (stage_map * weight).mean(dim=(2, 3), keepdim=True) if self.deviations else 0.0
+            for values in (stage_map, (stage_map - mean).square()):
                 parts.append(torch.nn.functional.interpolate(values * weight, (grid, grid), mode="area"))
         weight = torch.nn.functional.interpolate(weight, (grid, grid), mode="area")
-        mean, std = network.feature_mean[:, None, None], network.feature_std[:, None, None]
-        return (torch.cat(parts, dim=1) - mean * weight) / std
+        return torch.cat(parts, dim=1) - self.average_cell()[:, None, None] * weight
+
+    def average_cell(self) -> torch.Tensor:
+        """What the map of the average training cell averages to."""
+        mean = self.network.feature_mean
+        return (
+            torch.where(self.network.pooling.second, torch.exp(2 * mean), mean) if self.deviations else mean
+        )
 
 
-def test_map_of_moments_agrees_with_the_public_grad_cam_package():
-    network = make_network(**MOMENTS)
+@pytest.mark.parametrize("settings", [MOMENTS, STATISTICS], ids=lambda chosen: chosen["pooling"])
+def test_map_over_the_cell_agrees_with_the_public_grad_cam_package(settings):
+    network = make_network(**settings)
     cells = make_cells(4, seed=4)
+    deviations = settings["pooling"] == "statistics"
 
     class Logits(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.explained = Explained(network)
+            self.explained = Explained(network, deviations=deviations)
 
         def forward(self, cells):
-            return network.head(self.explained(cells).mean(dim=(2, 3)))
+            averages = self.explained(cells).mean(dim=(2, 3)) + self.explained.average_cell()
+            if deviations:
+                averages = torch.where(network.pooling.second, averages.sqrt().log(), averages)
+            return network.head((averages - network.feature_mean) / network.feature_std)
 
     model = Logits().eval()
     outputs = network(cells)
-    torch.testing.assert_close(model(cells), outputs.logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model(cells), outputs.logits, rtol=1e-3, atol=1e-3)
     with GradCAM(model=model, target_layers=[model.explained]) as cam:
         cam.activations_and_grads(cells).sum().backward()
         activations = cam.activations_and_grads.activations[0].numpy()
@@ -173,11 +186,12 @@ def test_map_of_moments_agrees_with_the_public_grad_cam_package():
         )
     ours = outputs.activation_map[:, 0].detach().numpy()
     assert expected.max() > 0
-    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4 * expected.max())
+    np.testing.assert_allclose(ours, expected, rtol=2e-3, atol=1e-3 * expected.max())
 
 
-def test_moments_are_those_of_the_cell_alone():
-    network = make_network(**MOMENTS)
+@pytest.mark.parametrize("settings", [MOMENTS, STATISTICS], ids=lambda chosen: chosen["pooling"])
+def test_moments_are_those_of_the_cell_alone(settings):
+    network = make_network(**settings)
     cells = make_cells(3, seed=7)
     images = network.normalize(cells.permute(0, 3, 1, 2).float())
     shape = network.backbone.stage_maps(images, network.pooled_stages)[0].shape
@@ -189,8 +203,9 @@ def test_moments_are_those_of_the_cell_alone():
     mean = torch.einsum("nchw,nhw->nc", first, share) / total[:, None]
     square = torch.einsum("nchw,nhw->nc", first**2, share) / total[:, None]
     width = shape[1]
+    second = square if settings is MOMENTS else 0.5 * torch.log(square - mean**2)
     torch.testing.assert_close(embedding[:, :width], mean, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(embedding[:, width : 2 * width], square, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(embedding[:, width : 2 * width], second, rtol=1e-3, atol=1e-4)
 
 
 def test_stages_after_the_deepest_pooled_one_are_neither_run_nor_counted():
@@ -208,9 +223,10 @@ def test_stages_after_the_deepest_pooled_one_are_neither_run_nor_counted():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["paper", "stages", "nhwc", "moments"])
+@pytest.mark.parametrize("name", ["paper", "stages", "nhwc", "moments", "statistics"])
 def test_exported_graph_gives_the_networks_outputs(name, tmp_path: Path):
-    network = make_network(**(MOMENTS if name == "moments" else NETWORKS[name]))
+    cell_pooling = {"moments": MOMENTS, "statistics": STATISTICS}
+    network = make_network(**(cell_pooling.get(name) or NETWORKS[name]))
     description = export_onnx(network, tmp_path / "model.onnx", "float32")
     assert [entry["name"] for entry in description["outputs"]] == ["logits", "embedding", "activation_map"]
     assert description["inputs"] == [{"name": "cells", "dtype": "uint8", "shape": ("N", PX, PX, 3)}]

@@ -49,6 +49,7 @@ class ProtocolChoice(StrEnum):
     OFFICIAL = "official"
     GROUPED = "grouped"
     PAPER = "paper"
+    ALL = "all"
 
 
 @app.command("import", epilog="Example: leukoscope data import C-NMC_training_data --out cells.csv")
@@ -286,7 +287,7 @@ def split(
         ProtocolChoice,
         typer.Option(
             help="official: each fold held out in turn. grouped: k parts by merged subjects. "
-            "paper: random images, as in the reference paper; leaks."
+            "paper: random images, as in the reference paper; leaks. all: every cell to train, no test part."
         ),
     ] = ProtocolChoice.OFFICIAL,
     k: Folds = 5,

@@ -78,9 +78,9 @@ def evaluate(
     outputs.folder(folder, "--out", OUTPUT_NAMES, marker=OUTPUT_NAMES[0], own=report_json)
     outputs.check()
     supplements = tuple(_read_supplement(path) for path in attach or ())
-    with _steps() as step:
+    with show_steps() as step:
         report = evaluate_runs(
-            runs, pooled=pooled, title=title, settings=_settings(replicates, seed), progress=step
+            runs, pooled=pooled, title=title, settings=evaluation_settings(replicates, seed), progress=step
         )
         report = report.model_copy(update={"supplements": supplements})
         pictures = {}
@@ -92,7 +92,7 @@ def evaluate(
     if as_json:
         typer.echo(report.model_dump_json(indent=1))
         return
-    _show_report(report)
+    show_report(report)
     typer.echo(f"\nWritten to {folder}: report.html (open in a browser, print to PDF), report.json, figures/")
 
 
@@ -119,9 +119,11 @@ def compare(
     outputs.folder(out, "--out", names, marker=names[0], own=json_with("rows", "caveat", "notice"))
     outputs.check()
 
-    with _steps() as step:
+    with show_steps() as step:
         step("measuring")
-        comparison = compare_sources(runs, literature=literature, settings=_settings(replicates, seed))
+        comparison = compare_sources(
+            runs, literature=literature, settings=evaluation_settings(replicates, seed)
+        )
     if out is not None:
         texts = (
             comparison.model_dump_json(indent=1) + "\n",
@@ -181,9 +183,9 @@ def leakage(
     if len(folders) != 2:
         raise UsageError("name two runs (leaking, disjoint), or --config and --cells to train them")
     first, second = read_run(folders[0]), read_run(folders[1])
-    with _steps() as step:
+    with show_steps() as step:
         step("measuring")
-        inflations = measure_inflation(first, second, _settings(replicates, seed))
+        inflations = measure_inflation(first, second, evaluation_settings(replicates, seed))
     warnings = inflation_warnings(first, second)
     if as_json:
         typer.echo(_inflation_json(inflations, warnings))
@@ -194,7 +196,8 @@ def leakage(
     typer.echo(RESEARCH_USE)
 
 
-def _settings(replicates: int, seed: int) -> "EvaluationSettings":
+def evaluation_settings(replicates: int, seed: int) -> "EvaluationSettings":
+    """Return the settings of a report with these options."""
     from leukoscope.evaluation.split_report import EvaluationSettings
     from leukoscope.stats.intervals import BootstrapSettings
 
@@ -216,7 +219,8 @@ def _read_supplement(path: Path) -> "Supplement":
         raise UsageError(f"--attach {path}: not a supplement: {place}: {message}") from None
 
 
-def _show_report(report: "Report") -> None:
+def show_report(report: "Report") -> None:
+    """Print the main measures of a report as a table, and its caveats."""
     from rich.console import Console
     from rich.table import Table
 
@@ -271,7 +275,7 @@ def _inflation_json(inflations: "list[Inflation]", warnings: list[str]) -> str:
 
 
 @contextmanager
-def _steps() -> Iterator[Callable[[str], None]]:
+def show_steps() -> Iterator[Callable[[str], None]]:
     """Show the current step on stderr if that is a terminal."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn

@@ -54,6 +54,9 @@ COMMANDS: dict[str, Command] = {
     "data": Command("data", "Import, verify, audit, split and sample a cohort.", _DEVELOP),
     "weights": Command("weights", "Make initial weights.", _DEVELOP),
     "train": Command("train", "Train a network.", _DEVELOP),
+    "cross-validate": Command(
+        "cross_validate", "Measure a recipe on every subject, and train the final model.", _DEVELOP
+    ),
     "tune": Command("train", "Search settings on inner folds.", _DEVELOP),
     "evaluate": Command("evaluate", "Evaluate runs by subject and write the report.", _DEVELOP),
     "compare": Command("evaluate", "Compare runs and reports, paired by subject.", _DEVELOP),

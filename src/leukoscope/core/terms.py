@@ -66,7 +66,9 @@ class Reason(StrEnum):
     NEITHER_PLAUSIBLE = "neither_plausible"
     SEVERAL_PLAUSIBLE = "several_plausible"
     NONE_PLAUSIBLE = "none_plausible"
-    CONTRADICTS_OPERATING_POINT = "contradicts_operating_point"
+    CONTRADICTS_OPERATING_POINT = (
+        "contradicts_operating_point"  # only in records stored by versions before 0.2
+    )
 
 
 class WarningCode(StrEnum):

@@ -20,6 +20,8 @@ from leukoscope.core.validation import first_fault
 from leukoscope.data.table import table_sha256
 
 SCHEMA_VERSION: Final = 1
+ALL_CELLS = "all-cells"
+"""Name of the split that trains on every cell and has no test part."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,15 +97,16 @@ def assert_disjoint(cells: pd.DataFrame, split: Split, *, leaks: bool = False) -
     Raises
     ------
     SplitError
-        A side is empty (validation may be), a cell is not in the table, has no label or occurs twice, or a group is
-        on two sides; the message names it.
+        A side is empty (validation may be, and the test part of ``ALL_CELLS``), a cell is not in the table,
+        has no label or occurs twice, or a group is on two sides; the message names it.
     """
     sides = {
         name: select_rows(cells, keys, f"split {split.name!r}, {name}")
         for name, keys in split.parts().items()
     }
     for name, side in sides.items():
-        if name != "validation" and side.empty:
+        may_be_empty = name == "validation" or (name == "test" and split.name == ALL_CELLS)
+        if side.empty and not may_be_empty:
             raise SplitError(f"split {split.name!r}: the {name} part is empty")
         unlabeled = side.loc[side["label"].eq(""), "cell"]
         if len(unlabeled):

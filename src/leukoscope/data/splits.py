@@ -11,6 +11,7 @@ from leukoscope.core.errors import SplitError, UsageError
 from leukoscope.data.cnmc import PRELIMINARY_TEST, TEST_FOLDS
 from leukoscope.data.partition import choose_groups, partition_groups
 from leukoscope.data.split_plan import (
+    ALL_CELLS,
     SCHEMA_VERSION,
     Split,
     SplitPlan,
@@ -43,8 +44,8 @@ __all__ = [
     "write_splits",
 ]
 
-Protocol = Literal["official", "grouped", "paper"]
-PROTOCOLS: Final[tuple[Protocol, ...]] = ("official", "grouped", "paper")
+Protocol = Literal["official", "grouped", "paper", "all"]
+PROTOCOLS: Final[tuple[Protocol, ...]] = ("official", "grouped", "paper", "all")
 PAPER_PER_CLASS: Final = 2100
 """Images of each class in the reference paper's protocol, divided 1,500 / 300 / 300."""
 
@@ -77,6 +78,7 @@ def make_splits(
         ``official``: each training fold held out in turn, groups that leak removed from the training side; a labeled
         preliminary test set is one more held-out part. ``grouped``: ``k`` parts by merged group, stratified.
         ``paper``: random images, ``per_class`` of each class, 5/7 to train, 1/7 to validate, 1/7 to test; it leaks.
+        ``all``: every cell to train, no test part: for a final model whose recipe was measured by cross-validation.
     k
         Parts of ``grouped``.
     seed
@@ -113,6 +115,11 @@ def make_splits(
         splits = _grouped(known[~known["fold"].isin(TEST_FOLDS)], k, validation_share, rng)
     elif protocol == "paper":
         splits = _paper(known[~known["fold"].isin(TEST_FOLDS)], per_class, rng)
+    elif protocol == "all":
+        everything = known[~known["fold"].isin(TEST_FOLDS)]
+        splits = [
+            _carve(ALL_CELLS, everything, known[:0], known[:0], validation_share=validation_share, rng=rng)
+        ]
     else:
         raise UsageError(f"protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}")
     return make_plan(cells, protocol, seed, protocol == "paper" or unknown > 0, splits)

@@ -113,10 +113,10 @@ def choose_calibration(
 ) -> Calibration:
     """Fit a temperature on all rows, and keep it only if it helps on held-out subjects.
 
-    Each inner fold in turn is scaled by the temperature of the others. The temperature is kept where the mean
-    log-likelihood of the held-out cells rises by more than one standard error over groups; else the logits stay
-    as they are. With few subjects the hardest ones dominate a temperature, and logits that come from an exactly
-    fitted head are calibrated already.
+    Every subject has the same weight. Each inner fold in turn is scaled by the temperature of the others. The
+    temperature is kept where the mean log-likelihood of the held-out subjects rises by more than one standard error
+    over subjects; else the logits stay as they are. With few subjects the hardest ones dominate a temperature,
+    and logits that come from an exactly fitted head are calibrated already.
 
     Parameters
     ----------
@@ -137,7 +137,8 @@ def choose_calibration(
     The one-standard-error rule: L. Breiman et al., "Classification and regression trees",
     1984, chapter 3.4.3.
     """
-    fitted = fit_temperature(logits, labels, with_bias=with_bias)
+    weights = equal_subject_weights(groups)
+    fitted = fit_temperature(logits, labels, weights, with_bias=with_bias)
     if fitted.reason:
         return fitted
     values = as_matrix(logits)
@@ -153,29 +154,36 @@ def choose_calibration(
     scaled = np.empty_like(values)
     for number in range(fold.max() + 1):
         held_out = fold == number
-        others = fit_temperature(values[~held_out], truth[~held_out], with_bias=with_bias)
+        others = fit_temperature(values[~held_out], truth[~held_out], weights[~held_out], with_bias=with_bias)
         scaled[held_out] = others.logits(values[held_out])
-    gains = _losses(values, truth) - _losses(scaled, truth)
-    gain = gains.mean()
-    of_groups = np.bincount(group, gains - gain)
-    error = math.sqrt(len(names) / (len(names) - 1) * float(of_groups @ of_groups)) / len(gains)
+    gains = np.bincount(group, weights * (_losses(values, truth) - _losses(scaled, truth)))
+    gains = gains * (len(names) / len(truth))  # the mean over the cells of each subject
+    gain = float(gains.mean())
+    error = float(gains.std(ddof=1)) / math.sqrt(len(names))
     if gain > error:
         return fitted
     biases = ", ".join(f"{one:.3g}" for one in fitted.bias[1:])
     words = f"a temperature of {fitted.temperature:.3g}" + (f" and a bias of {biases}" if with_bias else "")
     return Calibration(
-        reason=f"{words} would fit best, but on held-out people fitting changed the log-likelihood of a cell by "
+        reason=f"{words} would fit best, but on held-out subjects fitting changed the mean log-likelihood by "
         f"{gain:+.4f}, no more than its standard error of {error:.4f}: the logits were left as they are"
     )
 
 
-def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike, *, with_bias: bool = False) -> Calibration:
+def fit_temperature(
+    logits: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    weights: npt.ArrayLike | None = None,
+    *,
+    with_bias: bool = False,
+) -> Calibration:
     """Fit the temperature (and, on request, a bias) that make the labels of all rows most likely.
 
     Parameters
     ----------
     logits : (N, K) of validation rows, or (N,) log-odds of the second of two classes
     labels : (N,) of 0 to K - 1
+    weights : (N,) >= 0, how much each row counts; None for equally
     with_bias : bool
         A bias moves the threshold with the classes' shares in the validation rows; leave it out where the shares
         at use are others.
@@ -198,7 +206,9 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike, *, with_bias: 
         raise ValueError(
             f"{int(np.isnan(values).any(axis=1).sum())} of {len(values)} rows of logits are not a number"
         )
-    shares = np.bincount(truth, minlength=size) / max(1, len(truth))
+    mass: Floats = np.ones(len(truth)) if weights is None else np.asarray(weights, dtype=np.float64)
+    mass = np.asarray(mass / max(float(mass.sum()), 1e-300), dtype=np.float64)
+    shares = np.asarray(np.bincount(truth, mass, minlength=size), dtype=np.float64)
     if (shares > 0).sum() < 2:
         return Calibration(reason="only one class is present: the logits were left as they are")
     if size > 2 and not shares.all():
@@ -206,15 +216,15 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike, *, with_bias: 
     if not np.isfinite(values).all():
         raise ValueError("logits must be finite")
     # The slope of the likelihood where the logits count nothing yet.
-    if values[np.arange(len(truth)), truth].mean() <= shares @ values.mean(axis=0):
+    if mass @ values[np.arange(len(truth)), truth] <= shares @ (mass @ values):
         return Calibration(reason="the logits do not rise with the label: they were left as they are")
 
     def best_bias(scaled: Floats) -> Floats:
-        return _fit_bias(scaled, shares) if with_bias else np.zeros(size)
+        return _fit_bias(scaled, shares, mass) if with_bias else np.zeros(size)
 
     def loss(log_temperature: float) -> float:
         scaled = values / math.exp(log_temperature)
-        return float(_losses(scaled + best_bias(scaled), truth).mean())
+        return float(mass @ _losses(scaled + best_bias(scaled), truth))
 
     low, high = (math.log(end) for end in TEMPERATURE_RANGE)
     temperature = math.exp(_golden_section(loss, low, high))
@@ -226,23 +236,23 @@ def _losses(logits: Floats, truth: npt.NDArray[np.intp]) -> Floats:
     return log_sum_exp(logits) - logits[np.arange(len(truth)), truth]
 
 
-def _fit_bias(logits: Floats, shares: Floats) -> Floats:
+def _fit_bias(logits: Floats, shares: Floats, mass: Floats) -> Floats:
     """The bias of each class, the first one's 0, at which mean probabilities equal the classes' shares.
 
-    It minimizes a convex function, the mean of log-sum-exp minus bias times share, by Newton's steps that are halved
-    until the function falls.
+    ``mass`` (N,) are weights of sum 1. It minimizes a convex function, the mean of log-sum-exp minus bias times
+    share, by Newton's steps that are halved until the function falls.
     """
     bias = np.zeros(len(shares))
 
     def value(at: Floats) -> float:
-        return float(log_sum_exp(logits + at).mean() - at @ shares)
+        return float(mass @ log_sum_exp(logits + at) - at @ shares)
 
     current = value(bias)
     for _ in range(200):
         probabilities = softmax(logits + bias)
-        mean = probabilities.mean(axis=0)
+        mean = mass @ probabilities
         slope = (mean - shares)[1:]
-        curvature = (np.diag(mean) - probabilities.T @ probabilities / len(logits))[1:, 1:]
+        curvature = (np.diag(mean) - (probabilities.T * mass) @ probabilities)[1:, 1:]
         # Saturated rows leave almost no curvature: a small part of the identity keeps the step finite.
         step = np.linalg.solve(curvature + 1e-12 * np.eye(len(slope)), slope)
         step *= min(1.0, 10.0 / max(float(np.abs(step).max()), 1e-300))

@@ -89,24 +89,42 @@ def subjects_needed(alpha: float) -> int:
 
 
 def prediction_set(
-    calibrated_logits: npt.ArrayLike, quantiles: ConformalQuantiles, classes: ClassSchema = BINARY
+    calibrated_logits: npt.ArrayLike,
+    quantiles: ConformalQuantiles,
+    classes: ClassSchema = BINARY,
+    called: str | None = None,
 ) -> tuple[str, ...]:
-    """Return the classes of one cell (K,) that cannot be excluded at the error rate, the likeliest first."""
+    """Return the classes of one cell (K,) that cannot be excluded at the error rate, the likeliest first.
+
+    Parameters
+    ----------
+    called : the class that the operating point calls; see ``prediction_sets``
+    """
     logits = np.asarray(calibrated_logits, dtype=np.float64)[None]
-    stays = prediction_sets(logits, quantiles, classes)[0]
+    calls = None if called is None else np.array([classes.index(called)])
+    stays = prediction_sets(logits, quantiles, classes, calls)[0]
     order = np.argsort(-logits[0], kind="stable")
     return tuple(classes.names[member] for member in order if stays[member])
 
 
 def prediction_sets(
-    calibrated_logits: npt.ArrayLike, quantiles: ConformalQuantiles, classes: ClassSchema = BINARY
+    calibrated_logits: npt.ArrayLike,
+    quantiles: ConformalQuantiles,
+    classes: ClassSchema = BINARY,
+    calls: npt.ArrayLike | None = None,
 ) -> npt.NDArray[np.bool_]:
     """Return, for each row and class (N, K), whether the class stays in the set.
 
     Parameters
     ----------
     calibrated_logits : (N, K), or (N,) log-odds of the second of two classes
+    calls : (N,) of 0 to K - 1, the classes that the operating point calls: they join sets that are not empty, so that
+        no set contradicts the call. Larger sets cover no less.
     """
     found = (quantiles.classes[name].quantile for name in classes.names)
     limits = np.array([math.inf if limit is None else limit for limit in found])
-    return np.asarray(-class_log_odds(as_matrix(calibrated_logits, classes.size)) <= limits)
+    stays = np.asarray(-class_log_odds(as_matrix(calibrated_logits, classes.size)) <= limits)
+    if calls is not None:
+        rows = np.flatnonzero(stays.any(axis=1))
+        stays[rows, np.asarray(calls, dtype=np.intp)[rows]] = True
+    return stays

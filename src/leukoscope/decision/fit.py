@@ -25,6 +25,7 @@ from leukoscope.decision.parameters import (
     NoveltyLimit,
     OperatingPoint,
 )
+from leukoscope.decision.subject_rule import fit_subject_rule
 
 TRAIN = "train"
 VALIDATION = "validation"
@@ -60,7 +61,12 @@ class DecisionSettings:
     """
 
     rules: tuple[Rule, ...] = field(
-        default=(Rule("sensitivity", 0.95), Rule("youden"), Rule("specificity", 0.9), Rule("fixed", 0.5))
+        default=(
+            Rule("fixed", 0.5),
+            Rule("sensitivity", 0.95, "subject"),
+            Rule("youden", unit="subject"),
+            Rule("specificity", 0.9, "subject"),
+        )
     )
     alpha: float = 0.2
     with_bias: bool = False
@@ -182,6 +188,9 @@ def fit_decision(
         conformal=conformal,
         novelty=limit,
         input_limits=fit_input_limits(train.descriptors, settings.limit_rule),
+        subject=fit_subject_rule(
+            calibration.logits(validation.logit), validation.label, validation.group, classes
+        ),
     )
     return DecisionFit(parameters, novelty, (*notes, *point_notes, *_conformal_notes(conformal)))
 

@@ -94,6 +94,18 @@ class InputLimits(_Plain):
         return self
 
 
+class SubjectRule(_Plain):
+    """How the cells of one subject become a call of the subject."""
+
+    threshold: Share = Field(
+        description="On the positive group's probability from the mean calibrated logits: at or above it the subject "
+        "is called positive. It takes the place of the default operating point's threshold."
+    )
+    cells_needed: int = Field(ge=1, description="With fewer classified cells the subject is not decided.")
+    subjects: int = Field(ge=2, description="Validation subjects that the rule was fitted on.")
+    rule: str = Field(min_length=1, description="How threshold and number of cells were chosen.")
+
+
 class DecisionParameters(_Plain):
     """All parameters of ``policy.decide``: fitted on validation rows, never on test rows."""
 
@@ -108,6 +120,10 @@ class DecisionParameters(_Plain):
     conformal: ConformalQuantiles
     novelty: NoveltyLimit
     input_limits: InputLimits
+    subject: SubjectRule | None = Field(
+        default=None,
+        description="Null: a subject is called by the operating point of cells, from one cell on.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -155,6 +171,13 @@ class DecisionParameters(_Plain):
                 return point
         known = ", ".join(point.name for point in self.operating_points)
         raise UsageError(f"operating point {wanted!r}: there is none of this name; known: {known}")
+
+    def subject_threshold(self, operating_point: str | None = None) -> float | None:
+        """Return the threshold on a subject's probability for the operating point of this name, or the default one."""
+        point = self.operating_point(operating_point)
+        if self.subject is not None and point.name == self.default_operating_point:
+            return self.subject.threshold
+        return point.threshold
 
     def to_json(self) -> str:
         """Return the text of ``decision.json``: indented, trailing newline, floats exact."""

@@ -4,10 +4,10 @@ The checks run in this order, and the first one that fails decides:
 
 1. Input checks: one whole, sharp cell on black, at the right scale?   no -> rejected, with each failed check
 2. Novelty: is it similar to the training cells?                  no -> rejected, novel
-3. Prediction set: does the evidence leave exactly one class?          no -> uncertain
-4. Operating point: does it call that class?                           no -> uncertain, yes -> called
+3. Prediction set: does the evidence leave exactly one class?          no -> uncertain, yes -> called
 
-The operating point is a threshold on the probability of the positive group: at or above it the likeliest class of the
+The called class is always in a set that is not empty, so that probability, threshold, set and decision agree. The
+operating point is a threshold on the probability of the positive group: at or above it the likeliest class of the
 group is called, below it the likeliest of the others. Without a threshold the likeliest class of all is called.
 
 A rejected image carries no probability: the number would be read. An uncertain cell carries it. All limits
@@ -76,6 +76,7 @@ class SubjectVerdict:
     """The decision on one subject over its classified cells; the interval is over cells.
 
     ``blasts`` counts cells of the positive group by the operating point, ``counts`` the cells called, by class.
+    ``cells_needed`` is the number of classified cells below which a subject is not decided.
     """
 
     status: Status
@@ -91,6 +92,7 @@ class SubjectVerdict:
     blast_share_low: float | None
     blast_share_high: float | None
     counts: dict[str, int]
+    cells_needed: int = 1
 
     @property
     def decision(self) -> str:
@@ -146,15 +148,15 @@ def decide(
     calibrated = raw / parameters.temperature + np.array(parameters.bias_of(classes))
     probabilities = softmax(calibrated)
     probability = positive_probability(probabilities, classes)
-    plausible = prediction_set(calibrated, parameters.conformal, classes)
     call = called_class(probabilities, classes, threshold)
+    plausible = prediction_set(calibrated, parameters.conformal, classes, call)
     settled = plausible == (call,)
     return Verdict(
         Status.CALLED if settled else Status.UNCERTAIN,
         call if settled else None,
         probability,
         tuple(probabilities.tolist()),
-        () if settled else (_doubt(call, plausible, parameters.conformal.alpha, classes.size),),
+        () if settled else (_doubt(plausible, parameters.conformal.alpha, classes.size),),
         novelty,
         plausible,
         threshold,
@@ -190,7 +192,8 @@ def pool_subject(
     """Pool the verdicts of one subject's images: the mean calibrated logits meet the operating point.
 
     Uncertain cells count in the mean and in the blast share (by their probability), rejected ones in neither.
-    The call is 'rejected' without a classified cell and 'uncertain' where every classified cell is uncertain.
+    The call is 'rejected' without a classified cell. It is 'uncertain' with fewer classified cells than the rule for
+    subjects needs, and where no cell is called of the class that the subject would be called.
     """
     everything = list(verdicts)
     return pool_logits(
@@ -211,13 +214,14 @@ def pool_logits(
 ) -> SubjectVerdict:
     """Pool one subject from the calibrated logits (n, K) of classified cells and the counts of all decisions."""
     threshold = parameters.operating_point(operating_point).threshold
+    needed = 1 if parameters.subject is None else parameters.subject.cells_needed
     logits = np.asarray(calibrated_logits, dtype=np.float64).reshape(-1, classes.size)
     cells, classified = decisions.total(), len(logits)
     uncertain = decisions[Status.UNCERTAIN.value]
     counts = {name: decisions[name] for name in classes.names}
     if not classified:
         return SubjectVerdict(
-            Status.REJECTED, None, None, (), cells, 0, cells, 0, 0, None, None, None, counts
+            Status.REJECTED, None, None, (), cells, 0, cells, 0, 0, None, None, None, counts, needed
         )
     called = [called_class(row, classes, threshold) for row in softmax(logits)]
     blasts = sum(classes.is_positive(name) for name in called)
@@ -225,10 +229,11 @@ def pool_logits(
     if classes.positive:
         share, (low, high) = blasts / classified, wilson(blasts, classified)
     probabilities = softmax([math.fsum(column) / classified for column in logits.T])
-    settled = uncertain < classified
+    call = called_class(probabilities, classes, parameters.subject_threshold(operating_point))
+    settled = classified >= needed and _has_cells(call, counts, classes)
     return SubjectVerdict(
         Status.CALLED if settled else Status.UNCERTAIN,
-        called_class(probabilities, classes, threshold) if settled else None,
+        call if settled else None,
         positive_probability(probabilities, classes),
         tuple(probabilities.tolist()),
         cells,
@@ -240,17 +245,18 @@ def pool_logits(
         low,
         high,
         counts,
+        needed,
     )
 
 
-def _doubt(call: str, plausible: tuple[str, ...], alpha: float, size: int) -> Finding:
-    """Return the reasons for an uncertain cell; a set of only another class contradicts the operating point."""
-    if len(plausible) == 1:
-        return Finding(
-            Reason.CONTRADICTS_OPERATING_POINT,
-            f"The operating point calls {call}, but at an error rate of {alpha:.0%} per class only "
-            f"{plausible[0]} remains plausible.",
-        )
+def _has_cells(call: str, counts: dict[str, int], classes: ClassSchema) -> bool:
+    """Tell whether a cell on the side of the subject's call (positive group or not) was called."""
+    side = classes.is_positive(call)
+    return any(count for name, count in counts.items() if classes.is_positive(name) == side)
+
+
+def _doubt(plausible: tuple[str, ...], alpha: float, size: int) -> Finding:
+    """Return the reason for an uncertain cell."""
     if size == 2:
         reason = Reason.BOTH_PLAUSIBLE if plausible else Reason.NEITHER_PLAUSIBLE
     else:

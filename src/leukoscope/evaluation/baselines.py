@@ -14,13 +14,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.ensemble import BaggingClassifier, HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from leukoscope.core.errors import SplitError
 from leukoscope.core.terms import Label
 from leukoscope.data.table import LABEL_VALUES
+from leukoscope.decision.calibration import equal_subject_weights
 from leukoscope.imaging.descriptors import NINE_SCALARS
 from leukoscope.stats.metrics import confusion, f1_weighted, roc_auc
 
@@ -67,7 +68,8 @@ def area_baseline(cells: pd.DataFrame, train: Sequence[str], test: Sequence[str]
     Returns
     -------
     BaselineScores
-        Logistic regression on the area: its AUC is that of the area itself, oriented as on the training side.
+        Logistic regression on the area, every subject of the same weight within its class: its AUC is that of the
+        area itself, oriented as on the training side.
 
     Raises
     ------
@@ -95,7 +97,8 @@ def nine_scalars_baseline(
     Returns
     -------
     BaselineScores
-        The mean of ten histogram gradient boosting models with scikit-learn's defaults.
+        The mean of ten histogram gradient boosting models with scikit-learn's defaults, every subject of the same
+        weight within its class.
 
     Raises
     ------
@@ -127,7 +130,7 @@ def _predict(
         raise SplitError(f"baseline {name!r}: the training side of {len(train)} cells lacks a class")
     # One thread: with some thousand rows the threads wait for each other longer than they work.
     with threadpool_limits(1):
-        model.fit(_features(rows, train, columns), train_labels)
+        model.fit(_features(rows, train, columns), train_labels, **_weights(model, rows, train, train_labels))
         probability = model.predict_proba(_features(rows, test, columns))[:, 1]
     inner = np.clip(probability, _PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)
     return BaselineScores(name, tuple(test), test_labels, np.log(inner / (1 - inner)), probability)
@@ -144,3 +147,17 @@ def _labels(rows: pd.DataFrame, keys: Sequence[str], side: str) -> NDArray[np.in
         named = repr(keys[int(wrong.to_numpy().argmax())]) if len(known) else "none"
         raise SplitError(f"baseline, {side} side: {named}: labeled cells of the table are needed")
     return np.array([int(LABEL_VALUES[word]) for word in known], np.int64)
+
+
+def _weights(
+    model: Any, rows: pd.DataFrame, keys: Sequence[str], labels: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]]:
+    """Return the fit's keyword with a weight for each row: classes of the same weight, and subjects within them."""
+    subjects = rows.loc[list(keys), "group"].astype(str).to_numpy()
+    pairs = np.array([f"{label}/{name}" for label, name in zip(labels, subjects, strict=True)])
+    weights = equal_subject_weights(pairs)
+    for label in Label:
+        chosen = labels == int(label)
+        weights[chosen] *= len(labels) / (len(Label) * weights[chosen].sum())
+    name = f"{model.steps[-1][0]}__sample_weight" if isinstance(model, Pipeline) else "sample_weight"
+    return {name: weights}

@@ -41,7 +41,7 @@ def measure_classes(split: ScoredSplitCells, scored: ScoredCells, context: Conte
         return None
     truth = split.rows["class"].to_numpy(dtype=np.intp)
     calls = split.rows["called_class"].to_numpy(dtype=np.intp)
-    sample = SubjectSample.of(truth, scored.group, schema.size)
+    sample = SubjectSample.of(truth, scored.group, schema.size, balanced=scored.balanced)
 
     def estimate(statistic: Statistic) -> Measurement:
         return context.measurement(scored, bootstrap(sample, statistic, context.bootstrap))

@@ -40,7 +40,7 @@ def make_curves(scored: ScoredCells, context: Context) -> Curves:
     )
     return Curves(
         roc=roc_with_band(scored, context),
-        precision_recall=_precision_recall(labels, scored.probability),
+        precision_recall=_precision_recall(labels, scored.probability, scored.sample().row_weights),
         reliability=reliability_bins(scored, context),
         histogram=Histogram(
             edges=tuple(np.linspace(0, 1, HISTOGRAM_BINS + 1).round(6).tolist()),
@@ -68,10 +68,10 @@ def roc_with_band(scored: ScoredCells, context: Context) -> Curve:
     return (CurvePoint(x=0.0, y=0.0, low=points[1].low, high=points[1].high), *points[1:])
 
 
-def _precision_recall(labels: npt.NDArray[np.int64], probability: Floats) -> Curve:
+def _precision_recall(labels: npt.NDArray[np.int64], probability: Floats, weights: Floats) -> Curve:
     if labels.all() or not labels.any():
         return ()
-    curve = discrimination.precision_recall_curve(labels, probability)
+    curve = discrimination.precision_recall_curve(labels, probability, weights)
     kept = np.unique(np.linspace(0, len(curve.ppv) - 1, CURVE_POINTS).astype(int))
     return tuple(
         CurvePoint(x=float(x), y=float(y))
@@ -82,6 +82,7 @@ def _precision_recall(labels: npt.NDArray[np.int64], probability: Floats) -> Cur
 def reliability_bins(scored: ScoredCells, context: Context) -> tuple[ReliabilityBin, ...]:
     """Return equal-mass bins with intervals of the observed share from resampled subjects."""
     sample = scored.sample()
+    weights = sample.row_weights
     place = reliability.equal_mass_bins(scored.probability, context.bins)
     bins = []
     for index in range(int(place.max(initial=-1)) + 1):
@@ -90,8 +91,8 @@ def reliability_bins(scored: ScoredCells, context: Context) -> tuple[Reliability
         bins.append(
             ReliabilityBin(
                 cells=int(inside.sum()),
-                predicted=float(scored.probability[inside].mean()),
-                observed=float(scored.label[inside].mean()),
+                predicted=float(np.average(scored.probability[inside], weights=weights[inside])),
+                observed=float(np.average(scored.label[inside], weights=weights[inside])),
                 low=estimate.low,
                 high=estimate.high,
             )
@@ -132,10 +133,11 @@ def decision_curve(
     scored: ScoredCells, context: Context, baseline: Floats | None
 ) -> tuple[NetBenefitPoint, ...]:
     """Return net benefit over threshold probabilities, with those of calling every cell and of a baseline."""
-    sample, labels = scored.sample(), scored.label.astype(int)
+    sample = scored.sample()
 
     def benefit(calls: npt.NDArray[np.bool_], threshold: float) -> float:
-        return float(discrimination.net_benefit(discrimination.confusion(labels, calls), threshold))
+        measure = functools.partial(discrimination.net_benefit, threshold=threshold)
+        return float(clusters.of_calls(sample, calls, measure)(sample.whole())[0])
 
     points = []
     for threshold in NET_BENEFIT_THRESHOLDS:
@@ -145,7 +147,7 @@ def decision_curve(
             NetBenefitPoint(
                 threshold=threshold,
                 model=context.estimate(scored, statistic),
-                call_all=benefit(np.ones(len(labels), dtype=bool), threshold),
+                call_all=benefit(np.ones(len(scored.label), dtype=bool), threshold),
                 baseline=None if baseline is None else benefit(baseline >= threshold, threshold),
             )
         )

@@ -1,5 +1,6 @@
 """From classified cells to measurements: which metrics, at which level, with which interval."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -56,6 +57,8 @@ class ScoredCells:
     subject, group : str (n,)
     n_cells
         Number of cells of the units.
+    balanced
+        Every subject (merged group) has the same weight, however many cells it has; otherwise every cell.
     """
 
     unit: Unit
@@ -65,6 +68,7 @@ class ScoredCells:
     subject: npt.NDArray[Any]
     group: npt.NDArray[Any]
     n_cells: int
+    balanced: bool = True
 
     @property
     def n_subjects(self) -> int:
@@ -73,7 +77,11 @@ class ScoredCells:
 
     def sample(self) -> SubjectSample:
         """Return who belongs to whom: merged groups are drawn as one."""
-        return SubjectSample.of(self.label.astype(int), self.group)
+        return SubjectSample.of(self.label.astype(int), self.group, balanced=self.balanced)
+
+    def weighted_by_cells(self) -> "ScoredCells":
+        """Return the same with every cell of the same weight."""
+        return dataclasses.replace(self, balanced=False)
 
     def chosen(self, mask: Bools) -> "ScoredCells":
         """Return the cells of a slice."""
@@ -85,6 +93,7 @@ class ScoredCells:
             self.subject[mask],
             self.group[mask],
             int(mask.sum()),
+            self.balanced,
         )
 
 
@@ -106,6 +115,7 @@ class Context:
             n_subjects=scored.n_subjects,
             split=self.split,
             unit=scored.unit,
+            weighting="subject" if scored.balanced or scored.unit == "subject" else "cell",
             method=estimate.method,
             not_estimable=estimate.reason,
         )
@@ -152,7 +162,7 @@ def measure_level(scored: ScoredCells, context: Context, rule: str) -> LevelResu
     measures: Measurements = {}
     for name, statistic in statistics(scored, context.bins).items():
         measures[name] = context.estimate(scored, statistic)
-        if name == "roc_auc":
+        if name == "roc_auc" and not scored.balanced:  # DeLong's interval is one of equally weighted cells
             estimate = delong(scored.label.astype(int), scored.probability, context.bootstrap.level)
             measures["roc_auc_delong"] = context.measurement(scored, estimate)
     counts = discrimination.confusion(scored.label.astype(int), scored.calls)
@@ -196,10 +206,11 @@ def pool_subjects(rows: pd.DataFrame, pooling: str) -> tuple[ScoredCells, pd.Dat
     Parameters
     ----------
     rows
-        Classified cells, with ``calibrated_logit`` and ``threshold`` in addition to the columns of ``score_cells``.
+        Classified cells, with ``calibrated_logit`` and ``subject_threshold`` in addition to the columns of
+        ``score_cells``.
     pooling : ``mean`` or ``majority``
-        ``mean``: the sigmoid of the mean calibrated logit meets the threshold. ``majority``: at least half of the cells
-        are called blast.
+        ``mean``: the sigmoid of the mean calibrated logit meets the threshold of subjects. ``majority``: at least half
+        of the cells are called blast.
 
     Returns
     -------
@@ -214,7 +225,7 @@ def pool_subjects(rows: pd.DataFrame, pooling: str) -> tuple[ScoredCells, pd.Dat
             "label": grouped["label"].mean(),
             "mean_logit": grouped["calibrated_logit"].mean(),
             "share": grouped["called"].mean(),
-            "threshold": grouped["threshold"].mean(),
+            "threshold": grouped["subject_threshold"].mean(),
         }
     ).reset_index()
     table["label"] = table["label"].where(table["label"].isin([0.0, 1.0]))
@@ -254,7 +265,7 @@ class SplitSample(SubjectSample):
             members = np.flatnonzero((self.part == part) & (self.strata == stratum))
             equal = np.full(len(members), 1 / len(members))
             counts[:, members] = rng.multinomial(len(members), equal, size=replicates)
-        return counts
+        return np.asarray(counts * self.weights)
 
 
 def mean_auc_of_splits(scored: ScoredCells, split: npt.NDArray[Any], context: Context) -> Measurement:
@@ -268,7 +279,7 @@ def mean_auc_of_splits(scored: ScoredCells, split: npt.NDArray[Any], context: Co
         columns = np.searchsorted(groups, np.unique(inside.group))
         place[columns] = number
         parts.append((clusters.of_roc_auc(inside.sample(), inside.probability), columns))
-    sample = SplitSample(whole.classes, whole.index, whole.strata, whole.size, place)
+    sample = SplitSample(whole.classes, whole.index, whole.strata, whole.size, whole.weights, place)
     statistic = Statistic(
         lambda counts: np.mean([part(counts[:, columns]) for part, columns in parts], axis=0)
     )

@@ -23,6 +23,7 @@ def evaluate(
     folders: Sequence[Path],
     *,
     pooled: bool = False,
+    splits: bool = True,
     title: str | None = None,
     settings: EvaluationSettings | None = None,
     progress: Progress = lambda _: None,
@@ -35,6 +36,8 @@ def evaluate(
         Run folders, one split each.
     pooled
         Add the estimate over all test parts together; each cell must then be tested once only.
+    splits
+        Report each split, too; without them the pooled estimate is the report's only one.
     progress
         Called with the name of each step.
 
@@ -60,8 +63,10 @@ def evaluate(
         rules = fit_rules(run)
         progress(f"{run.split}: baselines")
         scored.append(score_run(run, rules, score_baselines(run)))
-    splits = tuple(_report(split, settings, progress) for split in scored)
+    parts = [_report(split, settings, progress) for split in scored] if splits or not pooled else []
     whole = _report(pool_splits(scored), settings, progress) if pooled else None
+    if whole is not None and not parts:
+        parts, whole = [whole], None
     return Report(
         title=title or f"Evaluation of {', '.join(run.name for run in runs)}",
         created=created,
@@ -69,9 +74,9 @@ def evaluate(
         resamples=settings.bootstrap.replicates,
         seed=settings.bootstrap.seed,
         protocol=protocol_sentences(scored, pooled),
-        caveats=caveat_sentences([*splits, *([whole] if whole else [])]),
+        caveats=caveat_sentences([*parts, *([whole] if whole else [])]),
         runs=tuple(record_run(run) for run in runs),
-        splits=splits,
+        splits=tuple(parts),
         pooled=whole,
     )
 
@@ -180,12 +185,17 @@ def record_run(run: Run) -> RunRecord:
         versions={
             str(name): str(version) for name, version in dict(run.provenance.get("versions", {})).items()
         },
+        penalty=_chosen_penalty(run.provenance.get("penalty_choice")),
         parameters=_whole(run.provenance.get("parameters")),
         flops=_number(run.provenance.get("flops")),
         training_seconds=_number(run.provenance.get("training_seconds")),
         milliseconds_per_image=_number(run.provenance.get("milliseconds_per_image")),
         peak_memory_mb=_number(run.provenance.get("peak_memory_mb")),
     )
+
+
+def _chosen_penalty(choice: Any) -> float | None:
+    return _number(choice.get("penalty")) if isinstance(choice, Mapping) else None
 
 
 def _weights_name(value: Any) -> str | None:

@@ -135,7 +135,9 @@ def render_html(
     }
     columns = list(report.columns())
     default = next((p for p in report.headline.operating_points if p.default), None)
-    levels = [(split, split.cell.measures) for split in columns]
+    levels = [
+        (f"{split.name}, {title}", measures) for split in columns for title, measures in split.cell_levels()
+    ]
     return environment.get_template("report.html.j2").render(
         report=report,
         columns=columns,
@@ -148,7 +150,7 @@ def render_html(
         words=MEASURES,
         not_estimable=NOT_ESTIMABLE,
         default_rule=default.rule if default else "none",
-        cell_columns=[(split.name, measures) for split, measures in levels],
+        cell_columns=levels,
         cell_names=_present(CELL_NAMES, (measures for _, measures in levels)),
         subject_columns=[
             (f"{split.name}, {words}", level.measures)

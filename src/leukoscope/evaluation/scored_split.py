@@ -44,8 +44,9 @@ class ScoredSplitCells:
     ----------
     rows
         Test cells: score columns, descriptors, ``split``, ``calibrated_logit``, ``probability``, ``threshold``,
-        ``called``, ``margin`` (calibrated logit minus that of the threshold), ``set_blast``, ``set_normal``, ``novel``,
-        ``unfit`` (an input check refuses it) and one ``called:<operating point>`` for each point.
+        ``subject_threshold``, ``called``, ``margin`` (calibrated logit minus that of the threshold), ``set_blast``,
+        ``set_normal``, ``novel``, ``unfit`` (an input check refuses it) and one ``called:<operating point>`` for each
+        point.
     validation
         Validation rows with ``probability`` and ``split``.
     baselines
@@ -99,16 +100,17 @@ def score_run(run: Run, fit: DecisionFit, baselines: dict[str, npt.NDArray[np.fl
     if threshold is None:
         raise UsageError("the default operating point has no threshold: measures of two classes need one")
     rows["threshold"] = threshold
+    rows["subject_threshold"] = parameters.subject_threshold()
     rows["called"] = rows["probability"] >= threshold
     rows["margin"] = rows["calibrated_logit"] - _logit(threshold)
     for point in parameters.operating_points:
         rows[f"called:{point.name}"] = rows["probability"] >= point.threshold
-    sets = prediction_sets(calibrated, parameters.conformal, classes)
+    called = [classes.index(called_class(row, classes, threshold)) for row in softmax(calibrated)]
+    sets = prediction_sets(calibrated, parameters.conformal, classes, called)
     positive = np.isin(np.arange(classes.size), classes.positive_members)
     rows["set_blast"] = np.asarray(sets[:, positive].any(axis=1))
     rows["set_normal"] = np.asarray(sets[:, ~positive].any(axis=1))
     if classes.size > 2:
-        called = [classes.index(called_class(row, classes, threshold)) for row in softmax(calibrated)]
         rows["called_class"] = np.array(called, dtype=np.int64)
         rows["set_covers"] = sets[np.arange(len(rows)), rows["class"].to_numpy(dtype=np.intp)]
         rows["set_size"] = sets.sum(axis=1)

@@ -96,6 +96,7 @@ def report_split(split: ScoredSplitCells, settings: EvaluationSettings, progress
     scored = score_cells(split.rows)
     progress("cells")
     cell = measure_level(scored, context, CELL_RULE)
+    cell_weighted = measure_level(scored.weighted_by_cells(), context, CELL_RULE)
     if len(split.parameters) > 1:
         cell.measures["roc_auc_mean_of_splits"] = mean_auc_of_splits(
             scored, split.rows["split"].to_numpy(dtype=str), context
@@ -124,6 +125,7 @@ def report_split(split: ScoredSplitCells, settings: EvaluationSettings, progress
         fitted=split.fitted,
         operating_points=report_points(split, scored, context),
         cell=cell,
+        cell_weighted=cell_weighted,
         at_half=_measures_at_half(at_half, cell.measures, context),
         subject_mean=measure_level(by_mean, context, SUBJECT_RULES["mean"]),
         subject_majority=measure_level(by_majority, context, SUBJECT_RULES["majority"]),
@@ -246,9 +248,7 @@ def report_abstention(split: ScoredSplitCells, scored: ScoredCells, context: Con
     sample = scored.sample()
     in_blast, in_normal = split.rows["set_blast"].to_numpy(bool), split.rows["set_normal"].to_numpy(bool)
     covered = np.where(scored.label, in_blast, in_normal)
-    single = in_blast != in_normal
-    # As the policy does: a set that contradicts the operating point leaves the cell uncertain.
-    decided = single & (scored.calls == in_blast)
+    decided = in_blast != in_normal
     right = decided & (scored.calls == scored.label)
     share = clusters.of_mean
     measures: Measurements = {
@@ -270,11 +270,10 @@ def report_abstention(split: ScoredSplitCells, scored: ScoredCells, context: Con
         outcomes={
             "blast": int((decided & in_blast).sum()),
             "normal": int((decided & in_normal).sum()),
-            "contradiction": int((single & ~decided).sum()),
             "both": int((in_blast & in_normal).sum()),
             "neither": int((~in_blast & ~in_normal).sum()),
         },
-        risk_coverage=_risk_coverage(confidence, wrong),
+        risk_coverage=_risk_coverage(confidence, wrong, sample.row_weights),
         risk_coverage_area=context.estimate(scored, _risk_area(sample, confidence, wrong)),
     )
 
@@ -287,13 +286,15 @@ def _share_of(
 
 
 def _risk_coverage(
-    confidence: npt.NDArray[np.float64], wrong: npt.NDArray[np.bool_]
+    confidence: npt.NDArray[np.float64], wrong: npt.NDArray[np.bool_], weights: npt.NDArray[np.float64]
 ) -> tuple[CurvePoint, ...]:
     order = np.argsort(-confidence, kind="stable")
-    risk = np.cumsum(wrong[order]) / np.arange(1, len(order) + 1)
+    share = np.cumsum(weights[order])
+    risk = np.cumsum(wrong[order] * weights[order]) / share
+    share /= share[-1]
     # The first few cells make a ragged start that means nothing.
     kept = np.unique(np.linspace(max(0, len(order) // 50 - 1), len(order) - 1, 150).astype(int))
-    return tuple(CurvePoint(x=float((k + 1) / len(order)), y=float(risk[k])) for k in kept)
+    return tuple(CurvePoint(x=float(share[k]), y=float(risk[k])) for k in kept)
 
 
 def _risk_area(

@@ -147,6 +147,9 @@ class SubjectResult(BaseModel):
     classified: int = Field(ge=0, description="Images not rejected.")
     rejected: int = Field(ge=0)
     uncertain: int = Field(ge=0)
+    cells_needed: int = Field(
+        default=1, ge=1, description="Classified cells below which the model does not decide a subject."
+    )
     counts: dict[str, int] = Field(default_factory=dict, description="Cells called, by class.")
     blasts: int = Field(
         ge=0,

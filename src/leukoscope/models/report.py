@@ -20,6 +20,7 @@ from leukoscope.models.metric_info import NOT_ESTIMABLE, format_value
 SCHEMA_VERSION = 1
 
 Unit = Literal["cell", "subject"]
+WEIGHTING_TITLES = {"subject": "each subject weighted equally", "cell": "each cell weighted equally"}
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -45,6 +46,10 @@ class Measurement(_Record):
     split: str
     unit: Unit = Field(
         description="Statistical unit: cells or subjects. Intervals resample subjects in both cases."
+    )
+    weighting: Unit = Field(
+        default="cell",
+        description="What has the same weight: each subject, however many cells it has, or each cell.",
     )
     method: str = Field(description="How the interval was made.")
     not_estimable: str | None = Field(default=None, description="Why the value or its interval is missing.")
@@ -94,6 +99,9 @@ class RunRecord(_Record):
     scores_sha256: str
     cells_sha256: str
     versions: dict[str, str] = Field(default_factory=dict)
+    penalty: float | None = Field(
+        default=None, description="Penalty of the head fit that was chosen on the run's inner folds."
+    )
     parameters: Count | None = None
     flops: float | None = Field(
         default=None, ge=0, description="Floating-point operations of one forward pass of one cell."
@@ -218,8 +226,7 @@ class Abstention(_Record):
     alpha: Share
     measures: Measurements
     outcomes: dict[str, Count] = Field(
-        description="Cells: decided as blast or normal; uncertain since both classes, neither, or only the class that "
-        "the operating point does not call ('contradiction') remain plausible."
+        description="Cells: decided as blast or normal; uncertain since both classes or neither remain plausible."
     )
     risk_coverage: Curve = Field(
         description="x: share of cells decided, most certain first; y: share of wrong calls among them."
@@ -317,7 +324,10 @@ class SplitReport(_Record):
     parts: dict[str, PartCounts]
     fitted: tuple[Fitted, ...]
     operating_points: tuple[OperatingPointResult, ...]
-    cell: LevelResult
+    cell: LevelResult = Field(description="Single cells; each subject has the same weight since version 0.2.")
+    cell_weighted: LevelResult | None = Field(
+        default=None, description="The same with each cell of the same weight, as most publications count."
+    )
     at_half: Measurements = Field(
         description="Of single cells called blast from a probability of 0.5, as the baselines call them."
     )
@@ -335,6 +345,14 @@ class SplitReport(_Record):
     curves: Curves
     classes: ClassesResult | None = Field(default=None, description="Null for two classes.")
     remarks: tuple[str, ...] = Field(default=(), description="What could not be done, and why.")
+
+    def cell_levels(self) -> tuple[tuple[str, "Measurements"], ...]:
+        """Return the measures of single cells with a title for each weighting, the primary one first."""
+        levels = [self.cell, self.cell_weighted] if self.cell_weighted is not None else [self.cell]
+        return tuple(
+            (WEIGHTING_TITLES[next(iter(level.measures.values())).weighting], level.measures)
+            for level in levels
+        )
 
 
 class Supplement(_Record):

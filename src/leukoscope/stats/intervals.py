@@ -183,7 +183,7 @@ def bootstrap(
     (``tests/theory``) such intervals hold the true ECE in 0.7 to 0.99 of the cases, unshifted ones in 0.24 to 0.98.
     """
     figures = _figures(statistic, minus)
-    value = float(figures(np.ones((1, sample.n_subjects)))[0]) if sample.n_subjects else math.nan
+    value = float(figures(sample.whole())[0]) if sample.n_subjects else math.nan
     if not math.isfinite(value):
         return _estimate(sample, None, None, settings, _why_undefined(sample))
     classes = set(statistic.classes) | set(minus.classes if minus else ())

@@ -40,15 +40,25 @@ class SubjectSample:
         where there are no labels.
     size
         Number of classes K; 1 without labels.
+    weights : (S,)
+        Weight of each row of a subject: 1, or 1 / (rows of the subject) where every subject has the same weight.
     """
 
     classes: npt.NDArray[np.intp]
     index: npt.NDArray[np.intp]
     strata: npt.NDArray[np.intp]
     size: int
+    weights: Floats
 
     @classmethod
-    def of(cls, labels: npt.ArrayLike | None, subjects: npt.ArrayLike, size: int = 2) -> "SubjectSample":
+    def of(
+        cls,
+        labels: npt.ArrayLike | None,
+        subjects: npt.ArrayLike,
+        size: int = 2,
+        *,
+        balanced: bool = False,
+    ) -> "SubjectSample":
         """Group rows by subject.
 
         Parameters
@@ -57,6 +67,7 @@ class SubjectSample:
         subjects : (N,) of strings (or any sortable labels); the groups of the cohort where subjects were
         merged
         size : number of classes
+        balanced : give every subject the same weight, however many rows it has; otherwise every row
         """
         names = np.asarray(subjects)
         if labels is None:
@@ -71,7 +82,9 @@ class SubjectSample:
         # A set of classes is a row of bits; the first class is the most significant, so that with two classes normal
         # subjects come before blast subjects, and mixed ones last.
         _, strata = np.unique(np.column_stack([present.sum(axis=1), ~present]), axis=0, return_inverse=True)
-        return cls(truth, index, strata.ravel().astype(np.intp), size)
+        rows = np.bincount(index, minlength=len(distinct))
+        weights = 1.0 / rows if balanced else np.ones(len(distinct))
+        return cls(truth, index, strata.ravel().astype(np.intp), size, weights)
 
     @property
     def labels(self) -> npt.NDArray[np.bool_]:
@@ -104,18 +117,27 @@ class SubjectSample:
             return np.bincount(self.index, values, minlength=self.n_subjects).astype(np.float64)
         return np.stack([self.sums(column) for column in values.T], axis=1)
 
+    @property
+    def row_weights(self) -> Floats:
+        """Weight of each row (N,)."""
+        return np.asarray(self.weights[self.index])
+
+    def whole(self) -> Floats:
+        """Return the counts (1, S) of the sample itself: every subject once."""
+        return self.weights[None].copy()
+
     def resample(self, replicates: int, rng: "np.random.Generator") -> Floats:
-        """Draw subjects with replacement within each stratum: how often each was drawn, (replicates, S)."""
+        """Draw subjects with replacement within each stratum: times drawn by weight, (replicates, S)."""
         counts = np.zeros((replicates, self.n_subjects))
         for stratum in np.unique(self.strata):
             members = np.flatnonzero(self.strata == stratum)
             equal = np.full(len(members), 1 / len(members))
             counts[:, members] = rng.multinomial(len(members), equal, size=replicates)
-        return counts
+        return np.asarray(counts * self.weights)
 
     def jackknife(self) -> Floats:
-        """Leave out one subject at a time: (S, S) counts."""
-        return 1.0 - np.eye(self.n_subjects)
+        """Leave out one subject at a time: (S, S) counts times weight."""
+        return np.asarray((1.0 - np.eye(self.n_subjects)) * self.weights)
 
 
 @dataclass(frozen=True)

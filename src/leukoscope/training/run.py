@@ -27,10 +27,12 @@ from leukoscope.training.batches.activation_cache import ActivationBatchSource
 from leukoscope.training.batches.dataset import CellSet, check_classes, load_cells
 from leukoscope.training.batches.frozen_source import GraphEngine
 from leukoscope.training.batches.pixel_source import PLAIN_VIEW
+from leukoscope.training.batches.sources import BatchSources
 from leukoscope.training.fit.callbacks import TrainingCallback
 from leukoscope.training.fit.checkpoint import FINAL, shrink
 from leukoscope.training.fit.curves import draw_curves
 from leukoscope.training.fit.memory import keep_freed_memory
+from leukoscope.training.fit.penalty import PenaltyChoice, choose_penalty
 from leukoscope.training.fit.prediction import explain_failures
 from leukoscope.training.fit.scoring import score_rows, score_table
 from leukoscope.training.fit.state import Task, TrainingState
@@ -267,6 +269,13 @@ def _execute_run(
         callback = TrainingCallback()
     cells = read_run_cells(fabric, folder, settings, callback)
     members = _plan_members(cells, folder, settings)
+    choice = _choose_penalty(
+        fabric, cells, members, settings, folder=folder, callback=callback, engine=engine
+    )
+    if choice is not None:
+        settings = dataclasses.replace(
+            settings, head_fit=dataclasses.replace(settings.head_fit, penalty=choice.penalty, penalties=())
+        )
     tables: list[pd.DataFrame] = []
     embeddings: list[NDArray[np.float32]] = []
     histories: list[dict[str, Any]] = []
@@ -329,6 +338,7 @@ def _execute_run(
             **run_folder.describe_environment(),
             **run_folder.describe_cells(cells.table),
             "seed": settings.seed,
+            "penalty_choice": None if choice is None else dataclasses.asdict(choice),
             **provenance,
             **measured,
         }
@@ -338,6 +348,48 @@ def _execute_run(
         shrink(inner, folder / "checkpoints" / FINAL)
     fabric.barrier()
     return folder
+
+
+def _choose_penalty(
+    fabric: Fabric,
+    cells: CellSet,
+    members: list[Member],
+    settings: TrainSettings,
+    *,
+    folder: Path,
+    callback: TrainingCallback,
+    engine: GraphEngine | None,
+) -> PenaltyChoice | None:
+    """Choose the penalty on the inner folds where the settings name several; None where they do not."""
+    if not settings.head_fit.penalties:
+        return None
+    inner = [member.task for member in members if member.number is not None]
+    network, _ = make_network(settings, cells.classes)
+    task = dataclasses.replace(members[-1].task, name="penalty", folder=folder / "penalty")
+    sources = BatchSources(
+        fabric,
+        network,
+        cells,
+        task,
+        settings=settings,
+        callback=callback,
+        engine=engine,
+        shared=folder.parent / "cache",
+    )
+    fabric.to_device(network)
+    source = sources.start()
+    choice = choose_penalty(
+        network,
+        source,
+        cells,
+        [(one.train, one.validation) for one in inner],
+        settings=settings,
+        callback=callback,
+    )
+    if isinstance(source, ActivationBatchSource):
+        source.keep()
+    shutil.rmtree(task.folder, ignore_errors=True)
+    return choice
 
 
 def make_network(settings: TrainSettings, classes: ClassSchema = BINARY) -> tuple[CellNetwork, Origin]:
@@ -413,7 +465,8 @@ def _score_member(tuner: Finetuner, member: Member, folder: Path) -> Scored:
         test = cells.rows(read_splits(folder / "splits.json", cells.table).splits[0].test)
         sides = {"train": member.task.train, "validation": member.task.validation, "test": test}
         wanted = [(part, rows, "") for part, rows in sides.items()]
-    views[-1].prepare(wanted[-1][1][:1], PLAIN_VIEW)  # an engine compiles before the clock runs
+    some = next(rows for _, rows, _ in reversed(wanted) if len(rows))
+    views[-1].prepare(some[:1], PLAIN_VIEW)  # an engine compiles before the clock runs
     tables, embeddings = [], []
     begin = time.perf_counter()
     for part, rows, inner_fold in wanted:

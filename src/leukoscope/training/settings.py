@@ -43,11 +43,12 @@ class NetworkSettings:
         standard deviation within a cell. Empty for the backbone's own, which are those of photographs.
     pooling
         ``average``: the mean of every channel over the whole map. ``moments``: its mean and mean square over the cell,
-        without the background; needs ``pixel_mean`` and an ``input_px`` that is a multiple of 32.
+        without the background; ``statistics``: its mean and the logarithm of its standard deviation over the cell.
+        Both need ``pixel_mean`` and an ``input_px`` that is a multiple of 32.
     pooled_stages
         Stages that are pooled into the embedding, counted as in a Python list (-1 is the last convolutional features).
         Stages after the deepest one are not run. Grad-CAM explains the deepest stage (``average``) or all pooled
-        stages together (``moments``).
+        stages together.
     standardize_features
         Standardize every pooled feature to mean 0 and standard deviation 1 over the training cells before the head.
     descriptor_head
@@ -67,7 +68,7 @@ class NetworkSettings:
     head: Literal["linear", "paper"] = "linear"
     pixel_mean: tuple[float, ...] = ()
     pixel_std: tuple[float, ...] = ()
-    pooling: Literal["average", "moments"] = "average"
+    pooling: Literal["average", "moments", "statistics"] = "average"
     pooled_stages: tuple[int, ...] = (-1,)
     standardize_features: bool = False
     descriptor_head: bool = False
@@ -101,13 +102,18 @@ class NetworkSettings:
                 f"pixel_mean = {list(self.pixel_mean)}: a pixel of just these values would become 0 and pass for "
                 "background; give one of them a fraction, for example 69.1"
             )
-        if self.pooling == "moments" and (not self.pixel_mean or self.input_px % 32):
+        if self.pools_cell and (not self.pixel_mean or self.input_px % 32):
             raise ValueError(
-                f"pooling = 'moments' with input_px = {self.input_px} and pixel_mean = {list(self.pixel_mean)}: "
+                f"pooling = {self.pooling!r} with input_px = {self.input_px} and pixel_mean = {list(self.pixel_mean)}: "
                 "expected a multiple of 32, and three numbers"
             )
         if len(set(self.pooled_stages)) != len(self.pooled_stages):
             raise ValueError(f"pooled_stages = {list(self.pooled_stages)}: a stage occurs twice")
+
+    @property
+    def pools_cell(self) -> bool:
+        """Whether pooling is over the cell alone, without the background."""
+        return self.pooling != "average"
 
 
 @dataclass(frozen=True)
@@ -207,7 +213,9 @@ class AugmentSettings:
 
 @dataclass(frozen=True)
 class HeadFitSettings:
-    """An exact fit of the linear head before the first stage: logistic regression on the cells as they are.
+    """An exact fit of the linear head before the first stage: a penalized logistic regression.
+
+    Cells count as ``data.sampling`` draws them; with ``subject`` every subject has the same weight within its class.
 
     Parameters
     ----------
@@ -215,12 +223,31 @@ class HeadFitSettings:
         Weight of the penalty in mean loss + penalty / 2 * (sum of squared weights), on standardized features; 0 leaves
         the fit out. It needs the linear head and ``standardize_features``. With both stages' epochs at 0 it is all
         that is trained.
+    penalties
+        Several penalties in place of one: that with the lowest log-loss on held-out subjects (every subject of the same
+        weight) is used. It needs ``data.inner_folds``, which hold the subjects out, and no epochs.
+    views
+        Fit not only on the cells as they are, but also on so many of the changed views of ``augment``. It needs
+        ``augment.views`` of at least this number.
     """
 
     penalty: float = 0.0
+    penalties: tuple[float, ...] = ()
+    views: int = 0
 
     def __post_init__(self) -> None:
-        _check_bounds(self, penalty=(0.0, _ANY))
+        _check_bounds(self, penalty=(0.0, _ANY), views=(0, LARGEST_COUNT))
+        if wrong := [value for value in self.penalties if not 0.0 < value <= _ANY]:
+            raise ValueError(f"penalties = {list(self.penalties)}: {wrong[0]}: expected more than 0")
+        if self.penalty and self.penalties:
+            raise ValueError(
+                f"penalty = {self.penalty:g} and penalties are both given: leave one of them out"
+            )
+
+    @property
+    def asked(self) -> bool:
+        """Whether the head is fitted."""
+        return bool(self.penalty or self.penalties)
 
 
 @dataclass(frozen=True)
@@ -426,11 +453,23 @@ class TrainSettings:
                 f"loss.class_weights = true with data.sampling = {self.data.sampling!r} corrects the classes' shares "
                 "twice: leave one of them out"
             )
-        if self.stage1.epochs + self.stage2.epochs + self.head_fit.penalty == 0:
+        epochs = self.stage1.epochs + self.stage2.epochs
+        if not epochs and not self.head_fit.asked:
             raise ValueError(
                 "stage1.epochs, stage2.epochs and head_fit.penalty are all 0: nothing would be trained"
             )
-        if self.head_fit.penalty and (self.network.head != "linear" or not self.network.standardize_features):
+        if self.head_fit.penalties and (epochs or not self.data.inner_folds):
+            raise ValueError(
+                "head_fit.penalties needs data.inner_folds of 2 or more, and stage1.epochs and stage2.epochs of 0"
+            )
+        if self.head_fit.views and (
+            self.augment.views < self.head_fit.views or not self.augment.changes_anything
+        ):
+            raise ValueError(
+                f"head_fit.views = {self.head_fit.views} with augment.views = {self.augment.views}: expected at least "
+                "as many, and changes in [augment]"
+            )
+        if self.head_fit.asked and (self.network.head != "linear" or not self.network.standardize_features):
             raise ValueError(
                 "head_fit.penalty needs network.head = 'linear' and network.standardize_features = true"
             )

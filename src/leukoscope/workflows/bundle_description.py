@@ -165,7 +165,11 @@ def head_texts(network: "CellNetwork") -> str:
     """Describe the head and its inputs."""
     settings = network.settings
     stages = len(settings.pooled_stages)
-    values = "mean and mean square over the cell" if settings.pooling == "moments" else "global averages"
+    values = {
+        "average": "global averages",
+        "moments": "mean and mean square over the cell",
+        "statistics": "mean and log standard deviation over the cell",
+    }[settings.pooling]
     words = f"{settings.head}, on the {values} of {stages} stage{'s' if stages > 1 else ''}"
     return words + (" and nine size and color scalars" if settings.descriptor_head else "")
 
@@ -173,8 +177,8 @@ def head_texts(network: "CellNetwork") -> str:
 def explained_texts(network: "CellNetwork") -> str:
     """Return which map Grad-CAM explains."""
     settings = network.settings
-    if settings.pooling == "moments":
-        return f"the standardized maps of all {len(settings.pooled_stages)} stages and their squares"
+    if settings.pools_cell:
+        return f"the maps of all {len(settings.pooled_stages)} stages and their squares"
     return "the last features" if settings.pooled_stages == (-1,) else "the deepest pooled stage"
 
 
@@ -182,8 +186,9 @@ def tensor_texts(network: "CellNetwork", classes: "ClassSchema") -> dict[str, tu
     """Return meaning and range of every tensor of the graph by its name."""
     settings = network.settings
     last = settings.pooled_stages == (-1,)
-    if settings.pooling == "moments":
-        embedding = "mean and mean square, over the cell, of every channel of the pooled stages"
+    if settings.pools_cell:
+        second = "mean square" if settings.pooling == "moments" else "log standard deviation"
+        embedding = f"mean and {second}, over the cell, of every channel of the pooled stages"
         explained = "pooled stages together"
     else:
         embedding = "globally averaged " + (

@@ -45,26 +45,38 @@ def test_fit_is_scipys_optimum(rows, with_bias: bool) -> None:
     assert got.bias == pytest.approx((0.0, best.x[1]) if with_bias else (), abs=1e-5)
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_weighted_fit_is_that_of_repeated_rows(rows, with_bias: bool) -> None:
+    logits, labels, subjects = rows
+    times = 1 + subjects % 3
+    weighted = fit_temperature(logits, labels, times, with_bias=with_bias)
+    repeated = fit_temperature(np.repeat(logits, times), np.repeat(labels, times), with_bias=with_bias)
+    assert weighted.temperature == pytest.approx(repeated.temperature, rel=1e-6)
+    assert weighted.bias == pytest.approx(repeated.bias, abs=1e-6)
+
+
 @pytest.mark.parametrize("factor", [0.2, 0.8, 1.0, 1.25, 5.0])
 @pytest.mark.parametrize("folds", [1, 5])
 def test_choice_is_that_of_scikit_learn_and_the_jackknife(rows, factor: float, folds: int) -> None:
     """Held-out gain by scipy and scikit-learn; its standard error by leaving one subject out after the other."""
     logits, labels, subjects = rows
-    logits = logits / fit_temperature(logits, labels).temperature * factor
+    counted = 1 / np.bincount(subjects)[subjects]
+    logits = logits / fit_temperature(logits, labels, counted).temperature * factor
     scored_by = np.array([f"{subject % folds}" for subject in subjects])
     fold = subjects if folds == 1 else subjects % folds
     scaled = np.empty_like(logits)
     for held_out in (fold == number for number in np.unique(fold)):
-        rest = (logits[~held_out], labels[~held_out])
+        rest = (logits[~held_out], labels[~held_out], counted[~held_out])
         best = minimize_scalar(
-            lambda t, x=rest[0], y=rest[1]: log_loss(y, expit(x * np.exp(-t))),
+            lambda t, x=rest[0], y=rest[1], w=rest[2]: log_loss(y, expit(x * np.exp(-t)), sample_weight=w),
             bounds=(-4, 4),
             method="bounded",
         )
         scaled[held_out] = logits[held_out] * np.exp(-best.x)
     gains = np.log(np.where(labels == 1, expit(scaled), expit(-scaled)))
     gains -= np.log(np.where(labels == 1, expit(logits), expit(-logits)))
-    left_out = np.array([gains[subjects != subject].mean() for subject in np.unique(subjects)])
+    gains = np.array([gains[subjects == subject].mean() for subject in np.unique(subjects)])
+    left_out = np.array([np.delete(gains, place).mean() for place in range(len(gains))])
     error = np.sqrt((len(left_out) - 1) * left_out.var())
 
     got = choose_calibration(logits, labels, subjects, scored_by)

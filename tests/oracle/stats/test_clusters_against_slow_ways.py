@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
+from sklearn import metrics as sklearn_metrics
 
 from leukoscope.stats import metrics as discrimination
 from leukoscope.stats import reliability
@@ -61,6 +62,38 @@ def test_counting_subjects_equals_repeating_rows(cohort, name: str) -> None:
             [np.repeat(np.flatnonzero(sample.index == s), int(n)) for s, n in enumerate(count)]
         )
         assert value == pytest.approx(slow(labels[rows], scores[rows]), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["roc_auc", "average_precision", "brier"])
+def test_balanced_subjects_are_weighted_rows(cohort, name: str) -> None:
+    labels, scores, subjects = cohort
+    sample = SubjectSample.of(labels, subjects, balanced=True)
+    rows = np.array([(subjects == one).sum() for one in subjects])
+    oracle = {
+        "roc_auc": sklearn_metrics.roc_auc_score,
+        "average_precision": sklearn_metrics.average_precision_score,
+        "brier": sklearn_metrics.brier_score_loss,
+    }[name]
+    statistic = CASES[name][0](sample, scores)
+    assert statistic(sample.whole())[0] == pytest.approx(oracle(labels, scores, sample_weight=1 / rows))
+    counts = sample.resample(5, np.random.default_rng(0))
+    for value, count in zip(statistic(counts), counts, strict=True):
+        assert value == pytest.approx(oracle(labels, scores, sample_weight=count[sample.index]))
+
+
+def test_repeating_the_cells_of_a_subject_changes_no_balanced_figure(cohort) -> None:
+    labels, scores, subjects = cohort
+    many = subjects == subjects[0]
+    again = [np.concatenate([values, np.tile(values[many], 4)]) for values in (labels, scores, subjects)]
+    settings = BootstrapSettings(replicates=200)
+    first, second = (
+        bootstrap(sample, clusters.of_roc_auc(sample, values), settings)
+        for sample, values in (
+            (SubjectSample.of(labels, subjects, balanced=True), scores),
+            (SubjectSample.of(again[0], again[2], balanced=True), again[1]),
+        )
+    )
+    assert (first.value, first.low, first.high) == pytest.approx((second.value, second.low, second.high))
 
 
 def test_ece_keeps_the_bins_of_the_whole_sample(cohort) -> None:

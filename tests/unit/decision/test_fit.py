@@ -49,10 +49,10 @@ def test_all_parts_are_fitted_without_test_rows() -> None:
     assert fit.notes == ()
     assert fit.parameters.conformal.classes["blast"].subjects == BLAST_SUBJECTS
     assert [point.name for point in fit.parameters.operating_points] == [
+        "fixed_50",
         "sensitivity_95",
         "youden",
         "specificity_90",
-        "fixed_50",
     ]
     poisoned = dataclasses.replace(
         rows,

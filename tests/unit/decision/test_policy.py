@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from leukoscope.core.errors import BundleError, EngineError, UsageError
-from leukoscope.core.terms import Reason
+from leukoscope.core.terms import Reason, Status
 from leukoscope.decision.input_checks import check_descriptors, fit_input_limits
 from leukoscope.decision.parameters import (
     ClassQuantile,
@@ -16,8 +16,9 @@ from leukoscope.decision.parameters import (
     InputLimits,
     NoveltyLimit,
     OperatingPoint,
+    SubjectRule,
 )
-from leukoscope.decision.policy import Verdict, decide, pool_subject
+from leukoscope.decision.policy import SubjectVerdict, Verdict, decide, pool_subject
 from leukoscope.imaging.descriptors import Descriptors, describe_cell
 
 LIMITS = InputLimits(
@@ -95,14 +96,14 @@ def test_a_cell_unusual_for_both_classes_is_uncertain() -> None:
     assert verdict.reasons[0].code is Reason.NEITHER_PLAUSIBLE
 
 
-def test_a_set_that_contradicts_the_operating_point_is_uncertain() -> None:
+def test_the_called_class_joins_a_set_that_would_contradict_it() -> None:
     parameters = make_parameters(quantile=0.1)
     assert decide(2.0, 1.0, CELL, parameters).decision == "blast"
     verdict = decide(2.0, 1.0, CELL, parameters, "strict")
     assert verdict.probability < 0.9 == verdict.threshold
-    assert verdict.prediction_set == ("blast",)
-    assert [finding.code for finding in verdict.reasons] == [Reason.CONTRADICTS_OPERATING_POINT]
-    assert verdict.decision == "uncertain" and "operating point calls normal" in verdict.reasons[0].message
+    assert verdict.prediction_set == ("blast", "normal")
+    assert [finding.code for finding in verdict.reasons] == [Reason.BOTH_PLAUSIBLE]
+    assert verdict.decision == "uncertain"
 
 
 def test_too_few_subjects_leave_every_cell_uncertain() -> None:
@@ -202,7 +203,8 @@ def test_pooling_takes_the_mean_logit_of_classified_cells() -> None:
     assert pooled.blast_share == 0.75
     assert pooled.blast_share_low < 0.75 < pooled.blast_share_high
     assert pool_subject(scored(6.0), make_parameters(), "strict").decision == "blast"
-    assert pool_subject(scored(6.0, 2.1), make_parameters(), "strict").decision == "normal"
+    # The mean is below the threshold, but no cell is called normal.
+    assert pool_subject(scored(6.0, 2.1), make_parameters(), "strict").decision == "uncertain"
 
 
 def test_pooling_without_classified_cells_has_a_reason() -> None:
@@ -243,3 +245,33 @@ def test_altered_parameters_are_refused(old: str, new: str, message: str) -> Non
 def test_descriptors_of_the_checks_exist() -> None:
     names = {field.name for field in dataclasses.fields(Descriptors)}
     assert {"area_px", "foreground_share", "focus", "border_contact_px", "components"} <= names
+
+
+SUBJECT_RULE = SubjectRule(threshold=0.7, cells_needed=3, subjects=20, rule="made for the test")
+
+
+def pooled(logits: list[float], **changes) -> SubjectVerdict:
+    parameters = make_parameters(quantile=0.1).model_copy(update={"subject": SUBJECT_RULE, **changes})
+    verdicts = [decide(logit, 1.0, CELL, parameters) for logit in logits]
+    return pool_subject(verdicts, parameters)
+
+
+def test_a_subject_with_too_few_cells_is_not_decided() -> None:
+    assert pooled([2.0, 2.0]).decision == "uncertain"
+    enough = pooled([2.0, 2.0, 2.0])
+    assert (enough.decision, enough.cells_needed) == ("blast", 3)
+
+
+def test_a_subjects_threshold_is_its_own() -> None:
+    between = pooled([0.5, 0.5, 0.5])  # a probability of 0.56
+    assert between.probability > 0.5
+    assert between.label != "blast"
+    assert pooled([0.5, 0.5, 0.5], subject=None).decision == "blast"
+
+
+def test_a_subject_is_not_called_without_one_called_cell_on_that_side() -> None:
+    parameters = make_parameters(quantile=0.1).model_copy(update={"subject": SUBJECT_RULE})
+    blast, normal = (decide(logit, 1.0, CELL, parameters) for logit in (9.0, -2.0))
+    unsure = dataclasses.replace(blast, status=Status.UNCERTAIN, label=None)
+    assert pool_subject([unsure, unsure, unsure, normal], parameters).decision == "uncertain"
+    assert pool_subject([unsure, unsure, blast, normal], parameters).decision == "blast"

@@ -75,7 +75,8 @@ def test_cells_count_by_their_weight():
 def test_shipped_recipe_is_valid():
     settings = build(TrainSettings, read_toml(CONFIGS / "default.toml"))
     assert settings.stages == ()
-    assert settings.head_fit.penalty > 0
+    assert settings.head_fit.asked
+    assert settings.data.sampling == "subject"
 
 
 @pytest.mark.parametrize(
@@ -83,8 +84,13 @@ def test_shipped_recipe_is_valid():
     [
         ({"network": {"head": "paper"}}, "linear"),
         ({"network": {"standardize_features": False}}, "standardize_features"),
-        ({"head_fit": {"penalty": 0.0}}, r"head_fit\.penalty"),
-        ({"head_fit": {"penalty": -1.0}}, r"penalty = -1\.0\b.*\b0\b"),
+        ({"head_fit": {"penalties": [], "views": 0}}, r"head_fit\.penalty"),
+        ({"head_fit": {"penalty": 0.1}}, r"penalty = 0\.1.*penalties"),
+        ({"head_fit": {"penalties": [0.1, 0.0]}}, r"penalties = \[0\.1, 0\.0\]: 0\.0\b"),
+        ({"data": {"inner_folds": 0}}, r"penalties.*inner_folds"),
+        ({"stage1": {"epochs": 1, "learning_rate": 0.1}}, r"penalties.*stage1\.epochs"),
+        ({"head_fit": {"views": 3}}, r"views = 3\b.*augment\.views = 2"),
+        ({"head_fit": {"penalty": -1.0, "penalties": []}}, r"penalty = -1\.0\b.*\b0\b"),
         ({"network": {"input_px": 300}}, r"\b300\b.*\b32\b"),
         ({"network": {"pixel_mean": [], "pixel_std": []}}, "pixel_mean"),
         ({"network": {"pixel_std": [1.0, 1.0]}}, r"pixel_std.*1\.0, 1\.0\]"),

@@ -200,7 +200,8 @@ def _report(options: Mapping[str, str], path: Path) -> Report:
 def _value(report: Report, options: Mapping[str, str]) -> str:
     splits = {split.name: split for split in report.columns()}
     split = splits[options["split"]] if "split" in options else report.headline
-    level = split.subject_mean if options.get("level") == "subject" else split.cell
+    levels = {"subject": split.subject_mean, "cell-weighted": split.cell_weighted}
+    level = levels.get(options.get("level", ""), split.cell) or split.cell
     name = options["measure"]
     return format_measurement(level.measures[name], percent=MEASURES[name].percent)
 
@@ -222,8 +223,14 @@ def _title(split: SplitReport) -> str:
 
 
 def _results(report: Report) -> str:
-    columns = list(report.columns())
-    return _columns_table([_title(s) for s in columns], [s.cell.measures for s in columns], RESULT_NAMES)
+    columns = [
+        (f"{_title(split)}, {title}", measures)
+        for split in report.columns()
+        for title, measures in split.cell_levels()
+    ]
+    return _columns_table(
+        [title for title, _ in columns], [measures for _, measures in columns], RESULT_NAMES
+    )
 
 
 def _subjects(report: Report) -> str:

@@ -30,7 +30,7 @@ class ActivationBatchSource:
     keep_views
         Keep every view, because epochs show it again; otherwise only the plain one, which validation and scoring use.
     store
-        Keeps the plain view for later runs, where the backbone is frozen as a whole.
+        Returns what keeps a view for later runs, where the backbone is frozen as a whole; None keeps nothing.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ActivationBatchSource:
         batch_size: int,
         device: torch.device,
         keep_views: bool,
-        store: EmbeddingStore | None = None,
+        store: Callable[[int], EmbeddingStore] | None = None,
     ) -> None:
         self.start, self.count = source.start, source.count
         self._source, self._folder, self._store = source, folder, store
@@ -52,7 +52,7 @@ class ActivationBatchSource:
         self._shape = tuple(probe.activations.shape[1:])
         self._has_descriptors = probe.descriptors is not None
         self._open: dict[int, StoredEmbeddings] = {}
-        self._kept = 0
+        self._kept: dict[int, int] = {}
         self.recalled = False
 
     @property
@@ -102,11 +102,13 @@ class ActivationBatchSource:
                 progress(len(chosen))
 
     def keep(self) -> None:
-        """Write the plain view to the store, where there is one and something new."""
-        cache = self._open.get(PLAIN_VIEW)
-        if self._store is not None and cache is not None and cache.filled.sum() > self._kept:
-            self._kept = int(cache.filled.sum())
-            self._store.save(cache)
+        """Write the views to their stores, where there are any and something is new."""
+        if self._store is None:
+            return
+        for view, cache in self._open.items():
+            if cache.filled.sum() > self._kept.get(view, 0):
+                self._kept[view] = int(cache.filled.sum())
+                self._store(view).save(cache)
 
     def _cache(self, view: int) -> StoredEmbeddings:
         if view not in self._open:
@@ -118,18 +120,19 @@ class ActivationBatchSource:
             )
             descriptors = np.zeros((self.count, 9), np.float32) if self._has_descriptors else None
             self._open[view] = StoredEmbeddings(activations, descriptors, np.zeros(self.count, bool))
-            if view == PLAIN_VIEW and self._store is not None:
-                self._recall(self._open[view], self._store.load())
+            if self._store is not None:
+                self._recall(view, self._store(view).load())
         return self._open[view]
 
-    def _recall(self, cache: StoredEmbeddings, kept: StoredEmbeddings | None) -> None:
+    def _recall(self, view: int, kept: StoredEmbeddings | None) -> None:
+        cache = self._open[view]
         if kept is None or kept.activations.shape != cache.activations.shape:
             return
         cache.activations[kept.filled] = kept.activations[kept.filled]
         if cache.descriptors is not None and kept.descriptors is not None:
             cache.descriptors[kept.filled] = kept.descriptors[kept.filled]
         cache.filled[:] = kept.filled
-        self._kept = int(kept.filled.sum())
+        self._kept[view] = int(kept.filled.sum())
         self.recalled = True
 
     def _compute(self, cache: StoredEmbeddings, rows: NDArray[np.int64], view: int) -> None:

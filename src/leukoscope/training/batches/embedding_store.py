@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from leukoscope.core.io import replacing
 from leukoscope.training.batches.dataset import CellSet
 from leukoscope.training.networks.network import CellNetwork
+from leukoscope.training.settings import AugmentSettings
 
 
 class StoredEmbeddings(NamedTuple):
@@ -44,10 +45,19 @@ class EmbeddingStore:
         In which activations are kept.
     forward
         What computes them, and how precisely.
+    changes
+        Settings, seed and number of a view of changed cells; None for the cells as they are.
     """
 
     def __init__(
-        self, folder: Path, network: CellNetwork, cells: CellSet, dtype: np.dtype, forward: str
+        self,
+        folder: Path,
+        network: CellNetwork,
+        cells: CellSet,
+        dtype: np.dtype,
+        forward: str,
+        *,
+        changes: tuple[AugmentSettings, int, int] | None = None,
     ) -> None:
         settings = network.settings
         digest = hashlib.sha256("".join(cells.table["sha256"]).encode())
@@ -59,7 +69,7 @@ class EmbeddingStore:
             dtype.name,
             forward,
         )
-        digest.update(repr(words).encode())
+        digest.update(repr(words if changes is None else (*words, changes)).encode())
         pixels = (("scale", network.pixel_scale), ("shift", network.pixel_shift))
         for name, tensor in (*network.backbone.state_dict().items(), *pixels):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -1,6 +1,8 @@
 """Which batch source the stages, the validation and the scores of one model get."""
 
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,12 @@ from leukoscope.training.batches.frozen_source import (
     GraphEngine,
     choose_engine,
 )
-from leukoscope.training.batches.pixel_source import BatchSource, PixelBatchSource, TurnedBatchSource
+from leukoscope.training.batches.pixel_source import (
+    PLAIN_VIEW,
+    BatchSource,
+    PixelBatchSource,
+    TurnedBatchSource,
+)
 from leukoscope.training.fit.callbacks import TrainingCallback
 from leukoscope.training.fit.state import Task
 from leukoscope.training.networks.freezing import freeze_boundary
@@ -74,10 +81,9 @@ class BatchSources:
     def start(self) -> BatchSource:
         """Decide on the batch source of the whole run; the layers that no stage trains have their final values."""
         boundary = freeze_boundary(self._network, self._settings.stages)
-        store = None
+        store: Callable[[int], EmbeddingStore] | None = None
         if self._shared is not None and boundary == self._end and self._fabric.world_size == 1:
-            dtype = np.dtype(self._settings.engine.cache_dtype)
-            store = EmbeddingStore(self._shared, self._network, self._cells, dtype, self.forward_name)
+            store = partial(self._store, self._shared)
         self.of_run = self._behind(self.pixels, boundary, "", store)
         return self.of_run
 
@@ -102,7 +108,11 @@ class BatchSources:
         return [plain, *(FrozenBatchSource(pixels, part) for pixels in turned)]
 
     def _behind(
-        self, source: BatchSource, stop: int, name: str, store: EmbeddingStore | None = None
+        self,
+        source: BatchSource,
+        stop: int,
+        name: str,
+        store: Callable[[int], EmbeddingStore] | None = None,
     ) -> BatchSource:
         """Return a batch source of unit ``stop``, which caches activations if that is useful."""
         engine = self._settings.engine
@@ -133,6 +143,12 @@ class BatchSources:
             )
             return frozen
         return batch_source
+
+    def _store(self, folder: Path, view: int) -> EmbeddingStore:
+        settings = self._settings
+        changes = None if view == PLAIN_VIEW else (settings.augment, settings.seed, view)
+        dtype = np.dtype(settings.engine.cache_dtype)
+        return EmbeddingStore(folder, self._network, self._cells, dtype, self.forward_name, changes=changes)
 
     def _part(self, start: int, stop: int) -> FrozenPart:
         return FrozenPart(self._network, start, stop, fabric=self._fabric, engine=self._engine)

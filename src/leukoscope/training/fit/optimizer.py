@@ -157,7 +157,7 @@ class Objective:
     def __init__(
         self, settings: LossSettings, labels: Tensor, groups: Tensor, device: torch.device, size: int = 2
     ) -> None:
-        self.settings = settings
+        self.settings, self.size = settings, size
         counts = torch.bincount(labels.long().cpu(), minlength=size).double()
         weights = len(labels) / (size * counts) if settings.class_weights else torch.ones(size)
         self.class_weights = weights.float().to(device)

@@ -49,12 +49,16 @@ def reestimate_batch_norm(
 
 
 class Inputs(NamedTuple):
-    """The inputs of the heads for some cells."""
+    """The inputs of the heads for some cells, one view after the other."""
 
     embedding: Tensor
-    """(N, D)"""
+    """(V * N, D)"""
     descriptors: Tensor | None
-    """(N, 9), or None without a descriptor head."""
+    """(V * N, 9), or None without a descriptor head."""
+
+    def rows(self, chosen: NDArray[np.int64]) -> "Inputs":
+        """Return some rows."""
+        return Inputs(self.embedding[chosen], None if self.descriptors is None else self.descriptors[chosen])
 
 
 @torch.no_grad()
@@ -67,47 +71,81 @@ def prepare_heads(
     settings: TrainSettings,
     callback: TrainingCallback,
 ) -> None:
-    """Set input statistics and the exact fit of the head from the unaugmented training cells, as configured."""
+    """Set input statistics and the exact fit of the head from the training cells, as configured."""
     if not settings.network.standardize_features and network.descriptor_head is None:
         return
-    inputs = _gather_inputs(network, batch_source, rows, settings, callback)
-    if settings.network.standardize_features:
-        network.feature_mean.copy_(inputs.embedding.mean(dim=0))
-        network.feature_std.copy_(inputs.embedding.std(dim=0).clamp(min=_SMALLEST_STD))
-    if inputs.descriptors is not None:
-        network.descriptor_mean.copy_(inputs.descriptors.mean(dim=0))
-        network.descriptor_std.copy_(inputs.descriptors.std(dim=0).clamp(min=_SMALLEST_STD))
+    inputs = gather_inputs(network, batch_source, rows, settings, callback)
+    shown = np.tile(rows, 1 + settings.head_fit.views)
+    chances = cell_chances(cells, shown, settings.data.sampling)
+    set_statistics(network, inputs, torch.from_numpy(chances), settings)
     if settings.head_fit.penalty:
-        labels = torch.from_numpy(cells.labels[rows])
-        groups = torch.from_numpy(cells.groups[rows])
-        chances = cell_chances(cells, rows, settings.data.sampling)
+        labels = torch.from_numpy(cells.labels[shown])
         loss = fit_head(
             network,
             *inputs,
             labels,
-            weights=torch.from_numpy(chances * len(rows)),
-            objective=Objective(settings.loss, labels, groups, torch.device("cpu"), cells.classes.size),
+            weights=torch.from_numpy(chances * len(shown)),
+            objective=make_objective(cells, rows, settings),
             penalty=settings.head_fit.penalty,
         )
         callback.say(f"head fitted on {len(rows)} cells, loss with penalty {loss:.4f}")
 
 
-def _gather_inputs(
+@torch.no_grad()
+def set_statistics(network: CellNetwork, inputs: Inputs, shares: Tensor, settings: TrainSettings) -> None:
+    """Set the statistics that standardize the inputs of the heads.
+
+    Parameters
+    ----------
+    shares
+        (N,) weight of each row, of sum 1.
+    """
+    shares = shares.to(inputs.embedding)
+    if settings.network.standardize_features:
+        mean, deviation = _moments(inputs.embedding, shares)
+        network.feature_mean.copy_(mean)
+        network.feature_std.copy_(deviation)
+    if inputs.descriptors is not None:
+        mean, deviation = _moments(inputs.descriptors, shares)
+        network.descriptor_mean.copy_(mean)
+        network.descriptor_std.copy_(deviation)
+
+
+def _moments(values: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    mean = shares @ values
+    unbiased = len(values) / max(1, len(values) - 1)
+    variance = unbiased * (shares @ (values - mean).square())
+    return mean, variance.sqrt().clamp(min=_SMALLEST_STD)
+
+
+def make_objective(cells: CellSet, rows: NDArray[np.int64], settings: TrainSettings) -> Objective:
+    """Return the loss of a fit on some cells."""
+    labels, groups = torch.from_numpy(cells.labels[rows]), torch.from_numpy(cells.groups[rows])
+    return Objective(settings.loss, labels, groups, torch.device("cpu"), cells.classes.size)
+
+
+@torch.no_grad()
+def gather_inputs(
     network: CellNetwork,
     batch_source: BatchSource,
     rows: NDArray[np.int64],
     settings: TrainSettings,
     callback: TrainingCallback,
 ) -> Inputs:
+    """Return the inputs of the heads for some cells: as they are, then in each view of ``head_fit.views``."""
     network.eval()
-    callback.begin("Feature statistics", len(rows))
+    views = (PLAIN_VIEW, *range(settings.head_fit.views))
+    absent = sum(batch_source.count_absent(rows, view) for view in views)
+    callback.begin("Features", len(views) * len(rows) if absent else 0)
     embeddings, descriptors = [], []
-    for begin in range(0, len(rows), settings.engine.batch_size):
-        chosen = rows[begin : begin + settings.engine.batch_size]
-        batch = batch_source.batch(chosen, PLAIN_VIEW)
-        embeddings.append(network.embed(batch.activations, batch_source.start).double())
-        if batch.descriptors is not None:
-            descriptors.append(batch.descriptors.double())
-        callback.advance(len(chosen))
+    for view in views:
+        for begin in range(0, len(rows), settings.engine.batch_size):
+            chosen = rows[begin : begin + settings.engine.batch_size]
+            batch = batch_source.batch(chosen, view)
+            embeddings.append(network.embed(batch.activations, batch_source.start).double())
+            if batch.descriptors is not None:
+                descriptors.append(batch.descriptors.double())
+            if absent:
+                callback.advance(len(chosen))
     callback.end()
     return Inputs(torch.cat(embeddings), torch.cat(descriptors) if descriptors else None)

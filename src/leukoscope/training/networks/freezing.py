@@ -74,7 +74,7 @@ def freeze_boundary(network: CellNetwork, stages: tuple[StageSettings, ...]) -> 
         boundary = 0 if trained else end  # a model that is no chain hides its modules from its one unit
     if boundary == end:
         return end
-    if network.settings.pooling == "moments":
+    if network.settings.pools_cell:
         return 0  # pooling asks the images where the cell is
     earliest = min(network.backbone.stages[stage].last_unit for stage in network.pooled_stages)
     return min(boundary, earliest)

@@ -1,6 +1,6 @@
 """The network: logits, embedding and exact Grad-CAM of uint8 cells in one forward pass.
 
-The classifier follows a global average over a feature map F (C, h, w) (``training.pooling``), so the logit
+The classifier follows a global average over a feature map F (C, h, w) (``networks.pooling``), so the logit
 depends on F only through its channel averages p, and d logit / d F[c, y, x] = (d logit / d p[c]) / (h w) everywhere.
 Grad-CAM (Selvaraju et al. 2017, doi 10.1109/ICCV.2017.74) averages that gradient over the map and therefore has the
 weights J[c] / (h w), with J the Jacobian of the head, which is written down here in closed form: no autograd, and the
@@ -154,8 +154,8 @@ class CellNetwork(nn.Module):
         deepest = max(self.pooled_stages)
         self.backbone.cut_behind(deepest)
         self.pooling: AveragePooling | MomentPooling = (
-            MomentPooling(channels)
-            if settings.pooling == "moments"
+            MomentPooling(channels, deviations=settings.pooling == "statistics")
+            if settings.pools_cell
             else AveragePooling(channels, self.pooled_stages.index(deepest))
         )
         self.embedding_width = self.pooling.width
@@ -197,8 +197,9 @@ class CellNetwork(nn.Module):
         pooled = self.pool(self.normalize(pixels))
         descriptors = self.describe(pixels)
         features = self.standardize(pooled.embedding)
-        explained_map = self.standardize_map(pooled)
-        weights = self.head.jacobian(features)[:, :, self.pooling.explained]
+        explained_map = self.center_map(pooled)
+        weights = self.head.jacobian(features) / self.feature_std
+        weights = self.pooling.gradient(weights, pooled.embedding)
         weights = weights / (explained_map.shape[2] * explained_map.shape[3])
         activation_map = functional.relu(torch.einsum("nkc,nchw->nkhw", weights, explained_map))
         return Outputs(self.classify(features, descriptors), pooled.embedding, activation_map)
@@ -226,18 +227,15 @@ class CellNetwork(nn.Module):
         """Apply the training cells' feature statistics (identity unless ``standardize_features`` is set)."""
         return (embedding - self.feature_mean) / self.feature_std
 
-    def standardize_map(self, pooled: Pooled) -> Tensor:
-        """Return the explained map (N, C, h, w) in the features' standard deviations.
+    def center_map(self, pooled: Pooled) -> Tensor:
+        """Return the explained map (N, C, h, w).
 
-        Moments are also taken as distances from the average training cell, at each position weighted by its mask: the
-        map's average is then the input of the head, and Grad-CAM shows why a cell differs from the average.
+        Moments over the cell are taken as distances from the average training cell, at each position weighted by its
+        mask, so that Grad-CAM shows why a cell differs from the average.
         """
-        explained = self.pooling.explained
-        mean, std = (part[explained, None, None] for part in (self.feature_mean, self.feature_std))
-        explained_map = pooled.explained_map
-        if pooled.weight is not None:
-            explained_map = explained_map - mean * pooled.weight
-        return explained_map / std
+        if pooled.weight is None:
+            return pooled.explained_map
+        return pooled.explained_map - self.pooling.averages(self.feature_mean)[:, None, None] * pooled.weight
 
     def classify(self, features: Tensor, descriptors: Tensor | None = None) -> Tensor:
         """Return the logits (N, K) from standardized features and, for a descriptor head, raw descriptors."""
