@@ -17,7 +17,7 @@ from leukoscope.core.validation import first_fault
 if TYPE_CHECKING:
     from leukoscope.evaluation.leakage import Inflation
     from leukoscope.evaluation.split_report import EvaluationSettings
-    from leukoscope.models.report import Report, Supplement
+    from leukoscope.models.report import Report, Robustness, Supplement
 
 Replicates = Annotated[
     int, typer.Option(min=200, max=LARGEST_REPLICATES, help="Resamples of subjects for each interval.")
@@ -48,7 +48,9 @@ def evaluate(
     title: Annotated[str | None, typer.Option(help="Title of the report.")] = None,
     attach: Annotated[
         list[Path] | None,
-        typer.Option(help="JSON of another command to include (explain-check, novelty); may be repeated."),
+        typer.Option(
+            help="JSON of another command to include (explain-check, novelty, robustness); may be repeated."
+        ),
     ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder that cell keys are relative to: images for the galleries.")
@@ -77,12 +79,12 @@ def evaluate(
     report_json = json_with("schema_version", "runs", "splits", "caveats")
     outputs.folder(folder, "--out", OUTPUT_NAMES, marker=OUTPUT_NAMES[0], own=report_json)
     outputs.check()
-    supplements = tuple(_read_supplement(path) for path in attach or ())
+    attached = _read_attached(attach or [])
     with _steps() as step:
         report = evaluate_runs(
             runs, pooled=pooled, title=title, settings=_settings(replicates, seed), progress=step
         )
-        report = report.model_copy(update={"supplements": supplements})
+        report = report.model_copy(update=attached)
         pictures = {}
         if images is not None:
             from leukoscope.workflows.cell_pictures import picture_cells
@@ -201,19 +203,39 @@ def _settings(replicates: int, seed: int) -> "EvaluationSettings":
     return EvaluationSettings(bootstrap=BootstrapSettings(replicates=replicates, seed=seed))
 
 
-def _read_supplement(path: Path) -> "Supplement":
+def _read_attached(paths: list[Path]) -> dict[str, object]:
+    """Return the fields of a report that hold the results of other commands."""
+    from leukoscope.models.report import Robustness
+
+    read = [(path, _read_one_attached(path)) for path in paths]
+    steady = [(path, one) for path, one in read if isinstance(one, Robustness)]
+    if len(steady) > 1:
+        raise UsageError(f"--attach {steady[1][0]}: a second robustness.json; attach one")
+    return {
+        "supplements": tuple(one for _, one in read if not isinstance(one, Robustness)),
+        "robustness": steady[0][1] if steady else None,
+    }
+
+
+def _read_one_attached(path: Path) -> "Robustness | Supplement":
     from pydantic import ValidationError
 
+    from leukoscope.core.outputs import json_with
     from leukoscope.core.text import read_text
-    from leukoscope.models.report import Supplement
+    from leukoscope.models.report import Robustness, Supplement
 
     try:
-        return Supplement.model_validate_json(read_text(path))
+        text = read_text(path)
+        if json_with("unchanged", "perturbations")(path):
+            return Robustness.model_validate_json(text)
+        return Supplement.model_validate_json(text)
     except OSError as error:
         raise UsageError(f"--attach {path}: {error.strerror}") from None
     except ValidationError as error:
         place, message = first_fault(error)
-        raise UsageError(f"--attach {path}: not a supplement: {place}: {message}") from None
+        raise UsageError(
+            f"--attach {path}: not the JSON of one of these commands: {place}: {message}"
+        ) from None
 
 
 def _show_report(report: "Report") -> None:

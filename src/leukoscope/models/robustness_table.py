@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from leukoscope.models.report import Measurement, Robustness, format_measurement
 
+TITLE = "Small changes of the image"
 UNCHANGED = "unchanged"
 HEADER = (
     "Change of the image",
