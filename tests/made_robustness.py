@@ -33,6 +33,8 @@ def make_robustness() -> Robustness:
         model="small-test",
         model_version="0.0.1",
         model_sha256="0" * 64,
+        decision_sha256="2" * 64,
+        novelty_sha256="3" * 64,
         operating_point="balanced",
         cells_sha256="1" * 64,
         fold=None,

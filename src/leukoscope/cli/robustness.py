@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leukoscope.cli.options import Overwrite
+from leukoscope.cli.options import Overwrite, check_scale
 from leukoscope.core.limits import LARGEST_COUNT, LARGEST_REPLICATES, LARGEST_SEED, LARGEST_WORKERS
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ def robustness(
         int | None,
         typer.Option(min=1, max=LARGEST_WORKERS, help="Threads of the engine; default: all cores."),
     ] = None,
+    microns_per_pixel: Annotated[
+        float | None,
+        typer.Option(help="Scale of the images, for a bundle of uncut cells such as leukoscope-kinds."),
+    ] = None,
     replicates: Annotated[
         int, typer.Option(min=200, max=LARGEST_REPLICATES, help="Resamples of subjects for each interval.")
     ] = 2000,
@@ -75,6 +79,7 @@ def robustness(
     from leukoscope.inference.predictor import Predictor
     from leukoscope.workflows.robustness import measure_robustness
 
+    check_scale(microns_per_pixel)
     outputs = Outputs(overwrite=overwrite)
     outputs.read(table)
     outputs.read_whole(bundle)
@@ -86,7 +91,13 @@ def robustness(
             outputs.file(out / f"{FIGURE}.{kind}", "--out", own=with_mark())
     outputs.check()
     predictor = Predictor.open(
-        bundle, engine=engine, threads=threads, tta=tta, operating_point=operating_point, streaming=True
+        bundle,
+        engine=engine,
+        threads=threads,
+        tta=tta,
+        operating_point=operating_point,
+        streaming=True,
+        microns_per_pixel=microns_per_pixel,
     )
     with _Bar(quiet=quiet) as bar:
         result, unreadable = measure_robustness(
@@ -140,7 +151,7 @@ def _show(result: "Robustness") -> None:
         changed, *others = _values(
             row.measures, "decisions_changed", "decisions_reversed", "rejected", "roc_auc"
         )
-        aim = "" if row.aim is None else f"{row.aim:.0%}, {'reached' if row.reached else 'missed'}"
+        aim = "" if row.aim is None else f"{row.aim * 100:.0f} %, {'reached' if row.reached else 'missed'}"
         last = following is not None and following.group != row.group
         table.add_row(row.title, changed, aim, *others, end_section=last)
     console = Console()

@@ -374,6 +374,8 @@ class Robustness(_Record):
     model: str
     model_version: str
     model_sha256: str
+    decision_sha256: str = Field(description="Of `decision.json`.")
+    novelty_sha256: str = Field(description="Of `novelty.safetensors`.")
     operating_point: str
     cells_sha256: str = Field(description="Of the rows that were measured.")
     fold: str | None = Field(description="The fold that the cells were taken from; null for all.")

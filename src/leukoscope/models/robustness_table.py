@@ -38,7 +38,7 @@ def robustness_rows(robustness: Robustness) -> list[TableRow]:
         texts = (
             result.title,
             _share(measures["decisions_changed"]),
-            "" if result.aim is None else f"{result.aim:.0%} at most",
+            "" if result.aim is None else f"{result.aim * 100:.0f} % at most",
             "" if result.reached is None else "yes" if result.reached else "no",
             _share(measures["decisions_reversed"]),
             _share(measures["calls_changed"]),

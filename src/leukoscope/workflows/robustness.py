@@ -19,6 +19,7 @@ from leukoscope.evaluation.robustness import (
 )
 from leukoscope.imaging.decode import decode_image
 from leukoscope.inference.perturbed import Outcome, Perturbation, perturbations, predict_perturbed
+from leukoscope.models.files import DECISION, NOVELTY
 from leukoscope.models.report import Measurements, PerturbationResult, Robustness
 from leukoscope.stats.intervals import BootstrapSettings
 
@@ -119,6 +120,8 @@ def measure_robustness(
         model=predictor.model.name,
         model_version=predictor.model.version,
         model_sha256=predictor.model.sha256,
+        decision_sha256=predictor.bundle.sums[DECISION],
+        novelty_sha256=predictor.bundle.sums[NOVELTY],
         operating_point=predictor.operating_point.name,
         cells_sha256=table_sha256(measured),
         fold=fold,

@@ -10,6 +10,7 @@ from leukoscope.decision.calibration import Calibration
 from leukoscope.imaging.decode import decode_image
 from leukoscope.inference.perturbed import perturbations, predict_perturbed
 from leukoscope.inference.predictor import Predictor
+from leukoscope.models.manifest import Domain
 from small_bundle import make_small_bundle, sample_paths
 
 
@@ -108,6 +109,20 @@ def test_a_small_frame_cuts_nothing_of_a_moved_cell(small_predictor: Predictor) 
             assert seen[0].shape == (450, 450, 3)
             if one.name.startswith("shift"):
                 assert seen[0].sum() == rgb.sum()
+
+
+def test_an_uncut_cell_is_changed_with_its_surroundings(small_predictor: Predictor) -> None:
+    manifest = small_predictor.bundle.manifest.model_copy(update={"domain": Domain(form="uncut")})
+    uncut = Predictor(dataclasses.replace(small_predictor.bundle, manifest=manifest), small_predictor.session)
+    rgb = np.random.default_rng(2).integers(60, 200, (450, 450, 3), dtype=np.uint8)
+    seen = []
+    changes = [
+        dataclasses.replace(one, apply=lambda image: (seen.append(image), image)[1])
+        for one in perturbations("uncut")
+    ]
+    outcomes = predict_perturbed(uncut, rgb, changes)
+    assert all(np.array_equal(image, rgb) for image in seen) and len(seen) == len(changes)
+    assert {outcome.call for outcome in outcomes} == {outcomes[0].call}
 
 
 def test_three_classes(tmp_path) -> None:

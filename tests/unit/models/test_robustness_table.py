@@ -22,7 +22,7 @@ def test_rows_have_one_text_per_column_and_the_unchanged_cells_first() -> None:
     assert rows[0].texts[0] == "unchanged" and "1.2 % (0.0 to 3.0)" in rows[0].texts
     turned = dict(zip(HEADER, rows[1].texts, strict=True))
     assert turned["Decisions changed"] == "0.8 % (0.1 to 2.0)"
-    assert turned["Aim"] == "1% at most" and turned["Aim reached"] == "yes"
+    assert turned["Aim"] == "1 % at most" and turned["Aim reached"] == "yes"
     assert turned["AUC minus unchanged"] == "-0.010 (-0.020 to 0.000)"
     blurred = dict(zip(HEADER, rows[2].texts, strict=True))
     assert blurred["Aim"] == blurred["Aim reached"] == "" and blurred["ROC AUC"] == "not estimable"
