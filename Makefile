@@ -16,7 +16,7 @@ QUICK := not slow and not browser
 PYTEST = OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-quick test-shuffled lint words format types docs site bench bundle-check picture screenshots gallery notebooks published refresh \
+.PHONY: help demo setup test test-quick test-shuffled lint words format types docs site bench bundle-check picture screenshots gallery notebooks robustness published refresh \
 	load audit all clean
 
 help:  ## Show this list
@@ -100,6 +100,16 @@ gallery-%:
 notebooks: setup  ## Execute the notebooks and write them with their outputs
 	$(DEV)/bin/python examples/notebooks/execute.py
 
+# The cell table of C-NMC, as 'leukoscope data import' writes it, and the cells of each subject.
+CELLS ?= cells.csv
+EACH ?= 10
+
+robustness: setup  ## Measure the shipped bundle under small changes of the cells of CELLS, and show the result
+	$(DEV)/bin/leukoscope robustness "$(CELLS)" --cells-per-subject $(EACH) --out robustness
+	cp robustness/robustness.json docs/reports/robustness.json
+	cp robustness/robustness.png docs/images/robustness.png
+	$(MAKE) --no-print-directory published
+
 published: setup
 	PYTHONPATH=tools $(DEV)/bin/python -m leukoscope_tools publish $(PUBLISHED)
 
@@ -121,4 +131,4 @@ audit: setup  ## Known vulnerabilities of the dependencies
 all: test demo  ## Everything
 
 clean:  ## Remove the environments and outputs
-	rm -rf $(VENV) $(DEV) demo site jupyter_execute
+	rm -rf $(VENV) $(DEV) demo site robustness jupyter_execute

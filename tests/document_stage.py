@@ -36,6 +36,7 @@ SMALLER = (
     (r"leukoscope leakage --config", "--per-class 20"),
     (r"leukoscope explain-check", "--limit 4"),
     (r"leukoscope novelty ", "--limit 50"),
+    (r"leukoscope robustness ", "--cells-per-subject 1 --replicates 200"),
     (r"leukoscope data sample ", "--count 40"),
     (r"leukoscope tune ", "--trials 2 --folds 2"),
 )

@@ -66,6 +66,7 @@ RIGHT_CALLS = {
     "compare": "compare run --replicates 200 --out out/compared",
     "leakage": "leakage run run2 --replicates 200",
     "novelty": f"novelty a.webp {NOVELTY}",
+    "robustness": "robustness cohort/cells.csv --bundle bundle --replicates 200 --out out/robustness -q",
     "export": "export run --out out/bundle",
 }
 """A call of each command that gets as far as its work; one that is missing is made of its required parameters."""
@@ -88,6 +89,7 @@ HEAVY = {
     "compare": "leukoscope.evaluation.compare.compare",
     "leakage": "leukoscope.evaluation.leakage.measure_inflation",
     "novelty": "leukoscope.evaluation.ood_report.measure_images",
+    "robustness": "leukoscope.workflows.robustness.predict_perturbed",
     "export": "leukoscope.training.fit.checkpoint.load_trained",
 }
 """Command -> its work, which begins after every value was looked at. Commands that are quick do all of it."""

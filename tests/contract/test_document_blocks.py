@@ -26,7 +26,7 @@ SERVE = re.compile(r"leukoscope serve\b")
 ADDRESS = "http://127.0.0.1:8000"
 REFERENCE = ROOT / "docs" / "reference" / "cli.md"
 """Made from the program's own examples; of those that a guide shows, too, the long ones are executed there only."""
-LONG = re.compile(r"leukoscope (evaluate|compare|tune|explain-check)\b")
+LONG = re.compile(r"leukoscope (evaluate|compare|tune|explain-check|robustness)\b")
 """Takes long, and no other line of the page needs its outputs."""
 
 

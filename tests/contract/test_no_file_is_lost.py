@@ -60,6 +60,7 @@ def call(line: str) -> Result:
 PREDICT = "predict in -q --bundle bundle --subjects subjects.csv"
 SPLIT = "data split cohort/cells.csv --protocol grouped --k 2"
 NOVELTY = "novelty in --cells cohort/cells.csv --splits cohort/splits.json --split only --bundle bundle"
+ROBUSTNESS = "robustness cohort/cells.csv --bundle bundle --cells-per-subject 1 --replicates 200 -q"
 EVALUATE = "evaluate run --replicates 200"
 
 # A command, the option that names an output, the file that the output takes.
@@ -85,6 +86,10 @@ OUTPUTS = [
     ("compare run --replicates 200 --no-literature", "--out out", "out/comparison.md"),
     ("compare run --replicates 200 --no-literature", "--out out", "out/comparison.json"),
     (NOVELTY, "--out {}", "novelty.json"),
+    (ROBUSTNESS, "--out out", "out/robustness.json"),
+    (ROBUSTNESS, "--out out", "out/robustness.csv"),
+    (ROBUSTNESS, "--out out", "out/robustness.svg"),
+    (ROBUSTNESS, "--out out", "out/robustness.png"),
     ("weights expand --cells cohort/cells.csv", "--out {}", "b3.safetensors"),
     ("smear field.jpg -q", "--out out", "out/cells.csv"),
     ("smear field.jpg -q", "--out out", "out/report.html"),
@@ -179,6 +184,7 @@ INPUTS = [
     ("data split cohort/cells.csv --protocol grouped --out cohort/cells.csv", "cohort/cells.csv"),
     ("data import classes --out table.csv", "table.csv"),
     (f"{NOVELTY} --out cohort/splits.json", "cohort/splits.json"),
+    (f"{ROBUSTNESS.replace('cohort/cells.csv', 'out/robustness.csv')} --out out", "out/robustness.csv"),
     ("evaluate run --out out --attach out/report.json", "out/report.json"),
     ("compare out/comparison.json --out out", "out/comparison.json"),
     ("weights expand --cells cohort/cells.csv --config config.toml --out config.toml", "config.toml"),

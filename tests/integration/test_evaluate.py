@@ -14,6 +14,7 @@ from leukoscope.cli.main import run as run_program
 from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.imaging.overlay import encode_png
 from leukoscope.models.report import read_report
+from made_robustness import make_robustness
 from shared_folders import make_once
 from synthetic_runs import Cohort, write_run
 
@@ -51,6 +52,7 @@ def write(folder: Path) -> None:
         },
     }
     (folder / "explanations.json").write_text(json.dumps(supplement))
+    (folder / "robustness.json").write_text(make_robustness().model_dump_json())
     rng = np.random.default_rng(0)
     keys = [row.split(",")[0] for row in (run / "cells.csv").read_text().splitlines()[1:]]
     for key in keys:
@@ -61,7 +63,8 @@ def write(folder: Path) -> None:
         path.write_bytes(encode_png(image, 1))
     code = leukoscope(
         "evaluate", run, "--replicates", 200, "--out", folder / "out", "--title", "A <b>small</b> run",
-        "--attach", folder / "explanations.json", "--images", folder / "images",
+        "--attach", folder / "explanations.json", "--attach", folder / "robustness.json",
+        "--images", folder / "images",
     )  # fmt: skip
     assert code == 0
 
@@ -70,8 +73,17 @@ def test_report_json_follows_its_schema(written: Path) -> None:
     report = read_report(written / "out" / "report.json")
     assert report.notice == RESEARCH_USE
     assert report.supplements[0].measures["energy_inside"].value == 0.8
+    assert report.robustness == make_robustness()
     assert report.runs[0].architecture == "efficientnet_b3"
     assert report.runs[0].training_seconds == 1234.5
+
+
+def test_only_one_robustness_and_no_other_json_is_attached(written: Path, tmp_path: Path) -> None:
+    attach = ("--attach", written / "robustness.json")
+    assert leukoscope("evaluate", written / "run", "--out", tmp_path / "twice", *attach, *attach) == 2
+    (tmp_path / "other.json").write_text('{"unchanged": 1, "perturbations": 2}')
+    other = ("--attach", tmp_path / "other.json")
+    assert leukoscope("evaluate", written / "run", "--out", tmp_path / "other", *other) == 2
 
 
 def test_the_page_is_self_contained(written: Path) -> None:

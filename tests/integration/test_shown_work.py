@@ -19,6 +19,7 @@ from documents import ROOT
 from leukoscope.assets import default_bundle_path
 from leukoscope.cli.main import app
 from leukoscope.models.bundle import Bundle
+from leukoscope.models.report import Robustness
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "examples" / "notebooks").glob("*.ipynb"))
 GALLERY = sorted(path.stem for path in (ROOT / "examples" / "gallery").glob("*.py"))
@@ -103,6 +104,16 @@ def test_gallery_pictures_are_of_the_shipped_bundle(name: str, shipped: Bundle) 
     with Image.open(path) as image:
         assert image.info.get("Source") == shipped.sha256, "run: make refresh"
     assert path.stat().st_size < MAX_BYTES
+
+
+def test_the_robustness_that_is_shown_is_of_the_shipped_bundle(shipped: Bundle) -> None:
+    robustness = Robustness.model_validate_json((ROOT / "docs" / "reports" / "robustness.json").read_bytes())
+    measured = (robustness.model_sha256, robustness.decision_sha256, robustness.novelty_sha256)
+    files = ("model.onnx", "decision.json", "novelty.safetensors")
+    assert measured == tuple(shipped.sums[name] for name in files), "run: make robustness CELLS=cells.csv"
+    with Image.open(ROOT / "docs" / "images" / "robustness.png") as image:
+        assert image.info["Source"].endswith(f"cells {robustness.cells_sha256[:12]}")
+        assert robustness.model_sha256[:12] in image.info["Source"]
 
 
 @pytest.mark.slow

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leukoscope.cli.evaluate import AsJson, Replicates, evaluation_settings, show_report, show_steps
+from leukoscope.cli.evaluate import (
+    AsJson,
+    Attach,
+    Replicates,
+    evaluation_settings,
+    read_attached,
+    show_report,
+    show_steps,
+)
 from leukoscope.cli.train import INTERRUPTED, Config, Set, Threads, make_callback
 from leukoscope.core.limits import LARGEST_COUNT, LARGEST_SEED
 from leukoscope.core.terms import RESEARCH_USE
@@ -36,7 +44,7 @@ def cross_validate(
         int, typer.Option(min=2, max=LARGEST_COUNT, help="Outer folds, by merged subjects, stratified.")
     ] = 7,
     repeats: Annotated[
-        int, typer.Option(min=1, max=LARGEST_REPEATS, help="How often the subjects are divided anew.")
+        int, typer.Option(min=1, max=LARGEST_REPEATS, help="How often the subjects are divided.")
     ] = 1,
     name: Annotated[
         str | None, typer.Option(help="Part of the names of the runs; default: name of the configuration.")
@@ -45,10 +53,9 @@ def cross_validate(
     seed: Annotated[int | None, typer.Option(min=0, max=LARGEST_SEED, help="Random seed.")] = None,
     threads: Threads = None,
     title: Annotated[str | None, typer.Option(help="Title of the report.")] = None,
+    attach: Attach = None,
     replicates: Replicates = 2000,
-    resume: Annotated[
-        bool, typer.Option(help="Go on with an interrupted cross-validation in --out.")
-    ] = False,
+    resume: Annotated[bool, typer.Option(help="Continue an interrupted cross-validation in --out.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a recipe by nested cross-validation over subjects, and train the final model on all of them.
@@ -65,12 +72,13 @@ def cross_validate(
     overrides = [] if seed is None else [f"seed={seed}"]
     overrides += [] if threads is None else [f"engine.threads={threads}"]
     outputs = Outputs(overwrite=resume)
-    outputs.read(cells, config)
+    outputs.read(cells, config, *(attach or ()))
     outputs.folder(
         out, "--out", (STATE, *OUTPUT_NAMES), marker=STATE, own=json_with("runs", "folds", "repeats")
     )
     outputs.check()
     settings = read_settings(config, [*(set_ or []), *overrides])
+    attached = read_attached(attach or [])
 
     def callback(job: str) -> Any:
         if not as_json:
@@ -89,12 +97,16 @@ def cross_validate(
             make_callback=callback,
         )
     except KeyboardInterrupt:
-        typer.secho("Stopped. Finished runs are kept; go on with the same command and --resume.", err=True)
+        typer.secho(
+            "Stopped. Finished runs are kept; repeat the command with --resume to continue.", err=True
+        )
         raise typer.Exit(INTERRUPTED) from None
     with show_steps() as step:
         report = report_cross_validation(
             found, title=title, settings=evaluation_settings(replicates, 0), progress=step
         )
+        supplements = (*attached.supplements, *report.supplements)
+        report = report.model_copy(update={"supplements": supplements, "robustness": attached.robustness})
         write_outputs(report, out, progress=step)
     if as_json:
         typer.echo(

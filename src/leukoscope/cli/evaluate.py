@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -17,13 +17,19 @@ from leukoscope.core.validation import first_fault
 if TYPE_CHECKING:
     from leukoscope.evaluation.leakage import Inflation
     from leukoscope.evaluation.split_report import EvaluationSettings
-    from leukoscope.models.report import Report, Supplement
+    from leukoscope.models.report import Report, Robustness, Supplement
 
 Replicates = Annotated[
     int, typer.Option(min=200, max=LARGEST_REPLICATES, help="Resamples of subjects for each interval.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the resampling.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Attach = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="JSON of another command to include (explain-check, novelty, robustness); may be repeated."
+    ),
+]
 Runs = Annotated[list[Path], typer.Argument(help="Run folders, as 'leukoscope train' wrote them.")]
 
 
@@ -46,10 +52,7 @@ def evaluate(
     ] = None,
     pooled: Annotated[bool, typer.Option(help="Add the pooled estimate over all test parts.")] = False,
     title: Annotated[str | None, typer.Option(help="Title of the report.")] = None,
-    attach: Annotated[
-        list[Path] | None,
-        typer.Option(help="JSON of another command to include (explain-check, novelty); may be repeated."),
-    ] = None,
+    attach: Attach = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder that cell keys are relative to: images for the galleries.")
     ] = None,
@@ -77,12 +80,12 @@ def evaluate(
     report_json = json_with("schema_version", "runs", "splits", "caveats")
     outputs.folder(folder, "--out", OUTPUT_NAMES, marker=OUTPUT_NAMES[0], own=report_json)
     outputs.check()
-    supplements = tuple(_read_supplement(path) for path in attach or ())
+    attached = read_attached(attach or [])
     with show_steps() as step:
         report = evaluate_runs(
             runs, pooled=pooled, title=title, settings=evaluation_settings(replicates, seed), progress=step
         )
-        report = report.model_copy(update={"supplements": supplements})
+        report = report.model_copy(update=attached._asdict())
         pictures = {}
         if images is not None:
             from leukoscope.workflows.cell_pictures import picture_cells
@@ -204,19 +207,51 @@ def evaluation_settings(replicates: int, seed: int) -> "EvaluationSettings":
     return EvaluationSettings(bootstrap=BootstrapSettings(replicates=replicates, seed=seed))
 
 
-def _read_supplement(path: Path) -> "Supplement":
+class Attached(NamedTuple):
+    """The fields of a report that hold the results of other commands."""
+
+    supplements: "tuple[Supplement, ...]"
+    robustness: "Robustness | None"
+
+
+def read_attached(paths: list[Path]) -> Attached:
+    """Read the results of other commands.
+
+    Raises
+    ------
+    UsageError
+        A file cannot be read, is no such result, or a second one holds what a report has once.
+    """
+    from leukoscope.models.report import Robustness
+
+    read = [(path, _read_one_attached(path)) for path in paths]
+    steady = [(path, one) for path, one in read if isinstance(one, Robustness)]
+    if len(steady) > 1:
+        raise UsageError(f"--attach {steady[1][0]}: a second robustness.json; attach one")
+    return Attached(
+        tuple(one for _, one in read if not isinstance(one, Robustness)), steady[0][1] if steady else None
+    )
+
+
+def _read_one_attached(path: Path) -> "Robustness | Supplement":
     from pydantic import ValidationError
 
+    from leukoscope.core.outputs import json_with
     from leukoscope.core.text import read_text
-    from leukoscope.models.report import Supplement
+    from leukoscope.models.report import Robustness, Supplement
 
     try:
-        return Supplement.model_validate_json(read_text(path))
+        text = read_text(path)
+        if json_with("unchanged", "perturbations")(path):
+            return Robustness.model_validate_json(text)
+        return Supplement.model_validate_json(text)
     except OSError as error:
         raise UsageError(f"--attach {path}: {error.strerror}") from None
     except ValidationError as error:
         place, message = first_fault(error)
-        raise UsageError(f"--attach {path}: not a supplement: {place}: {message}") from None
+        raise UsageError(
+            f"--attach {path}: not the JSON of one of these commands: {place}: {message}"
+        ) from None
 
 
 def show_report(report: "Report") -> None:

@@ -62,6 +62,7 @@ COMMANDS: dict[str, Command] = {
     "compare": Command("evaluate", "Compare runs and reports, paired by subject.", _DEVELOP),
     "leakage": Command("evaluate", "Measure the inflation of metrics by a leaking split.", _DEVELOP),
     "novelty": Command("novelty", "Measure rejection of out-of-distribution images and of cells.", _DEVELOP),
+    "robustness": Command("robustness", "Measure how steady decisions are under small changes.", _DEVELOP),
     "export": Command("export", "Make a bundle from a finished run.", _DEVELOP),
 }
 """Name -> module under ``leukoscope.cli`` with ``register(app)``, or with ``app`` for a group of commands."""

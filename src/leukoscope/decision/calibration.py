@@ -156,8 +156,8 @@ def choose_calibration(
         held_out = fold == number
         others = fit_temperature(values[~held_out], truth[~held_out], weights[~held_out], with_bias=with_bias)
         scaled[held_out] = others.logits(values[held_out])
-    gains = np.bincount(group, weights * (_losses(values, truth) - _losses(scaled, truth)))
-    gains = gains * (len(names) / len(truth))  # the mean over the cells of each subject
+    of_cells = _losses(values, truth) - _losses(scaled, truth)
+    gains = np.bincount(group, of_cells) / np.bincount(group)  # the mean over the cells of each subject
     gain = float(gains.mean())
     error = float(gains.std(ddof=1)) / math.sqrt(len(names))
     if gain > error:

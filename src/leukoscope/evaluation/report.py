@@ -30,6 +30,7 @@ from leukoscope.models.report import (
     format_measurement,
     write_report,
 )
+from leukoscope.models.robustness_table import HEADER, TITLE, robustness_rows, robustness_text
 
 CELL_NAMES = (
     "roc_auc",
@@ -171,6 +172,7 @@ def render_html(
         all_class_names=ALL_NAMES,
         abstention_columns=[(s.name, s.abstention.measures) for s in columns if s.abstention],
         abstention_names=ABSTENTION_MEASURES,
+        robustness=_robustness(report),
         pictures=encoded,
         pictured=lambda split_cases: any(case.cell in encoded for case in split_cases),
     )
@@ -194,6 +196,13 @@ def metric_info(name: str) -> MetricInfo:
 def slug(name: str) -> str:
     """Return a name that is good as a folder name: lower-case letters, digits and underscores."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "split"
+
+
+def _robustness(report: Report) -> dict[str, Any] | None:
+    if report.robustness is None:
+        return None
+    rows, text = robustness_rows(report.robustness), robustness_text(report.robustness)
+    return {"title": TITLE, "text": text, "header": HEADER, "rows": rows}
 
 
 def _present(names: Iterable[str], columns: Iterable[Measurements]) -> list[str]:

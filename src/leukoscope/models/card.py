@@ -9,7 +9,7 @@ from leukoscope.decision.parameters import DecisionParameters
 from leukoscope.models.manifest import Manifest
 
 if TYPE_CHECKING:
-    from leukoscope.models.report import Measurements, Report, SplitReport
+    from leukoscope.models.report import Measurements, Report, Robustness, SplitReport
 
 CELL_MEASURES = (
     "roc_auc",
@@ -191,9 +191,22 @@ def _report_lines(report: "Report") -> Iterator[str]:
         yield ""
         yield from _measure_table(tuple(supplement.measures), [("value", supplement.measures)])
         yield ""
+    if report.robustness is not None:
+        yield from _robustness_lines(report.robustness)
     yield "### Caveats"
     yield ""
     yield from _bullets((*report.protocol, *report.caveats))
+
+
+def _robustness_lines(robustness: "Robustness") -> Iterator[str]:
+    from leukoscope.models.robustness_table import HEADER, TITLE, robustness_rows, robustness_text
+
+    yield f"### {TITLE}"
+    yield ""
+    yield robustness_text(robustness)
+    yield ""
+    yield from _table(HEADER, [row.texts for row in robustness_rows(robustness)])
+    yield ""
 
 
 def _split_lines(split: "SplitReport") -> Iterator[str]:

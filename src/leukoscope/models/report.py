@@ -364,6 +364,54 @@ class Supplement(_Record):
     measures: Measurements
 
 
+class PerturbationResult(_Record):
+    """What one small change of the image does to the answers; see ``imaging.perturb``."""
+
+    name: str
+    title: str
+    group: str
+    aim: Share | None = Field(
+        description="Largest share of changed decisions that is aimed at; null without."
+    )
+    reached: bool | None = Field(
+        description="Whether `decisions_changed` is at most the aim; null without one."
+    )
+    measures: Measurements = Field(
+        description="Shares of cells, each subject counting the same: decisions_changed (any change of the decision), "
+        "decisions_reversed (a called class became another), decisions_rejected (rejected, and not before), "
+        "calls_changed (of the operating point, decided or not), rejected, rejected_as_novel, rejected_by_checks. "
+        "logit_change: mean absolute change of the calibrated "
+        "log-odds. roc_auc: of the positive group; roc_auc_change: minus that of the unchanged cells, paired."
+    )
+
+
+class Robustness(_Record):
+    """All of ``robustness.json``: how steady the answers of a bundle are under small changes of the image."""
+
+    schema_version: Literal[1] = 1
+    model: str
+    model_version: str
+    model_sha256: str
+    decision_sha256: str = Field(description="Of `decision.json`.")
+    novelty_sha256: str = Field(description="Of `novelty.safetensors`.")
+    operating_point: str
+    cells_sha256: str = Field(description="Of the rows that were measured.")
+    fold: str | None = Field(description="The fold that the cells were taken from; null for all.")
+    cells: Count
+    subjects: Count = Field(description="0 where the table names none.")
+    cells_per_subject: Count
+    seed: int
+    level: Share = Field(description="Nominal level of every interval.")
+    resamples: Count
+    in_training: Literal["all", "some", "none", "unknown"] = Field(
+        description="How many of the subjects are in the training set; unknown where its groups cannot be found in the "
+        "cell table."
+    )
+    remarks: tuple[str, ...] = Field(description="What a reader must know.")
+    unchanged: Measurements = Field(description="Of the cells as they are.")
+    perturbations: tuple[PerturbationResult, ...]
+
+
 class Report(_Record):
     """All of ``report.json``."""
 
@@ -380,6 +428,7 @@ class Report(_Record):
     splits: tuple[SplitReport, ...] = Field(min_length=1)
     pooled: SplitReport | None = Field(default=None, description="All test parts together, each cell once.")
     supplements: tuple[Supplement, ...] = ()
+    robustness: Robustness | None = Field(default=None, description="Null where it was not measured.")
 
     @property
     def headline(self) -> SplitReport:

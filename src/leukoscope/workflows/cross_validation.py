@@ -67,7 +67,7 @@ def cross_validate(
     folds
         Outer folds, from 2.
     repeats
-        How often the subjects are divided anew, from 1.
+        How often the subjects are divided, from 1.
     resume
         Continue in a folder that an earlier call left: finished runs are kept, a started one goes on.
     make_callback
@@ -161,7 +161,7 @@ def read_cross_validation(out: Path) -> CrossValidation:
     missing = [name for name in (*(name for row in names for name in row), FINAL) if name not in runs]
     if missing:
         raise UsageError(
-            f"{out}: {len(missing)} of its runs are not finished, the first is {missing[0]!r}; go on with --resume"
+            f"{out}: {len(missing)} of its runs are not finished, the first is {missing[0]!r}; continue with --resume"
         )
     return CrossValidation(tuple(tuple(out / runs[name] for name in row) for row in names), out / runs[FINAL])
 
@@ -221,7 +221,7 @@ def measure_repeats(
     return Supplement(
         name="repeats",
         title="Repeats of the cross-validation",
-        text="Each repeat divides the subjects anew and tests every cell once. Only the first one is reported in full.",
+        text="Each repeat divides the subjects again and tests every cell once. Only the first one is reported in full.",
         measures=measures,
     )
 

@@ -5,6 +5,7 @@ import pytest
 from leukoscope.core.errors import UsageError
 from leukoscope.models.report import Supplement, format_measurement, write_report
 from leukoscope_tools.documents.publish import TABLES, find_stale, has_blocks, publish
+from made_robustness import make_robustness
 
 CLOSE = "<!-- /leukoscope -->"
 
@@ -79,6 +80,20 @@ def test_abstention_and_supplements_are_tables(folder: Path, evaluated) -> None:
     assert f"| rotation | {format_measurement(held)} | {held.n_cells:,} | {held.n_subjects} |" in text
 
 
+def test_small_changes_are_a_table_from_their_file_or_from_a_report(folder: Path, evaluated) -> None:
+    robustness = make_robustness()
+    (folder / "reports" / "robustness.json").write_text(robustness.model_dump_json())
+    report = evaluated.report.model_copy(update={"robustness": robustness})
+    write_report(report, folder / "reports" / "with.json")
+    texts = []
+    for option in ("robustness=reports/robustness.json", "report=reports/with.json"):
+        path = document(folder, f"<!-- leukoscope: robustness {option} -->{CLOSE}")
+        publish(path)
+        texts.append(path.read_text().splitlines()[1:])
+    assert texts[0] == texts[1]
+    assert any(line.startswith("| turned by 90° | 0.8 % (0.1 to 2.0) |") for line in texts[0])
+
+
 def test_literature_shows_no_column_that_is_empty_and_no_threshold_of_ours(folder: Path) -> None:
     path = document(folder, f"<!-- leukoscope: literature -->{CLOSE}")
     publish(path)
@@ -98,6 +113,8 @@ def test_literature_shows_no_column_that_is_empty_and_no_threshold_of_ours(folde
         (f"<!-- leukoscope: results -->{CLOSE}", "report"),
         (f"<!-- leukoscope: results reports/report.json -->{CLOSE}", "reports/report.json"),
         (f"<!-- leukoscope: supplement report=reports/report.json name=luck -->{CLOSE}", "luck"),
+        (f"<!-- leukoscope: robustness -->{CLOSE}", "robustness"),
+        (f"<!-- leukoscope: robustness report=reports/report.json -->{CLOSE}", "robustness"),
         (f"<!-- leukoscope: value report=reports/report.json measure=luck -->{CLOSE}", "luck"),
     ],
 )

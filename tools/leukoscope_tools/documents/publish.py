@@ -9,7 +9,8 @@ A block is between two comments, which are not visible on the rendered page::
 ``results``, ``baselines``, ``subjects``, ``points``, ``abstention``, ``slices``, ``runs`` and ``caveats`` take
 ``report=``; ``supplement`` takes ``report=`` and ``name=``, that of one of its supplements;
 ``comparison`` takes ``comparison=``; ``literature`` takes nothing; ``value`` is within a line and takes
-``report=``, ``measure=`` and, where wanted, ``level=subject`` and ``split=``. ``conditions``, ``model``,
+``report=``, ``measure=`` and, where wanted, ``level=subject`` and ``split=``. ``robustness`` takes ``robustness=``, a
+file of ``leukoscope robustness``, or ``report=``, a report with it. ``conditions``, ``model``,
 ``backends`` and ``targets`` take ``performance=``, ``stream`` takes ``stream=`` and ``training`` takes
 ``training=``: files that the benchmark commands wrote. Paths are relative to the document; names
 with blanks are in quotation marks.
@@ -34,7 +35,15 @@ from leukoscope.evaluation.split_report import (
 )
 from leukoscope.evaluation.subgroups import SUBGROUP_MEASURES
 from leukoscope.models.metric_info import MEASURES
-from leukoscope.models.report import Measurements, Report, SplitReport, format_measurement, read_report
+from leukoscope.models.report import (
+    Measurements,
+    Report,
+    Robustness,
+    SplitReport,
+    format_measurement,
+    read_report,
+)
+from leukoscope.models.robustness_table import HEADER, robustness_rows, robustness_text
 from leukoscope_tools.benchmark.records import (
     PERFORMANCE_BLOCKS,
     read_performance,
@@ -155,6 +164,8 @@ def _render(match: re.Match[str], path: Path) -> str:
         elif what == "comparison":
             source = path.parent / options["comparison"]
             body = to_markdown(Comparison.model_validate_json(source.read_bytes()))
+        elif what == "robustness":
+            body = _robustness(options, path)
         elif what in TABLES:
             body = TABLES[what](_report(options, path))
         elif what in PERFORMANCE_BLOCKS:
@@ -173,6 +184,7 @@ def _render(match: re.Match[str], path: Path) -> str:
                     "comparison",
                     "literature",
                     "supplement",
+                    "robustness",
                     "value",
                 ]
             )
@@ -296,6 +308,18 @@ def _supplement(report: Report, name: str) -> str:
             markdown_row([words, format_measurement(measurement), f"{measurement.n_cells:,}", subjects])
         )
     return "\n".join(lines)
+
+
+def _robustness(options: Mapping[str, str], path: Path) -> str:
+    if "report" in options:
+        robustness = _report(options, path).robustness
+    else:
+        robustness = Robustness.model_validate_json((path.parent / options["robustness"]).read_bytes())
+    if robustness is None:
+        raise KeyError("robustness")
+    rows = [HEADER, *(row.texts for row in robustness_rows(robustness))]
+    lines = [markdown_row(row) for row in rows]
+    return "\n".join([robustness_text(robustness), "", lines[0], "|---" * len(HEADER) + "|", *lines[1:]])
 
 
 def _slices(report: Report) -> str:

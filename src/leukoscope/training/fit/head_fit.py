@@ -117,7 +117,8 @@ class HeadProblem:
         def loss() -> Tensor:
             losses = self._objective.cell_losses(scaled @ solution[:-1] + solution[-1], self._labels)
             value: Tensor = (losses * self._weights).mean()
-            return value + 0.5 * penalty * (scale * solution[:-1]).square().sum()
+            penalized: Tensor = value + 0.5 * penalty * (scale * solution[:-1]).square().sum()
+            return penalized
 
         def evaluate() -> Tensor:
             solver.zero_grad()
