@@ -18,11 +18,11 @@ from leukoscope.smear.records import CellRecord, FieldRecord, Ring
 CELL_COLUMNS = (
     "image", "cell", "y0_px", "x0_px", "y1_px", "x1_px", "kind", "kind_probability", "prediction_set",
     "blast_probability", "immature_probability", "decision", "reasons", "microns_per_pixel", "subject", "smear",
-    "score", "touches_border", "in_focus", *MEASUREMENTS,
+    "score", "touches_border", "touches_cell", "in_focus", *MEASUREMENTS,
 )  # fmt: skip
 FIELD_COLUMNS = (
-    "image", "subject", "smear", "sha256", "width_px", "height_px", "reason", "message", "cells", "white_cells",
-    "kinds", "blasts", "blast_share", "blast_share_low", "blast_share_high", "nucleated_red_cells",
+    "image", "subject", "smear", "sha256", "width_px", "height_px", "reason", "message", "cells", "smudge_cells",
+    "white_cells", "kinds", "blasts", "blast_share", "blast_share_low", "blast_share_high", "nucleated_red_cells",
     "nucleated_red_cells_per_100", "not_white", "uncertain", "rejected_cells", "model",
     "microns_per_pixel", "scale_source", "n_red_cells", "scale_low", "scale_high", "scale_by_red_cells", "edge_um",
     "background_share", "unevenness", "red_cells_od_r", "red_cells_od_g", "red_cells_od_b", "nearest_stain",
@@ -67,7 +67,7 @@ def _cell_values(record: FieldRecord, cell: CellRecord) -> dict[str, Any]:
         "decision": cell.decision, "reasons": " ".join(cell.reasons),
         "microns_per_pixel": record.scale and round(record.scale.value, 6),
         "subject": record.subject, "smear": record.smear, "score": cell.score,
-        "touches_border": cell.touches_border, "in_focus": cell.in_focus,
+        "touches_border": cell.touches_border, "touches_cell": cell.touches_cell, "in_focus": cell.in_focus,
         **{name: cell.measurements.get(name) for name in MEASUREMENTS},
     }  # fmt: skip
 
@@ -80,6 +80,7 @@ def _field_values(record: FieldRecord) -> dict[str, Any]:
     values["model"] = record.model
     if not record.rejected:
         values |= _counted(record)
+        values["smudge_cells"] = record.smudge_cells
     values["warnings"] = "; ".join(record.warnings)
     if record.scale is not None:
         low, high = record.scale.interval or (None, None)

@@ -1,36 +1,40 @@
 """Read smears: find the white cells of fields, one field at a time."""
 
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.core.errors import ImageError, UsageError
 from leukoscope.core.terms import Reason
-from leukoscope.imaging.overlay import encode_png
 from leukoscope.inference.cells import Source
 from leukoscope.inference.inputs import iterate_images
-from leukoscope.models.registry import KINDS_MODEL
+from leukoscope.models.registry import FINDER_MODEL, KINDS_MODEL
 from leukoscope.smear.calibrate import SHARP_UM, Calibration, Survey, calibrate_field, survey_field
-from leukoscope.smear.files import FIELD_LIMITS, FIELD_SUFFIXES, FieldFile, open_field
-from leukoscope.smear.finder import ClassicalFinder, Finder, FoundCell
-from leukoscope.smear.finder_network import RED_CELL_UM, NetworkFinder, default_finder
-from leukoscope.smear.measure import measure_cell
+from leukoscope.smear.files import FIELD_LIMITS, FIELD_SUFFIXES, FieldFile, open_field, take_array
+from leukoscope.smear.finder import ClassicalFinder, Finder, FoundCell, Instance
+from leukoscope.smear.finder_network import NetworkFinder, load_finder
+from leukoscope.smear.measure import measure_cell, touching_cells
 from leukoscope.smear.picture import Picture, shrunk_shape
 from leukoscope.smear.raster import trace_outlines
 from leukoscope.smear.records import CellRecord, FieldRecord, ScaleRecord, StainRecord, State
+from leukoscope.smear.red_cells import RED_CELL_UM
 from leukoscope.smear.scale import RedCellSize, Scale, ScaleSource, pool_red_cells, scale_of
 from leukoscope.smear.tiling import find_cells
 
+CLASSICAL = "classical"
+"""Name of the finder by thresholds and watershed, which needs no bundle."""
 LEAST_SCORE = 0.5
 OVERVIEW_PX = 1400
 CROP_MARGIN_UM = 3.0
 
+_TOUCHING_UM = 0.4  # outlines nearer than this touch
 _LOOK_AHEAD = 12  # fields of a smear whose red cells are measured if one shows too few
 _FEW_RED_CELLS, _SMEAR_RED_CELLS, _REMEMBERED = 5, 12, 24
 
@@ -85,7 +89,7 @@ def read_smear(
     sources: Any,
     *,
     microns_per_pixel: float | None = None,
-    finder: "Finder | Literal['network', 'classical']" = "network",
+    finder: "Finder | str | os.PathLike[str]" = FINDER_MODEL,
     classifier: "CellClassifier | str | Path | None" = KINDS_MODEL,
     subject_of: Callable[[str], str | None] = lambda _: None,
     usual_microns_per_pixel: float | None = None,
@@ -99,7 +103,8 @@ def read_smear(
     microns_per_pixel
         Scale of all of them; None takes each file's metadata, else measures red cells.
     finder
-        Finds the cells: the shipped network, the classical finder, or one of your own.
+        Finds the cells: the name or folder of a bundle of the task ``finder``, ``classical`` for thresholds and
+        watershed, or one of your own.
     classifier
         Names them: the name or folder of a bundle, or one of your own; None leaves ``white cell``.
     subject_of
@@ -115,7 +120,10 @@ def read_smear(
     Raises
     ------
     UsageError
-        ``microns_per_pixel`` is not positive, no image is named, or a bundle names no cells of fields.
+        ``microns_per_pixel`` is not positive, there is no such finder, no image is named, or a bundle names no cells of
+        fields.
+    BundleError
+        A bundle is of another task, damaged or altered.
     """
     if microns_per_pixel is not None and not 0 < microns_per_pixel < 1000:
         raise UsageError(f"microns_per_pixel is {microns_per_pixel}; expected a positive number, such as 0.1")
@@ -123,7 +131,7 @@ def read_smear(
         from leukoscope.smear.naming import bundle_classifier
 
         classifier = bundle_classifier(classifier)
-    reader = _Reader(microns_per_pixel, finder, classifier, usual_microns_per_pixel)
+    reader = FieldSearch(microns_per_pixel, finder, classifier, usual_microns_per_pixel)
     waiting = deque[Source]()
     stream = _sources(sources, subject_of)
     while (source := waiting.popleft() if waiting else next(stream, None)) is not None:
@@ -143,26 +151,65 @@ def _sources(sources: Any, subject_of: Callable[[str], str | None]) -> Iterator[
             yield from iterate_images(source)
 
 
-class _Reader:
-    """Reads one field after the other and remembers the red cells of the current smear."""
+@dataclass(frozen=True)
+class SearchedField:
+    """A field that was searched for white cells.
+
+    Attributes
+    ----------
+    base
+        Record of the field, without its cells.
+    picture, calibration
+        The field, and its light, scale and stain.
+    cells
+        White cells in reading order.
+    smudges
+        Smudge cells seen, which are not among ``cells``.
+    """
+
+    base: FieldRecord
+    picture: Picture
+    calibration: Calibration
+    cells: list[Instance]
+    smudges: int
+
+
+class FieldSearch:
+    """Searches one field after the other and remembers the red cells of the current smear.
+
+    Parameters
+    ----------
+    microns_per_pixel, finder, classifier
+        See ``read_smear``.
+    """
 
     def __init__(
         self,
-        microns_per_pixel: float | None,
-        finder: "Finder | str",
-        classifier: CellClassifier | None,
-        usual: float | None = None,
+        microns_per_pixel: float | None = None,
+        finder: "Finder | str | os.PathLike[str]" = FINDER_MODEL,
+        classifier: CellClassifier | None = None,
+        usual_microns_per_pixel: float | None = None,
     ) -> None:
-        self._given = microns_per_pixel
-        self._usual = usual
-        if isinstance(finder, str) and finder not in ("network", "classical"):
-            raise UsageError(f"finder {finder!r}: expected 'network' or 'classical'")
-        self._finder: Any = default_finder() if finder == "network" else finder
+        self._given, self._usual = microns_per_pixel, usual_microns_per_pixel
+        named = isinstance(finder, str | os.PathLike) and finder != CLASSICAL
+        self._finder: Any = load_finder(finder) if named else finder  # type: ignore[arg-type]
         self._classifier = classifier
         self._smear: tuple[str, int, int] | None = None
         self._sizes: dict[str, RedCellSize] = {}
 
     def read(self, source: Source, waiting: "deque[Source]", stream: Iterator[Source]) -> FieldReading:
+        """Read one field; if it shows few red cells, those of the following fields of its smear are measured, too."""
+        searched = self._search(source, waiting, stream)
+        return searched if isinstance(searched, FieldReading) else self._describe(searched)
+
+    def search(self, source: Source) -> SearchedField | FieldReading:
+        """Search one field, independent of earlier ones; return a ``FieldReading`` with the reason if that failed."""
+        self._smear, self._sizes = None, {}
+        return self._search(source, deque(), iter(()))
+
+    def _search(
+        self, source: Source, waiting: "deque[Source]", stream: Iterator[Source]
+    ) -> SearchedField | FieldReading:
         name = source.name
         model = None if self._classifier is None else self._classifier.model
         base = FieldRecord(
@@ -171,7 +218,7 @@ class _Reader:
         try:
             if isinstance(source.content, ImageError):
                 raise source.content
-            file = open_field(_content(source))
+            file = _open(source)
         except ImageError as error:
             return FieldReading(_rejected(base, error))
         picture = file.picture
@@ -186,7 +233,7 @@ class _Reader:
             calibration = calibrate_field(
                 picture, survey, given=self._given, metadata=file.scale, smear=smear
             )
-            return self._search(base, picture, calibration)
+            return self._find(base, picture, calibration)
         except ImageError as error:
             whole = (0, 0, picture.height_px, picture.width_px)
             return FieldReading(
@@ -195,7 +242,7 @@ class _Reader:
 
     @property
     def _name(self) -> str:
-        return "classical" if self._finder == "classical" else str(getattr(self._finder, "name", "finder"))
+        return CLASSICAL if self._finder == CLASSICAL else str(getattr(self._finder, "name", "finder"))
 
     def _scale_of_laboratory(self) -> Scale | None:
         return None if self._usual is None else Scale(self._usual, ScaleSource.PROFILE, 0, None, None)
@@ -249,11 +296,11 @@ class _Reader:
             return None
         return Scale(scale.value, ScaleSource.SMEAR, scale.n_red_cells, scale.interval, scale.measured)
 
-    def _search(self, base: FieldRecord, picture: Picture, calibration: Calibration) -> FieldReading:
-        scale, stain, light = calibration.scale, calibration.stain, calibration.light
-        finder = ClassicalFinder(stain) if self._finder == "classical" else self._finder
-        found = find_cells(picture, light, finder, scale.value)
+    def _find(self, base: FieldRecord, picture: Picture, calibration: Calibration) -> SearchedField:
+        finder = ClassicalFinder(calibration.stain) if self._finder == CLASSICAL else self._finder
+        found = find_cells(picture, calibration.light, finder, calibration.scale.value)
         found = [cell for cell in found if cell.score >= LEAST_SCORE]
+        stain = calibration.stain
         if found and not stain.n_pixels and stain.nuclei is None:
             raise ImageError(
                 Reason.NOT_A_SMEAR,
@@ -261,14 +308,26 @@ class _Reader:
                 "give a photograph of a stained blood smear",
             )
         whole = [cell for cell in found if cell.smudge < 0.5]
-        smudges = len(found) - len(whole)
+        return SearchedField(base, picture, calibration, whole, len(found) - len(whole))
+
+    def _describe(self, searched: SearchedField) -> FieldReading:
+        """Measure and name the cells of a field, and draw it."""
+        picture, calibration, whole = searched.picture, searched.calibration, searched.cells
+        scale, light, smudges = calibration.scale, calibration.light, searched.smudges
         calls = self._classifier.classify(picture, calibration, whole) if self._classifier else None
         records, crops = [], []
+        touching = touching_cells(whole, _TOUCHING_UM / scale.value)
         for index, cell in enumerate(whole):
             rgb = picture.read(cell.box)
             measured = measure_cell(cell, light.optical_density(rgb, cell.box), scale.value)
             records.append(
-                _cell_record(index + 1, cell, measured, calls[index] if calls is not None else None)
+                _cell_record(
+                    index + 1,
+                    cell,
+                    measured,
+                    calls[index] if calls is not None else None,
+                    touches_cell=index in touching,
+                )
             )
             around = _around(cell.box, picture, CROP_MARGIN_UM / scale.value)
             crops.append(light.normalize(picture.read(around), around))
@@ -277,24 +336,24 @@ class _Reader:
             warnings.append(f"{smudges} smudge cell{'s' if smudges > 1 else ''} seen and not counted")
         box = (0, 0, picture.height_px, picture.width_px)
         overview = light.normalize(picture.read(box, shrunk_shape(picture, OVERVIEW_PX)), box)
-        record = base.model_copy(
+        record = searched.base.model_copy(
             update={
                 "scale": _scale_record(scale),
                 "stain": _stain_record(calibration),
                 "edge_um": calibration.edge_um,
                 "warnings": tuple(warnings),
                 "cells": tuple(records),
+                "smudge_cells": smudges,
             }
         )
         return FieldReading(record, overview, tuple(crops))
 
 
-def _content(source: Source) -> bytes | Path:
-    """Return the file of a source; an array is a field without metadata, as a PNG file."""
+def _open(source: Source) -> FieldFile:
     if isinstance(source.content, np.ndarray):
-        return encode_png(source.content, compress_level=0)
+        return take_array(source.content)
     assert not isinstance(source.content, ImageError)  # noqa: S101 - the caller has looked
-    return source.content
+    return open_field(source.content)
 
 
 def smear_of(name: str) -> str:
@@ -307,7 +366,7 @@ def _size_ahead(source: Source, key: tuple[str, int, int]) -> RedCellSize | None
     if isinstance(source.content, ImageError) or smear_of(source.name) != key[0]:
         return None
     try:
-        picture = open_field(_content(source)).picture
+        picture = _open(source).picture
         if (picture.width_px, picture.height_px) != key[1:]:
             return None
         return survey_field(picture).red_cells
@@ -320,7 +379,12 @@ def _rejected(base: FieldRecord, error: ImageError) -> FieldRecord:
 
 
 def _cell_record(
-    number: int, cell: FoundCell, measured: dict[str, float | None], call: CellCall | None
+    number: int,
+    cell: FoundCell,
+    measured: dict[str, float | None],
+    call: CellCall | None,
+    *,
+    touches_cell: bool,
 ) -> CellRecord:
     call = call or CellCall("white cell")
     edge = measured.get("edge_width_um")
@@ -345,6 +409,7 @@ def _cell_record(
         decision=call.decision,
         reasons=tuple(reasons),
         touches_border=cell.touches_border,
+        touches_cell=touches_cell,
         in_focus=sharp,
         measurements={name: None if value is None else round(value, 5) for name, value in measured.items()},
     )
