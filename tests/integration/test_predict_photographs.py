@@ -205,7 +205,9 @@ def test_a_model_of_uncut_cells_gives_the_kinds_of_a_smear(kinds: Predictor, pat
     rows = list(kinds.stream([path]))
     cells = reading.record.cells
     if not cells:  # the object in the middle of a small image is no white cell
-        assert [row.label for row in rows] == ["platelet" if path.stem.startswith("PLATELET") else "erythroblast"]
+        assert [row.label for row in rows] == [
+            "platelet" if path.stem.startswith("PLATELET") else "erythroblast"
+        ]
         return
     assert [row.box for row in rows] == [cell.box for cell in cells]
     for row, cell in zip(rows, cells, strict=True):

@@ -86,7 +86,9 @@ def predict(
     ] = None,
     microns_per_pixel: Annotated[
         float | None,
-        typer.Option(help="Scale of photographs; without it from each file's metadata, else from the red cells."),
+        typer.Option(
+            help="Scale of photographs; without it from each file's metadata, else from the red cells."
+        ),
     ] = None,
     profile: Profile = None,
     schema: Annotated[
