@@ -21,7 +21,7 @@ WHITE_FROM = 245
 _LEAST_BLACK_RIM = (
     0.25  # a cut-out that fills its frame touches it briefly, a photograph has hardly a black pixel
 )
-_LEAST_WHITE_RIM = 0.95
+_LEAST_WHITE_RIM = 0.7  # tight crops have at least 0.79, photographs with few parts at most 0.47
 _MOST_WHITE_PARTS = 3
 _BRIGHT = 150  # green of what is not black: cells of C-NMC have at most 50 in the median
 _LEAST_BRIGHT_SHARE = 0.3  # of the frame: the view through an eyepiece, not a cell
@@ -38,7 +38,7 @@ def ground_of(rgb: NDArray[np.uint8]) -> Ground:
     Returns
     -------
     str
-        ``black`` if black pixels make up a quarter of the frame's rim, ``white`` if white ones make up nearly all of it
+        ``black`` if black pixels make up a quarter of the frame's rim, ``white`` if white ones make up 70 % of it
         and at most three parts lie on them, else ``photograph``. A bright disk on black is the view through an
         eyepiece: a photograph.
     """

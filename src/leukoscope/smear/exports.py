@@ -29,6 +29,12 @@ FIELD_COLUMNS = (
     "nearest_stain_distance", "warnings",
 )  # fmt: skip
 
+KIND_COLORS = {
+    "neutrophil": "#0061a0", "eosinophil": "#006b55", "basophil": "#9c3d7f", "lymphocyte": "#5b4db3",
+    "monocyte": "#7a5c00", "immature_granulocyte": "#3f6b1f", "erythroblast": "#8c1d5b", "platelet": "#2f5d73",
+    "not_a_white_cell": "#7d4a2d",
+}  # fmt: skip
+"""Colors of the usual kinds; other kinds have one of ``PALETTE``."""
 PALETTE = ("#0b6e4f", "#1f4e9e", "#a23b00", "#7a3e9d", "#8a6d00", "#006d77", "#9d174d", "#4d5b00")
 Records = Callable[[], Iterable[FieldRecord]]
 """Gives the fields from the first on, each time it is called: files are written field by field."""
@@ -40,6 +46,8 @@ def color_of(kind: str) -> str:
         return PALETTE[0]
     if "blast" in kind and "erythro" not in kind:
         return "#b3001b"
+    if kind in KIND_COLORS:
+        return KIND_COLORS[kind]
     return PALETTE[sum(kind.encode()) % len(PALETTE)]
 
 

@@ -15,12 +15,12 @@ from leukoscope.models.files import MODEL
 from leukoscope.models.finder_bundle import FinderBundle
 from leukoscope.models.registry import FINDER_MODEL, resolve_model
 from leukoscope.smear.finder import FoundCell
-from leukoscope.smear.raster import fill_holes
+from leukoscope.smear.raster import fill_holes, label_parts
 from leukoscope.smear.red_cells import RED_CELL_UM
 from leukoscope.smear.scale import COARSEST_UM
 
-MOST_HOLE_UM2 = 2.0
-"""Holes of a nucleus up to this area are filled."""
+LEAST_PART_UM2 = 2.0
+"""Holes of a nucleus up to this area are filled, and parts of it up to this area are dropped."""
 _FIRST_SIDES_PX = (
     512,
     1024,
@@ -95,7 +95,7 @@ class NetworkFinder:
                 return []
             scale = RED_CELL_UM / float(np.median(diameters))
         found = find_in_field(rgb, scale, self._session.run, self._settings).cells
-        return [_without_holes(cell, scale) for cell in found]
+        return [_smoothed(cell, scale) for cell in found]
 
     def measure_red_cells(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """Return the diameters of the red cells that the network sees, px of the image, float32 (n,).
@@ -118,10 +118,10 @@ class NetworkFinder:
         return None
 
 
-def _without_holes(cell: Instance, microns_per_pixel: float) -> Instance:
-    """Fill the holes of the cell, and those of the nucleus that are too small to be a gap between lobes."""
-    return replace(
-        cell,
-        cell=fill_holes(cell.cell),
-        nucleus=fill_holes(cell.nucleus, MOST_HOLE_UM2 / microns_per_pixel**2),
-    )
+def _smoothed(cell: Instance, microns_per_pixel: float) -> Instance:
+    """Fill the holes of the cell; fill holes of the nucleus too small for a gap between lobes, drop parts as small."""
+    least_px = LEAST_PART_UM2 / microns_per_pixel**2
+    nucleus = fill_holes(cell.nucleus, least_px)
+    parts = label_parts(nucleus)
+    large = parts.areas_px > least_px
+    return replace(cell, cell=fill_holes(cell.cell), nucleus=parts.select(large) if large.any() else nucleus)

@@ -1,5 +1,6 @@
 """Cut-out cells on black and white ground are distinguished from photographs."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def test_shipped_cells_are_cut_outs_on_black_and_white(path: Path) -> None:
     rgb = decode_image(path)
     for crop in (rgb, tight(rgb)):
         assert ground_of(crop) == "black"
-    assert ground_of(on_white(rgb)) == "white"
+        assert ground_of(on_white(crop)) == "white"
     back = white_to_black(on_white(rgb))
     assert np.array_equal(back, rgb)
 
@@ -61,3 +62,14 @@ def test_many_parts_on_white_are_a_photograph() -> None:
     for x in range(40, 360, 60):
         draw.ellipse((x, 100, x + 40, 140), fill=(200, 150, 150))
     assert ground_of(np.asarray(image)) == "photograph"
+
+
+@pytest.mark.parametrize("quality", [75, 95])
+def test_noise_of_compression_on_white_is_no_part_of_the_cell(quality: int) -> None:
+    rgb = decode_image(CELLS[0])
+    buffer = io.BytesIO()
+    Image.fromarray(on_white(rgb)).save(buffer, "JPEG", quality=quality)
+    lossy = decode_image(buffer.getvalue())
+    assert ground_of(lossy) == "white"
+    found, expected = (white_to_black(lossy) > 0).any(axis=2), (rgb > 0).any(axis=2)
+    assert (found & expected).sum() / (found | expected).sum() > 0.95
