@@ -51,7 +51,8 @@ def run_smear(options: SmearOptions) -> int:
     from leukoscope.smear.files import FIELD_LIMITS, FIELD_SUFFIXES
     from leukoscope.smear.finder_network import load_finder
     from leukoscope.smear.folder import SmearFolder
-    from leukoscope.smear.reading import CLASSICAL, read_smear
+    from leukoscope.smear.reading import read_smear
+    from leukoscope.smear.search import CLASSICAL
 
     ignored = Ignored()
     found = iterate_sources(

@@ -18,7 +18,7 @@ from leukoscope.inference.results import WarningDetail
 
 if TYPE_CHECKING:  # imported with the first photograph: cut-out cells need none of it
     from leukoscope.smear.finder import FoundCell
-    from leukoscope.smear.reading import FieldReading, SearchedField
+    from leukoscope.smear.search import RejectedField, SearchedField
 
 _PERHAPS_A_FIELD = frozenset(
     {Reason.TOO_MANY_PIXELS, Reason.FILE_TOO_LARGE, Reason.UNSUPPORTED_MODE, Reason.UNKNOWN_FORMAT}
@@ -110,7 +110,7 @@ class CellCutter:
         return ground_of(rgb) == "photograph"
 
     def _cells(self, source: Source, rgb: Rgb | None, began: float) -> Iterator[Source]:
-        from leukoscope.smear.reading import FieldReading, FieldSearch
+        from leukoscope.smear.search import FieldSearch, RejectedField
 
         # One for each photograph: it holds the red cells of a smear, and threads may share the predictor.
         searched = FieldSearch(self._given, usual_microns_per_pixel=self._usual).search(source)
@@ -120,7 +120,7 @@ class CellCutter:
         elif error is not None:
             yield replace(source, content=error, duration_s=time.perf_counter() - began)
         else:
-            assert not isinstance(searched, FieldReading)  # noqa: S101 - that has a reason
+            assert not isinstance(searched, RejectedField)  # noqa: S101 - that has a reason
             yield from self._found(source, searched, began)
 
     def _found(self, source: Source, searched: "SearchedField", began: float) -> Iterator[Source]:
@@ -167,28 +167,28 @@ class CellCutter:
             settings.canvas_px,
         )
 
-    def _is_one_cell(self, rgb: Rgb, searched: "SearchedField | FieldReading") -> bool:
+    def _is_one_cell(self, rgb: Rgb, searched: "SearchedField | RejectedField") -> bool:
         """Whether a photograph without a found cell is about as large as one cell with its surroundings.
 
         Objects that are no white cells, such as platelets, are among the classes of models of uncut cells.
         """
         if self._settings.cut_out:
             return False
-        from leukoscope.smear.reading import FieldReading
+        from leukoscope.smear.search import RejectedField
 
-        if isinstance(searched, FieldReading):
+        if isinstance(searched, RejectedField):
             return searched.record.reason is Reason.NO_SCALE and min(rgb.shape[:2]) <= _ONE_CELL_PX
         return bool(min(rgb.shape[:2]) * searched.calibration.scale.value <= _ONE_CELL_UM)
 
     def _as_one_cell(
-        self, source: Source, rgb: Rgb, searched: "SearchedField | FieldReading", began: float
+        self, source: Source, rgb: Rgb, searched: "SearchedField | RejectedField", began: float
     ) -> Source:
         from leukoscope.imaging.uncut import ASSUMED_SIDE_UM, place_uncut
-        from leukoscope.smear.reading import FieldReading
+        from leukoscope.smear.search import RejectedField
 
         height, width = rgb.shape[:2]
         warnings: tuple[WarningDetail, ...] = ()
-        if isinstance(searched, FieldReading):
+        if isinstance(searched, RejectedField):
             scale = ASSUMED_SIDE_UM / min(height, width)
             code = WarningCode.ASSUMED_SCALE
             warnings = (WarningDetail(code=code, message=WARNING_TEXTS[code]),)
@@ -225,11 +225,11 @@ def take_photographs(predictor: Predictor, microns_per_pixel: float | None = Non
     return predictor
 
 
-def _rejection(searched: "SearchedField | FieldReading") -> ImageError | None:
+def _rejection(searched: "SearchedField | RejectedField") -> ImageError | None:
     """Return why a photograph has no cells to classify; None if it has."""
-    from leukoscope.smear.reading import FieldReading
+    from leukoscope.smear.search import RejectedField
 
-    if isinstance(searched, FieldReading):
+    if isinstance(searched, RejectedField):
         record = searched.record
         return ImageError(record.reason or Reason.UNREADABLE, record.message or "the image cannot be read")
     if searched.cells:
