@@ -67,8 +67,7 @@ def load_model(
     tta
         Test-time augmentation: 1, 4 (quarter turns) or 8 (also mirrored) views whose outputs are averaged.
     microns_per_pixel
-        Scale of the images, for a bundle of uncut cells such as ``leukoscope-kinds``; for None the shorter side of
-        each image is assumed to be 30 micrometers.
+        Scale of photographs; None takes each file's metadata, else measures red cells.
     profile
         Laboratory profile, a file of ``leukoscope adapt``.
 
@@ -96,7 +95,9 @@ def load_model(
         raise InputTypeError(
             f"a value of type {type(model).__qualname__}: expected the name of a model or the folder of a bundle"
         )
-    return Predictor.open(
+    from leukoscope.smear.photographs import take_photographs
+
+    predictor = Predictor.open(
         model,
         engine=engine,
         precision=precision,
@@ -106,6 +107,7 @@ def load_model(
         microns_per_pixel=microns_per_pixel,
         profile=profile,
     )
+    return take_photographs(predictor, microns_per_pixel)
 
 
 load = load_model
@@ -143,7 +145,7 @@ def predict(
 
 @lru_cache(maxsize=2)
 def _loaded(folder: str) -> Predictor:
-    return Predictor.open(folder)
+    return load_model(folder)
 
 
 def read_images(*images: Any, subjects: PathLike | Mapping[str, str] | None = None) -> Iterator[Source]:

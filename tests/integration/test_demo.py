@@ -28,7 +28,8 @@ def test_every_shipped_image_has_a_result(folder: Path) -> None:
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     cells = [row for row in rows if "/cells/" in row["source"]]
     others = [row for row in rows if "/other/" in row["source"]]
-    assert (len(cells), len(others)) == (60, 14)
+    assert (len(cells), len({row["source"] for row in others})) == (60, 14)
+    assert len(others) > 14  # one of the photographs shows two cells
     assert all(row["decision"] == "rejected" and row["reasons"] for row in others)
     scored = [row for row in cells if row["decision"] != "rejected"]
     assert len(scored) >= 58
@@ -49,7 +50,8 @@ def test_most_training_cells_are_classified_correctly(folder: Path) -> None:
 
 def test_the_sheet_shows_cells_and_heat_maps_and_is_one_file(folder: Path) -> None:
     page = (folder / "contact_sheet.html").read_text(encoding="utf-8")
-    assert page.count("<article") == 74
+    rows = (folder / "results.jsonl").read_text().splitlines()
+    assert page.count("<article") == len(rows)
     assert page.count("data:image/") > 120
     assert "http://" not in page and "https://" not in page
     assert RESEARCH_USE in page
@@ -71,7 +73,7 @@ def test_an_interrupted_demo_is_done_again_and_results_of_others_are_left_alone(
     journal.write_bytes(journal.read_bytes()[:40_000])  # killed within a row
     result = CliRunner().invoke(app, ["demo", "--out", str(out)])
     assert result.exit_code == 0, result.output
-    assert len(journal.read_text().splitlines()) == 74
+    assert len(journal.read_text().splitlines()) == len((folder / "results.jsonl").read_text().splitlines())
     (out / "contact_sheet.html").unlink()
     row = json.loads(journal.read_text().splitlines()[0])
     own = json.dumps({**row, "source": "my/own.bmp"}) + "\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from leukoscope.smear.reading import read_smear
 from leukoscope.smear.records import FieldRecord
@@ -258,3 +258,27 @@ def test_a_cut_cohort_is_imported(tmp_path: Path) -> None:
         run("data", "import", tmp_path / "cells" / "cells.csv", "--out", tmp_path / "table.csv").returncode
         == 0
     )
+
+
+def test_touching_cut_and_blurred_cells_are_marked_in_the_table(tmp_path: Path) -> None:
+    field = Image.open(TWO_CELLS)
+    folder = tmp_path / "fields"
+    folder.mkdir()
+    field.save(folder / "a_touching.png")
+    field.crop((200, 0, 640, 480)).save(folder / "b_cut.png")
+    field.filter(ImageFilter.GaussianBlur(12)).save(folder / "c_blurred.png")
+    out = tmp_path / "out"
+    run("smear", folder, "--out", out, "-q", "--microns-per-pixel", "0.077")
+    with (out / "cells.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    marks = {
+        name: [row for row in rows if Path(row["image"]).stem == name]
+        for name in ("a_touching", "b_cut", "c_blurred")
+    }
+    assert [row["touches_cell"] for row in marks["a_touching"]] == ["true", "true"]
+    assert {row["touches_border"] for row in marks["a_touching"]} == {"false"}
+    assert "true" in {row["touches_border"] for row in marks["b_cut"]}
+    assert "cut_off" in {reason for row in marks["b_cut"] for reason in row["reasons"].split()}
+    assert marks["c_blurred"] and {row["in_focus"] for row in marks["c_blurred"]} == {"false"}
+    with (out / "fields.csv").open(newline="") as file:
+        assert {row["smudge_cells"] for row in csv.DictReader(file)} <= {"0", "1", ""}

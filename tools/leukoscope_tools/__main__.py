@@ -10,6 +10,7 @@ from leukoscope_tools.benchmark.predict import app as benchmark
 from leukoscope_tools.documents.publish_command import publish
 from leukoscope_tools.documents.reference import docs
 from leukoscope_tools.documents.words_command import words
+from leukoscope_tools.finder_bundle import finder_bundle
 
 
 class ToolGroup(typer.core.TyperGroup):
@@ -28,6 +29,10 @@ app = typer.Typer(cls=ToolGroup, no_args_is_help=True, add_completion=False, hel
 app.command(epilog="Example: python -m leukoscope_tools docs --check")(docs)
 app.command(epilog="Example: python -m leukoscope_tools publish README.md docs/results.md --check")(publish)
 app.command(epilog="Example: python -m leukoscope_tools words --write")(words)
+app.command(
+    epilog="Example: python -m leukoscope_tools finder-bundle src/leukoscope/assets/finder/model.onnx "
+    "--report docs/reports/smear-fields.json --out src/leukoscope/assets/finder"
+)(finder_bundle)
 app.add_typer(benchmark, name="benchmark")
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ def kinds_bundle_path() -> Path:
     return _HERE / "kinds"
 
 
-def finder_path() -> Path:
-    """Return the graph of the shipped finder of white cells."""
-    return _HERE / "finder" / "finder.onnx"
+def finder_bundle_path() -> Path:
+    """Return the folder of the shipped finder of white cells, a bundle of the task ``finder``."""
+    return _HERE / "finder"
 
 
 def license_text() -> str:

@@ -1,4 +1,4 @@
-"""``leukoscope bundle verify`` and ``bundle show``."""
+"""``leukoscope bundle verify``, ``bundle show`` and ``bundle list``."""
 
 import json
 import sys
@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from leukoscope.core.errors import UsageError
+from leukoscope.core.errors import LeukoscopeError, UsageError
 
 if TYPE_CHECKING:
-    from leukoscope.models.bundle import Bundle
+    from leukoscope.models.bundle import Bundle, Check
+    from leukoscope.models.finder_bundle import FinderBundle
 
 
 def verify(directory: Path | None, *, expect: str | None, engines: tuple[str, ...], as_json: bool) -> int:
     """Run all checks, print the results and return the exit code."""
-    from leukoscope.models.bundle import Bundle, Check, verify_bundle
+    from leukoscope.models.bundle import Bundle, Check, open_bundle, verify_bundle
     from leukoscope.models.registry import resolve_model
     from leukoscope.models.session import ENGINES
 
@@ -26,7 +27,7 @@ def verify(directory: Path | None, *, expect: str | None, engines: tuple[str, ..
     checks = verify_bundle(place)
     sha256 = None
     if checks[0].passed:
-        bundle = Bundle.open(place)
+        bundle = open_bundle(place)
         sha256 = bundle.sha256
         if expect is not None:
             same = expect.lower() == sha256
@@ -35,7 +36,10 @@ def verify(directory: Path | None, *, expect: str | None, engines: tuple[str, ..
             )
         from leukoscope.workflows.engine_agreement import reproduce
 
-        checks += [reproduce(bundle, engine) for engine in engines]
+        if isinstance(bundle, Bundle):
+            checks += [reproduce(bundle, engine) for engine in engines]
+        else:
+            checks.append(_runs(bundle))
     passed = all(check.passed for check in checks)
     if as_json:
         listed = [check._asdict() for check in checks]
@@ -52,26 +56,93 @@ def verify(directory: Path | None, *, expect: str | None, engines: tuple[str, ..
 
 def show(directory: Path | None, *, card: bool, as_json: bool) -> None:
     """Print the description of a bundle."""
-    from leukoscope.models.bundle import Bundle
+    from leukoscope.models.bundle import Bundle, open_bundle
     from leukoscope.models.files import CARD
     from leukoscope.models.registry import resolve_model
 
-    bundle = Bundle.open(resolve_model(directory))
+    bundle = open_bundle(resolve_model(directory))
     if as_json:
         content = {
             "directory": str(bundle.directory),
             "sha256": bundle.sha256,
             "model_sha256": bundle.model_sha256,
             "manifest": bundle.manifest.model_dump(mode="json"),
-            "decision": bundle.decision.model_dump(mode="json"),
         }
+        if isinstance(bundle, Bundle):
+            content["decision"] = bundle.decision.model_dump(mode="json")
         typer.echo(json.dumps(content, indent=2))
         return
     if card:
         sys.stdout.write(bundle.read(CARD).decode("utf-8", "replace"))
         return
-    for name, value in _rows(bundle):
+    for name, value in _rows(bundle) if isinstance(bundle, Bundle) else _finder_rows(bundle):
         typer.echo(f"{name:<18}{value}")
+
+
+def list_bundles(*, as_json: bool) -> None:
+    """Print name, task, title and folder of every available bundle."""
+    from leukoscope.models.bundle import open_bundle
+    from leukoscope.models.registry import list_models, resolve_model
+
+    rows: list[tuple[str, ...]] = []
+    for name in list_models():
+        place = resolve_model(name)
+        try:
+            manifest = open_bundle(place).manifest
+            rows.append(
+                (name, manifest.task, f"{manifest.name} {manifest.version}", manifest.title, str(place))
+            )
+        except LeukoscopeError as error:
+            rows.append((name, "-", "damaged", str(error), str(place)))
+    if as_json:
+        keys = ("name", "task", "model", "title", "folder")
+        typer.echo(json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=2))
+        return
+    for name, task, model, title, folder in [("name", "task", "model", "title", "folder"), *rows]:
+        typer.echo(f"{name:<12}{task:<8}{model:<26}{title}  ({folder})")
+
+
+def _place(directory: Path | None) -> Path:
+    """Return the folder of a bundle by its folder or name."""
+    from leukoscope.models.registry import resolve_model
+
+    return resolve_model(None if directory is None else str(directory))
+
+
+def _runs(bundle: "FinderBundle") -> "Check":
+    """Return whether the engine compiles the network and an empty field holds no cell."""
+    import numpy as np
+
+    from leukoscope.models.bundle import Check
+    from leukoscope.smear.finder_network import NetworkFinder
+
+    try:
+        found = NetworkFinder(bundle).find(
+            np.full((256, 256, 3), 235, np.uint8), bundle.manifest.microns_per_pixel
+        )
+    except LeukoscopeError as error:
+        return Check("reproduce", False, str(error))
+    return Check("reproduce", not found, f"{len(found)} cells in an empty field")
+
+
+def _finder_rows(bundle: "FinderBundle") -> list[tuple[str, str]]:
+    manifest = bundle.manifest
+    return [
+        ("bundle", f"{manifest.name} {manifest.version}: {manifest.title}"),
+        ("task", manifest.task),
+        ("notice", manifest.notice),
+        ("intended use", manifest.intended_use),
+        ("created", manifest.created),
+        ("architecture", manifest.architecture),
+        ("size", f"{manifest.parameters:,} parameters"),
+        ("scale", f"{manifest.microns_per_pixel:g} um a pixel"),
+        ("trained on", "; ".join(manifest.training.data)),
+        ("initial weights", manifest.training.initial_weights),
+        ("licenses", "; ".join(f"{record.part}: {record.license}" for record in manifest.licenses)),
+        ("evaluated", "yes, see --card" if bundle.report is not None else "no"),
+        ("sha256", bundle.sha256),
+        ("folder", str(bundle.directory)),
+    ]
 
 
 def _called_from(threshold: float | None, positive: str) -> str:
@@ -88,6 +159,7 @@ def _rows(bundle: "Bundle") -> list[tuple[str, str]]:
     names = ", ".join(entry.title for entry in manifest.classes.classes)
     return [
         ("bundle", f"{manifest.name} {manifest.version}: {manifest.title}"),
+        ("task", manifest.task),
         ("notice", manifest.notice),
         ("intended use", manifest.intended_use),
         ("created", manifest.created),

@@ -49,7 +49,7 @@ COMMANDS: dict[str, Command] = {
     "serve": Command("serve", "Start the web application.", _USE),
     "records": Command("serve", "Delete stored cases of the web application.", _USE),
     "audit": Command("serve", "Verify or print the web application's audit log.", _USE),
-    "bundle": Command("operate", "Verify or show a bundle (an exported model).", _USE),
+    "bundle": Command("operate", "Verify, show or list bundles (exported models).", _USE),
     "explain-check": Command("operate", "Measure how faithful a bundle's heat maps are.", _USE),
     "data": Command("data", "Import, verify, audit, split and sample a cohort.", _DEVELOP),
     "weights": Command("weights", "Make initial weights.", _DEVELOP),

@@ -24,9 +24,10 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("predict")(predict)
     app.command("explain-check")(explain_check)
-    bundle = typer.Typer(help="Verify or show a bundle (an exported model).", no_args_is_help=True)
+    bundle = typer.Typer(help="Verify, show or list bundles (exported models).", no_args_is_help=True)
     bundle.command("verify")(bundle_verify)
     bundle.command("show")(bundle_show)
+    bundle.command("list")(bundle_list)
     app.add_typer(bundle, name="bundle")
 
 
@@ -34,7 +35,8 @@ def predict(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Images, folders, ZIP archives, glob patterns, or - for one image on standard input."
+            help="Cut-out cells or uncut photographs: images, folders, ZIP archives, glob patterns, or - for one image "
+            "on standard input."
         ),
     ] = None,
     *,
@@ -84,7 +86,9 @@ def predict(
     ] = None,
     microns_per_pixel: Annotated[
         float | None,
-        typer.Option(help="Scale of the images, for a bundle of uncut cells such as leukoscope-kinds."),
+        typer.Option(
+            help="Scale of photographs; without it from each file's metadata, else from the red cells."
+        ),
     ] = None,
     profile: Profile = None,
     schema: Annotated[
@@ -93,8 +97,9 @@ def predict(
 ) -> None:
     """Classify cell images: probability, decision, reasons, heat map.
 
-    Exit code 0: every image was classified, or refused as unlike the training cells. 1: an image could not be read or
-    is no cell image (the others have their results). 2: wrong usage.
+    An uncut photograph gives one result per white cell that is found in it. Exit code 0: every image was classified, or
+    refused as unlike the training cells. 1: an image could not be read or shows no cell; the others have their results.
+    2: wrong usage.
 
     Examples: leukoscope predict cell.bmp --out results
 
@@ -139,7 +144,7 @@ def predict(
 
 def bundle_verify(
     directory: Annotated[
-        Path | None, typer.Argument(help="Folder of the bundle; the shipped one by default.")
+        Path | None, typer.Argument(help="Folder or name of the bundle; the shipped classifier by default.")
     ] = None,
     expect: Annotated[
         str | None,
@@ -164,7 +169,7 @@ def bundle_verify(
 
 def bundle_show(
     directory: Annotated[
-        Path | None, typer.Argument(help="Folder of the bundle; the shipped one by default.")
+        Path | None, typer.Argument(help="Folder or name of the bundle; the shipped classifier by default.")
     ] = None,
     card: Annotated[bool, typer.Option("--card", help="Print the model card.")] = False,
     as_json: Json = False,
@@ -176,6 +181,16 @@ def bundle_show(
     from leukoscope.cli.bundles import show
 
     show(directory, card=card, as_json=as_json)
+
+
+def bundle_list(as_json: Json = False) -> None:
+    """List the available bundles: those shipped, and those in the folder of the variable LEUKOSCOPE_MODELS.
+
+    Example: leukoscope bundle list
+    """
+    from leukoscope.cli.bundles import list_bundles
+
+    list_bundles(as_json=as_json)
 
 
 def explain_check(

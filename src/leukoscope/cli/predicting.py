@@ -4,7 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
@@ -69,6 +69,7 @@ def run_predict(options: PredictOptions) -> int:
     from leukoscope.core.subjects import SubjectTable
     from leukoscope.inference.predictor import Predictor
     from leukoscope.inference.sources import Ignored
+    from leukoscope.smear.photographs import take_photographs
 
     _check_outputs(options)
     ignored = Ignored()
@@ -88,6 +89,7 @@ def run_predict(options: PredictOptions) -> int:
         microns_per_pixel=options.microns_per_pixel,
         profile=options.profile,
     )
+    take_photographs(predictor, options.microns_per_pixel)
     with ExitStack() as until_written:
         with ExitStack() as stack:
             outputs = _Outputs(options, predictor, until_written, stack)
@@ -95,7 +97,8 @@ def run_predict(options: PredictOptions) -> int:
             progress = stack.enter_context(_Progress(options, outputs.done))
             for prediction in predictor.stream(sources):
                 outputs.add(prediction)
-                progress.advance()
+                if prediction.result.ends_image:
+                    progress.advance()
         outputs.finish()
     say_skipped(ignored, quiet=options.quiet)
     if isinstance(subject, SubjectTable):
@@ -126,6 +129,10 @@ def _check(options: PredictOptions) -> None:
         raise UsageError("--resume continues the results of a folder; name it with --out DIR")
     if options.sheet is not None and options.sheet.suffix.lower() not in (".png", ".html"):
         raise UsageError(f"--sheet {options.sheet}: the name must end in .png or .html")
+    if options.microns_per_pixel is not None and not 0 < options.microns_per_pixel < 1000:
+        raise UsageError(
+            f"--microns-per-pixel {options.microns_per_pixel}: expected a positive number, such as 0.1"
+        )
     if options.resume and options.overwrite:
         raise UsageError("--resume continues results, --overwrite replaces them; leave out one of them")
 
@@ -139,7 +146,7 @@ def _check_outputs(options: PredictOptions) -> None:
     outputs = Outputs(overwrite=options.overwrite)
     outputs.read(*(source for source in options.sources if source != "-"), options.subjects)
     outputs.read_whole(options.bundle)
-    results = csv_with(CSV_COLUMNS)
+    results = csv_with(CSV_COLUMNS[:20], more=True)  # earlier versions wrote fewer columns
     outputs.file(options.csv_file, "--csv", own=results)
     outputs.file(options.sheet, "--sheet", own=with_mark())
     outputs.folder(
@@ -155,6 +162,7 @@ def _sources(
     options: PredictOptions, subject: "Callable[[str], str | None]", ignored: "Ignored"
 ) -> "Iterator[Source]":
     from leukoscope.inference.sources import iterate_sources, read_list
+    from leukoscope.smear.files import FIELD_LIMITS
 
     listed: Iterable[str] = read_list(sys.stdin.buffer) if options.stdin_list else ()
     return iterate_sources(
@@ -162,6 +170,7 @@ def _sources(
         subject_of=subject,
         stdin=sys.stdin.buffer,
         ignored=ignored,
+        limits=FIELD_LIMITS,
     )
 
 
@@ -188,14 +197,18 @@ def _skip_done(sources: "Iterator[Source]", journal: "Journal | None") -> "Itera
     """Skip the images in the journal, after checking that they are the same in the same order."""
     if journal is None or not journal.done:
         return sources
+    source: Source | None = None
     for number, result in enumerate(journal.results(), 1):
-        source = next(sources, None)
+        if result.cell is None or result.cell == 1:
+            source = next(sources, None)
         if source is None or source.name != result.source:
             given = "no image" if source is None else source.name
             raise UsageError(
                 f"{journal.path}, line {number}: {result.source}, but image {number} of this call is {given}; "
                 "resume with the images of the first call, or name another folder"
             )
+    if source is not None and not result.ends_image:  # the other cells of a photograph are still to come
+        return chain([replace(source, first_cell=(result.cell or 0) + 1)], sources)
     return sources
 
 
@@ -213,7 +226,7 @@ class _Outputs:
             predictor.bundle.decision, predictor.model, predictor.operating_point.name, self._classes
         )
         self._counts: Counter[str] = Counter()
-        self._unreadable = 0
+        self._unreadable = self._images = 0
         self._kept: list[Prediction] = []
         self._sheet: Any = None
         self._csv: Any = None
@@ -282,9 +295,11 @@ class _Outputs:
     def _count(self, result: "CellResult") -> None:
         self._counts[result.decision] += 1
         self._pool.add(result)
-        # A novel image could be read; all other reasons mean that the image is not a cell image.
-        if result.status is Status.REJECTED and result.reasons[0].code is not Reason.NOVEL:
-            self._unreadable += 1
+        # A novel image could be read; all other reasons mean that the image is not a cell image. A photograph of which
+        # only some cells are rejected could be read, too.
+        self._images += result.ends_image
+        rejected = result.status is Status.REJECTED and result.reasons[0].code is not Reason.NOVEL
+        self._unreadable += rejected and result.cell is None
         if self._csv is not None:
             self._csv.add(result)
 
@@ -301,7 +316,10 @@ class _Outputs:
             for decision in self._classes.decisions
             if self._counts[decision]
         )
-        counts = f"{total:,} image{'' if total == 1 else 's'}: {summary}."
+        what = "image" if total == self._images else "result"
+        counts = f"{total:,} {what}{'' if total == 1 else 's'}: {summary}."
+        if total != self._images:
+            counts = f"{self._images:,} image{'' if self._images == 1 else 's'}, {counts}"
         out = self._options.out
         if out is not None and self.journal is not None:
             with CsvFile(out / RESULTS_CSV) as table:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CSV_COLUMNS = (
     "source", "decision", "probability", "subject", "logit", "threshold", "prediction_set", "novelty",
     "reasons", "width_px", "height_px", "area_px", "heat_map", "duration_ms", "model", "model_sha256", "notice",
-    "status", "label", "probabilities", "warnings",
+    "status", "label", "probabilities", "warnings", "cell", "cells", "box", "microns_per_pixel",
 )  # fmt: skip
 SUBJECT_COLUMNS = (
     "subject", "decision", "status", "label", "cells", "classified", "rejected", "uncertain", "blasts",
@@ -69,6 +69,7 @@ class CsvFile:
         values["probabilities"] = " ".join(
             f"{name}={share!r}" for name, share in result.probabilities.items()
         )
+        values["box"] = None if result.box is None else " ".join(map(str, result.box))
         self._writer.writerow([_cell(values[column]) for column in CSV_COLUMNS])
 
 
@@ -113,11 +114,12 @@ def print_row(result: "CellResult", classes: ClassSchema, *, first: bool) -> Non
         print(f"{'decision':<{width}}{head:<{_score_width(head)}}{'subject':<9}image")  # noqa: T201
     score = "-" if probability is None else f"{probability:.3f}"
     word = typer.style(f"{result.decision:<{width}}", fg=_color(result.decision, classes))
-    typer.echo(f"{word}{score:<{_score_width(head)}}{result.subject or '-':<9}{printable(result.source)}")
+    typer.echo(f"{word}{score:<{_score_width(head)}}{result.subject or '-':<9}{printable(result.title)}")
     for reason in result.reasons:
         typer.echo(f"{'':<{width}}{reason.message}")
-    for warning in result.warnings:
-        typer.echo(f"{'':<{width}}warning: {warning.message}")
+    if result.ends_image:  # once for a photograph: they are the same for all its cells
+        for warning in result.warnings:
+            typer.echo(f"{'':<{width}}warning: {warning.message}")
 
 
 def _decision_width(classes: ClassSchema) -> int:

@@ -41,8 +41,12 @@ def smear(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No table.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="With --out: resume an interrupted call.")] = False,
     finder: Annotated[
-        str, typer.Option(help="network (the shipped one), or classical (thresholds and watershed).")
-    ] = "network",
+        str,
+        typer.Option(
+            metavar="DIR|NAME|classical",
+            help="Bundle of the task finder, by folder or name; classical: thresholds and watershed.",
+        ),
+    ] = "finder",
     keep_spelling: KeepSpelling = False,
     overwrite: Overwrite = False,
     subjects: Annotated[

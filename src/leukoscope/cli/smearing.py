@@ -36,7 +36,7 @@ class SmearOptions:
     resume: bool = False
     overwrite: bool = False
     subjects: Path | None = None
-    finder: str = "network"
+    finder: str = "finder"
     keep_spelling: bool = False
     profile: Path | None = None
     microns_per_pixel: float | None = None
@@ -49,8 +49,10 @@ def run_smear(options: SmearOptions) -> int:
     from leukoscope.cli.predicting import subject_of
     from leukoscope.inference.sources import Ignored, iterate_sources
     from leukoscope.smear.files import FIELD_LIMITS, FIELD_SUFFIXES
+    from leukoscope.smear.finder_network import load_finder
     from leukoscope.smear.folder import SmearFolder
     from leukoscope.smear.reading import read_smear
+    from leukoscope.smear.search import CLASSICAL
 
     ignored = Ignored()
     found = iterate_sources(
@@ -62,7 +64,7 @@ def run_smear(options: SmearOptions) -> int:
         suffixes=FIELD_SUFFIXES,
     )
     counts = _Counts(options)
-    finder: Any = options.finder
+    finder: Any = options.finder if options.finder == CLASSICAL else load_finder(options.finder)
     classifier = _classifier(options)
     reading_options: dict[str, Any] = {
         "microns_per_pixel": options.microns_per_pixel,
@@ -76,7 +78,8 @@ def run_smear(options: SmearOptions) -> int:
     else:
         settings = {
             "microns_per_pixel": options.microns_per_pixel,
-            "finder": options.finder,
+            "finder": getattr(finder, "name", options.finder),
+            "finder_sha256": getattr(finder, "sha256", None),
             "model": None if classifier is None else classifier.model,
             "subjects": None,
         }
@@ -103,8 +106,6 @@ def _check(options: SmearOptions) -> None:
     if options.resume and options.overwrite:
         raise UsageError("--resume continues and --overwrite starts again; give one of them")
     check_scale(options.microns_per_pixel)
-    if options.finder not in ("network", "classical"):
-        raise UsageError(f"--finder {options.finder}: expected network or classical")
 
 
 def _classifier(options: SmearOptions) -> "BundleClassifier | None":

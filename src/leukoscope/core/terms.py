@@ -61,6 +61,7 @@ class Reason(StrEnum):
     # A field was read but cannot be searched for cells.
     NO_SCALE = "no_scale"
     NOT_A_SMEAR = "not_a_smear"
+    NO_CELLS = "no_cells"
     # The model's evidence does not decide.
     BOTH_PLAUSIBLE = "both_plausible"
     NEITHER_PLAUSIBLE = "neither_plausible"
@@ -75,11 +76,19 @@ class WarningCode(StrEnum):
     """What a user should know of an image that was classified all the same. Codes are stable; texts may improve."""
 
     NOISY_GROUND = "noisy_ground"
+    OTHER_LABORATORY = "other_laboratory"
+    PHOTOGRAPH = "photograph"
+    ASSUMED_SCALE = "assumed_scale"
 
 
 WARNING_TEXTS: dict[WarningCode, str] = {
     WarningCode.NOISY_GROUND: "The black around the cell held the noise of lossy compression (JPEG) and was set to "
     "exact black; give the lossless original, since compression changes the cell, too.",
+    WarningCode.OTHER_LABORATORY: "The training cells of the model come from one laboratory, and this photograph is "
+    "from an unknown one: the probability may be wrong.",
+    WarningCode.ASSUMED_SCALE: "The scale is unknown and no cell was found, so the image was taken as one cell, 30 um "
+    "from side to side; give the scale with --microns-per-pixel.",
+    WarningCode.PHOTOGRAPH: "Scale, stain, light or focus of the photograph is outside the usual range.",
 }
 
 REASON_TEXTS: dict[Reason, str] = {
@@ -102,6 +111,7 @@ REASON_TEXTS: dict[Reason, str] = {
     Reason.NOVEL: "The image does not look like the cells the model was trained on.",
     Reason.NO_SCALE: "The scale is unknown: not given, not in the file, and too few red cells to measure it.",
     Reason.NOT_A_SMEAR: "The image does not look like a stained blood smear in bright light.",
+    Reason.NO_CELLS: "No white cell was found in the photograph.",
     Reason.BOTH_PLAUSIBLE: "Both classes remain plausible at the chosen error rate.",
     Reason.NEITHER_PLAUSIBLE: "The cell is unusual for either class at the chosen error rate.",
     Reason.SEVERAL_PLAUSIBLE: "Several classes remain plausible at the chosen error rate.",

@@ -14,6 +14,11 @@ CANVAS_PX = 450
 """Side of the canonical canvas: the frame of C-NMC's training images, at their physical scale."""
 
 
+CANVAS_UM = 0.0707
+"""Micrometers per pixel of the canvas. The scale of C-NMC is not published: with this value its normal precursors are
+12 um and its blasts 15 um wide in the median, like lymphoid cells on a dried smear."""
+
+
 def place_on_canvas(rgb: NDArray[np.uint8], canvas_px: int = CANVAS_PX) -> NDArray[np.uint8]:
     """Center an image on the square black canvas; a larger image is cropped around the center.
 

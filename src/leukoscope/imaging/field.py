@@ -172,9 +172,18 @@ def _to_field(
     lefts = [(STRIDE_PX * value + tile.x0) * scale[1] for value in (x0, x1)]
     top, bottom = max(0, math.floor(tops[0])), min(shape[0], math.ceil(tops[1]))
     left, right = max(0, math.floor(lefts[0])), min(shape[1], math.ceil(lefts[1]))
+    rows_of_maps, columns_of_maps = (
+        math.ceil(side / STRIDE_PX) for side in (tile.y1 - tile.y0, tile.x1 - tile.x0)
+    )
+    at_edge = (
+        found.box[0] <= 0,
+        found.box[1] <= 0,
+        found.box[2] >= rows_of_maps,
+        found.box[3] >= columns_of_maps,
+    )
     planes = []
     for plane in (found.cell, found.nucleus):
-        wide = np.pad(plane, margin, mode="edge" if found.touches_border else "constant")
+        wide = _padded(plane, margin, at_edge)
         x_low, y_low, x_high, y_high = (
             float(np.clip(value, 0, limit))
             for value, limit in (
@@ -219,6 +228,21 @@ def _to_field(
     return Instance(
         box_of, cell[inner], nucleus[inner], found.score, found.smudge, (center[0], center[1]), touches
     )
+
+
+def _padded(plane: Floats, margin: int, at_edge: tuple[bool, bool, bool, bool]) -> Floats:
+    """Pad a map with 0; at the edges of the field (top, left, bottom, right) with its own border."""
+    wide = np.pad(plane, margin)
+    top, left, bottom, right = at_edge
+    if top:
+        wide[:margin] = wide[margin]
+    if bottom:
+        wide[-margin:] = wide[-margin - 1]
+    if left:
+        wide[:, :margin] = wide[:, margin : margin + 1]
+    if right:
+        wide[:, -margin:] = wide[:, -margin - 1 : -margin]
+    return wide
 
 
 def _without_doubles(cells: list[Instance], same_px: float) -> list[Instance]:

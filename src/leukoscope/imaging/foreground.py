@@ -48,12 +48,12 @@ def clean_ground(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     faint = np.count_nonzero(brightest) - (area := np.count_nonzero(brightest > FOREGROUND_ABOVE))
     if faint <= NOISE_SHARE * area or not area:
         return rgb
-    kept = _without_small(brightest > NOISE_BELOW, COMPONENT_SHARE)
-    ground = _reached_from_outside(~kept)
+    kept = without_small(brightest > NOISE_BELOW, COMPONENT_SHARE)
+    ground = reached_from_outside(~kept)
     return np.where(ground[..., None], np.uint8(0), rgb)
 
 
-def _without_small(mask: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:
+def without_small(mask: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:
     """Return a mask without the connected parts that hold less than ``share`` of it."""
     starts, ends, root = component_roots(mask)
     areas = np.bincount(root, weights=ends - starts)
@@ -63,7 +63,7 @@ def _without_small(mask: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:
     return kept
 
 
-def _reached_from_outside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def reached_from_outside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the parts of a mask that reach the edge of the array."""
     wide = np.pad(mask, 1, constant_values=True)
     starts, ends, root = component_roots(wide, diagonal=False)

@@ -133,11 +133,14 @@ def find_peaks(heat: Floats, least: float, apart: float) -> tuple[NDArray[np.int
     best = np.max([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)], axis=0)
     positions = np.argwhere((heat >= least) & (heat >= best))
     order = np.argsort(-heat[positions[:, 0], positions[:, 1]], kind="stable")
-    kept: list[NDArray[np.intp]] = []
-    for position in positions[order]:
-        if all(np.hypot(*(position - other)) >= apart for other in kept):
-            kept.append(position)
-    chosen = np.array(kept, np.intp).reshape(-1, 2)
+    ordered = positions[order]
+    taken = np.zeros(len(ordered), np.bool_)
+    free = np.ones(len(ordered), np.bool_)
+    for index in range(len(ordered)):
+        if free[index]:
+            taken[index] = True
+            free &= np.hypot(*(ordered - ordered[index]).T) >= apart
+    chosen: NDArray[np.intp] = ordered[taken]
     return chosen, heat[chosen[:, 0], chosen[:, 1]]
 
 

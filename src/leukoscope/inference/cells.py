@@ -1,11 +1,11 @@
 """Inputs and outputs of the predictor: a source, a prepared cell, a prediction."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from leukoscope.core.text import escape_surrogates
 from leukoscope.decision.input_checks import Finding
 from leukoscope.decision.policy import Verdict
 from leukoscope.imaging.descriptors import Descriptors
-from leukoscope.inference.results import CellResult, ReasonDetail
+from leukoscope.inference.results import CellResult, ReasonDetail, WarningDetail
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +24,33 @@ if TYPE_CHECKING:
 Rgb = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Content = bytes | Path | Rgb
+
+
+@dataclass(frozen=True)
+class PhotographCell:
+    """Where a cell was found in a photograph.
+
+    Attributes
+    ----------
+    cell, cells
+        Its number, from 1 in reading order, of how many.
+    box
+        (y0, x0, y1, x1) in px of the upright photograph, half-open.
+    height_px, width_px
+        Of the photograph.
+    microns_per_pixel
+        Scale of the photograph.
+    warnings
+        What limits the results of its cells.
+    """
+
+    cell: int
+    cells: int
+    box: tuple[int, int, int, int]
+    height_px: int
+    width_px: int
+    microns_per_pixel: float
+    warnings: tuple[WarningDetail, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,11 +65,20 @@ class Source:
         The file's bytes, its path or uint8 RGB (H, W, 3); or the ``ImageError`` that kept it from being read.
     subject
         Its subject, if known.
+    found
+        Place of the content in a photograph, if it was cut out of one.
+    duration_s
+        Time that reading it has taken so far.
+    first_cell
+        Number of the first cell of a photograph that is classified; an earlier call has those before it.
     """
 
     name: str
     content: Content | ImageError
     subject: str | None = None
+    found: PhotographCell | None = None
+    duration_s: float = 0.0
+    first_cell: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", escape_surrogates(self.name))
@@ -88,6 +124,16 @@ class Prediction:
     def subject(self) -> str | None:
         """Subject that the cell belongs to, if known."""
         return self.result.subject
+
+    @property
+    def cell(self) -> int | None:
+        """Number of the cell in its photograph, from 1; None for a cut-out cell."""
+        return self.result.cell
+
+    @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """(y0, x0, y1, x1) in px of the photograph, half-open; None for a cut-out cell."""
+        return self.result.box
 
     @property
     def decision(self) -> str:
@@ -153,7 +199,7 @@ class Prediction:
         return self.result.model_dump(mode="json")
 
     def __repr__(self) -> str:
-        parts = [repr(self.source), f"decision={str(self.decision)!r}"]
+        parts = [repr(self.result.title), f"decision={str(self.decision)!r}"]
         if self.probability is not None:
             parts.append(f"probability={self.probability:.3f}")
         if self.reasons:
@@ -169,7 +215,7 @@ class Prediction:
         number = "" if self.probability is None else f", probability of blast {self.probability:.2f}"
         why = "".join(f"<br>{escape(reason.message)}" for reason in self.reasons)
         return (
-            f"<div>{pictures}<p><b>{escape(str(self.decision))}</b>{number}: {escape(self.source)}{why}"
+            f"<div>{pictures}<p><b>{escape(str(self.decision))}</b>{number}: {escape(self.result.title)}{why}"
             f"<br><small>{escape(RESEARCH_USE)}</small></p></div>"
         )
 
@@ -213,7 +259,7 @@ class Predictions(list[Prediction]):
     def _repr_html_(self) -> str:
         """Show a table of the first hundred in a notebook."""
         rows = "".join(
-            f"<tr><td>{escape(item.source)}</td><td>{escape(str(item.decision))}</td><td>"
+            f"<tr><td>{escape(item.result.title)}</td><td>{escape(str(item.decision))}</td><td>"
             f"{'' if item.probability is None else f'{item.probability:.3f}'}</td><td>"
             f"{escape('; '.join(str(reason.code) for reason in item.reasons))}</td></tr>"
             for item in self[:100]
@@ -221,6 +267,13 @@ class Predictions(list[Prediction]):
         more = f"<p>and {len(self) - 100} more</p>" if len(self) > 100 else ""
         head = "<tr><th>source</th><th>decision</th><th>probability of blast</th><th>reasons</th></tr>"
         return f"<table>{head}{rows}</table>{more}<small>{escape(RESEARCH_USE)}</small>"
+
+
+class PhotographReader(Protocol):
+    """Finds the cells of photographs and crops them as the model needs them."""
+
+    def expand(self, sources: Iterable[Source]) -> Iterator[Source]:
+        """Yield images of one cell unchanged, and for each photograph its cells or one reason why it has none."""
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def sheet_item(prediction: Prediction, classes: ClassSchema = BINARY) -> SheetIt
     reason = result.reasons[0].message if result.reasons else ""
     name, probability = shown_probability(result, classes)
     return SheetItem(
-        result.source,
+        result.title,
         result.decision,
         probability,
         prediction.canvas,
@@ -137,10 +137,10 @@ def _article(prediction: Prediction, classes: ClassSchema) -> str:
     words = escape(classes.title(kind))
     pictures = '<div class="none">not readable</div>'
     if prediction.canvas is not None:
-        pictures = _picture(prediction.canvas, f"{result.source}, the cell")
+        pictures = _picture(prediction.canvas, f"{result.title}, the cell")
         if prediction.activation_map is not None:
             overlay = heat_map_overlay(prediction.canvas, prediction.activation_map)
-            pictures += _picture(overlay, f"{result.source}, its heat map")
+            pictures += _picture(overlay, f"{result.title}, its heat map")
     if prediction.activation_map is None:
         pictures += '<div class="none">no heat map</div>'
     score = bar = ""
@@ -156,7 +156,7 @@ def _article(prediction: Prediction, classes: ClassSchema) -> str:
     sign = SYMBOL_SIGNS[classes.symbol(kind)]
     return (
         f'<article><div class="pictures">{pictures}</div><h2 class="{kind}">{sign} {words}{score}</h2>'
-        f"{bar}<p><small>{escape(result.source)}{subject}</small></p>{reasons}</article>\n"
+        f"{bar}<p><small>{escape(result.title)}{subject}</small></p>{reasons}</article>\n"
     )
 
 

@@ -37,7 +37,11 @@ class MapsSession:
     def __init__(self, model: Path | bytes, threads: int = 0) -> None:
         openvino = import_openvino()
         core = openvino.Core()
-        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            "CPU_RUNTIME_CACHE_CAPACITY": 0,  # of compiled shapes: tiles come in many, each would keep its memory
+        }
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         with compiling():

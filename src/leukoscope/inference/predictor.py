@@ -17,14 +17,23 @@ from leukoscope.core.errors import EngineError, ImageError, UsageError
 from leukoscope.core.terms import WARNING_TEXTS, Status, WarningCode
 from leukoscope.decision.calibration import group_log_odds
 from leukoscope.decision.input_checks import check_descriptors
-from leukoscope.decision.parameters import OperatingPoint
+from leukoscope.decision.parameters import DecisionParameters, OperatingPoint
 from leukoscope.decision.policy import Verdict, decide
 from leukoscope.imaging.canvas import place_on_canvas, resize_canvas
 from leukoscope.imaging.decode import DecodeLimits, decode_image
 from leukoscope.imaging.descriptors import describe_cell
 from leukoscope.imaging.foreground import clean_ground
+from leukoscope.imaging.ground import ground_of, white_to_black
 from leukoscope.imaging.uncut import place_uncut
-from leukoscope.inference.cells import Prediction, Predictions, PreparedCell, Rgb, Source
+from leukoscope.inference.cells import (
+    PhotographCell,
+    PhotographReader,
+    Prediction,
+    Predictions,
+    PreparedCell,
+    Rgb,
+    Source,
+)
 from leukoscope.inference.inputs import ImageLike, as_source, is_one_image, iterate_images
 from leukoscope.inference.results import CellResult, ModelReference, ReasonDetail, WarningDetail
 from leukoscope.inference.tta import TURNS, join_turned, turn_cell
@@ -57,6 +66,11 @@ class Predictor:
     profile
         Laboratory profile: its scale if none is given, and its correction of the logits. Heat maps are those of the
         bundle's original head.
+
+    Attributes
+    ----------
+    photographs
+        Finds the cells of photographs; None (as here) takes each image as one cell. ``leukoscope.load_model`` sets it.
 
     Raises
     ------
@@ -96,6 +110,10 @@ class Predictor:
         self.microns_per_pixel = microns_per_pixel or (profile.microns_per_pixel if profile else None)
         self.profile = profile
         self._profile_reference = profile.reference if profile else None
+        self.photographs: PhotographReader | None = None
+        # The focus of a cell cut out of a photograph is measured in it: fine detail depends on the scale.
+        limits_of_cut = bundle.decision.input_limits.model_copy(update={"min_focus": 0.0})
+        self._decision_of_cut = bundle.decision.model_copy(update={"input_limits": limits_of_cut})
         manifest = bundle.manifest
         self.classes = manifest.classes
         if profile is not None:
@@ -192,7 +210,8 @@ class Predictor:
         -------
         Prediction or Predictions
             One prediction for one image, a list for several. An image that cannot be read or classified gives the
-            decision ``rejected`` with its reasons, no exception.
+            decision ``rejected`` with its reasons, no exception. An uncut photograph with several cells gives a list
+            with one prediction per cell.
 
         Raises
         ------
@@ -213,7 +232,11 @@ class Predictor:
         if isinstance(images, ImageError):
             return self._predict_one(Source(name or "image", images, subject))
         if is_one_image(images):
-            return self._predict_one(as_source(images, name=name, subject=subject))
+            rows = [
+                self._predict_one(source)
+                for source in self._expand([as_source(images, name=name, subject=subject)])
+            ]
+            return rows[0] if len(rows) == 1 else Predictions(rows)
         return Predictions(self.stream(iterate_images(images, subject=subject)))
 
     def _predict_one(self, source: Source) -> Prediction:
@@ -269,14 +292,15 @@ class Predictor:
         Yields
         ------
         Prediction
-            One for each source, in their order. A broken image gives a rejected result, never an exception.
+            One for each source, in their order, and for each cell of an uncut photograph. A broken image gives a
+            rejected result, never an exception.
 
         Raises
         ------
         EngineError
             The engine failed.
         """
-        iterator = iterate_images(sources)
+        iterator = self._expand(iterate_images(sources))
         first = list(islice(iterator, 2))
         if len(first) == 1 and not self.session.streaming:  # one image gets every thread
             yield self._predict_one(first[0])
@@ -299,9 +323,12 @@ class Predictor:
         while waiting:
             yield self._finish(waiting.popleft())
 
+    def _expand(self, sources: Iterable[Source]) -> Iterator[Source]:
+        return iter(sources) if self.photographs is None else self.photographs.expand(sources)
+
     def prepare(self, source: Source) -> PreparedCell | Prediction:
         """Read, measure and prepare one image; a ``Prediction`` (rejected) where it cannot be read."""
-        began = time.perf_counter()
+        began = time.perf_counter() - source.duration_s
         try:
             if isinstance(source.content, ImageError):
                 raise source.content
@@ -315,14 +342,18 @@ class Predictor:
             return self._unreadable(source, error, time.perf_counter() - began)
         manifest = self.bundle.manifest
         uncut = manifest.domain.form == "uncut"
+        if not uncut and ground_of(rgb) == "white":
+            rgb = white_to_black(rgb)
         placed = self._place(rgb)
         canvas = placed if uncut else clean_ground(placed)
         warnings = () if canvas is placed else (WarningCode.NOISY_GROUND,)
         # Measured on the image itself: contact with its border cannot be detected on the canvas.
         descriptors = describe_cell(canvas if uncut else rgb, manifest.canvas_px, canvas)
-        refusals = tuple(check_descriptors(descriptors, self.bundle.decision.input_limits))
+        refusals = tuple(check_descriptors(descriptors, self._decision(source).input_limits))
         cell = resize_canvas(canvas, manifest.input_px)
-        height, width = rgb.shape[:2]
+        height, width = (
+            rgb.shape[:2] if source.found is None else (source.found.height_px, source.found.width_px)
+        )
         return PreparedCell(
             source, cell, canvas, descriptors, width, height, refusals, time.perf_counter() - began, warnings
         )
@@ -360,6 +391,9 @@ class Predictor:
     def _corrected(self, forward: ForwardResult) -> ForwardResult:
         return forward if self.profile is None else self.profile.corrected(forward)
 
+    def _decision(self, source: Source) -> DecisionParameters:
+        return self.bundle.decision if source.found is None else self._decision_of_cut
+
     def _start(self, prepared: PreparedCell) -> "_Started":
         cells = turn_cell(prepared.cell, self.turns)
         return _Started(prepared, [self.session.start(cells[turn : turn + 1]) for turn in range(self.turns)])
@@ -389,7 +423,7 @@ class Predictor:
             logits,
             novelty,
             prepared.descriptors,
-            self.bundle.decision,
+            self._decision(prepared.source),
             self.operating_point.name,
             classes=self.classes,
         )
@@ -429,9 +463,7 @@ class Predictor:
             probability=verdict.probability,
             probabilities=dict(zip(names, verdict.probabilities, strict=False)),
             reasons=self._reasons(prepared, verdict),
-            warnings=tuple(
-                WarningDetail(code=code, message=WARNING_TEXTS[code]) for code in prepared.warnings
-            ),
+            warnings=_warnings(prepared),
             subject=prepared.source.subject,
             model=self.model,
             logit=float(group_log_odds(shown, positive)) if shown is not None and positive else None,
@@ -442,6 +474,7 @@ class Predictor:
             width_px=prepared.width_px,
             height_px=prepared.height_px,
             area_px=prepared.descriptors.area_px,
+            **_place_of(prepared.source.found),
             explained_class=explained,
             duration_ms=round(1e3 * (prepared.duration_s + seconds), 3),
             profile=self._profile_reference,
@@ -452,7 +485,7 @@ class Predictor:
         side = self.bundle.manifest.canvas_px
         height, width = prepared.height_px, prepared.width_px
         crop = ""
-        cut_out = self.bundle.manifest.domain.form == "cut_out"
+        cut_out = self.bundle.manifest.domain.form == "cut_out" and prepared.source.found is None
         if cut_out and verdict.status is Status.REJECTED and max(height, width) > side:
             crop = (
                 f" The image has {width} x {height} px, only the central "
@@ -469,6 +502,8 @@ class Predictor:
             subject=source.subject,
             model=self.model,
             threshold=self.operating_point.threshold,
+            warnings=source.found.warnings if source.found else (),
+            **_place_of(source.found),
             duration_ms=round(1e3 * seconds, 3),
             profile=self._profile_reference,
         )
@@ -489,6 +524,23 @@ def explained_member(forward: ForwardResult, row: int, verdict: Verdict, classes
 class _Started:
     prepared: PreparedCell
     pending: list[Pending]
+
+
+def _place_of(found: PhotographCell | None) -> dict[str, Any]:
+    """Return where a cell was found, as fields of ``CellResult``."""
+    if found is None:
+        return {}
+    return {
+        "cell": found.cell,
+        "cells": found.cells,
+        "box": found.box,
+        "microns_per_pixel": found.microns_per_pixel,
+    }
+
+
+def _warnings(prepared: PreparedCell) -> tuple[WarningDetail, ...]:
+    own = tuple(WarningDetail(code=code, message=WARNING_TEXTS[code]) for code in prepared.warnings)
+    return own if prepared.source.found is None else (*own, *prepared.source.found.warnings)
 
 
 def _sentence(text: str) -> str:

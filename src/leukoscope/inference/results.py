@@ -66,7 +66,7 @@ class CellResult(BaseModel):
         description="Empty for a called class; at least one entry for 'uncertain' and 'rejected'.",
     )
     warnings: tuple[WarningDetail, ...] = Field(
-        default=(), description="What was corrected in the image before it was looked at; mostly empty."
+        default=(), description="What was corrected in the image, and what limits the result; mostly empty."
     )
     subject: str | None = Field(
         default=None, description="Subject the cell belongs to, where the caller or the name tells."
@@ -98,6 +98,14 @@ class CellResult(BaseModel):
     width_px: int | None = Field(default=None, ge=1, description="Width of the image as read.")
     height_px: int | None = Field(default=None, ge=1, description="Height of the image as read.")
     area_px: int | None = Field(default=None, ge=0, description="Foreground area on the canonical canvas.")
+    cell: int | None = Field(
+        default=None, ge=1, description="Number of the cell in an uncut photograph; null for a cut-out cell."
+    )
+    cells: int | None = Field(default=None, ge=1, description="White cells found in the photograph.")
+    box: tuple[int, int, int, int] | None = Field(
+        default=None, description="y0, x0, y1, x1 of the cell in px of the photograph, half-open."
+    )
+    microns_per_pixel: float | None = Field(default=None, gt=0, description="Scale of the photograph.")
     explained_class: str | None = Field(
         default=None, description="Class whose evidence the heat map shows; null without a forward pass."
     )
@@ -124,6 +132,16 @@ class CellResult(BaseModel):
     def _label_fits_status(self) -> "CellResult":
         _check_label(self.status, self.label)
         return self
+
+    @property
+    def title(self) -> str:
+        """Name of the image, and in a photograph the number of the cell."""
+        return self.source if self.cell is None else f"{self.source}, cell {self.cell}"
+
+    @property
+    def ends_image(self) -> bool:
+        """Whether no further result of the same image follows."""
+        return self.cell is None or self.cell == self.cells
 
     @computed_field(  # type: ignore[prop-decorator]
         description="The class called, 'uncertain' or 'rejected'."

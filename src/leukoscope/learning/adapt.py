@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from leukoscope.core.classes import ClassSchema
 from leukoscope.core.errors import UsageError
 from leukoscope.core.text import TextError, read_table
-from leukoscope.inference.cells import Source
+from leukoscope.inference.cells import Prediction, Source
 from leukoscope.inference.predictor import Predictor
 from leukoscope.learning.refit import refit_head
 from leukoscope.models.profile import EmbeddingStatistics, HeadCorrection, LaboratoryProfile, Surroundings
@@ -178,12 +178,13 @@ def gather_single_cells(
     gathered = Gathered()
     for source in sources:
         prepared = opened.prepare(source)
-        refusals = getattr(prepared, "refusals", None)
-        if refusals is None or refusals:
-            reasons = prepared.reasons if refusals is None else refusals  # type: ignore[union-attr]
-            gathered.rejected.append((source.name, reasons[0].message))
+        if isinstance(prepared, Prediction):
+            gathered.rejected.append((source.name, prepared.reasons[0].message))
             continue
-        answer = opened.session.run(prepared.cell[None])  # type: ignore[union-attr]
+        if prepared.refusals:
+            gathered.rejected.append((source.name, prepared.refusals[0].message))
+            continue
+        answer = opened.session.run(prepared.cell[None])
         gathered.keys.append((source.name, 0))
         gathered.embeddings.append(answer.embedding[0])
         gathered.logits.append(answer.logits[0])

@@ -13,10 +13,11 @@ from leukoscope.decision.novelty import NoveltyModel
 from leukoscope.decision.parameters import DecisionParameters
 from leukoscope.models import files as names
 from leukoscope.models.files import BundleFiles, hash_bytes, list_files, read_checked, read_sums, render_sums
-from leukoscope.models.manifest import ExpectedOutputs, Manifest
+from leukoscope.models.manifest import ExpectedOutputs, Manifest, ModelManifest
 from leukoscope.models.onnx_graph import OnnxGraph, read_onnx_graph
 
 if TYPE_CHECKING:  # its schema takes a tenth of a second to build
+    from leukoscope.models.finder_bundle import FinderBundle
     from leukoscope.models.report import Report
 
 
@@ -51,17 +52,16 @@ class Bundle:
             A file is missing, unknown, altered or inconsistent; the first problem is named.
         """
         files = list_files(directory)
-        sums = read_sums(files)
-        contents = {}
-        for name in files.sizes:
-            if name == names.MODEL:
-                graph = read_onnx_graph(read_checked(files, sums, name))  # 22 MB: not kept
-            elif name != names.SUMS:
-                contents[name] = read_checked(files, sums, name)
+        if files.task == "finder":
+            raise BundleError(
+                f"{directory}: is of the task finder, which finds cells and does not classify them; "
+                "use it with leukoscope smear --finder, and name a bundle of the task cell or kinds here"
+            )
+        sums, contents, graph = read_files(files)
         manifest = Manifest.from_json(contents[names.MANIFEST])
         decision = DecisionParameters.from_json(contents[names.DECISION])
         novelty = _read_novelty(contents[names.NOVELTY])
-        _compare_graph(manifest, graph)
+        compare_graph(manifest, graph)
         decision.check_classes(manifest.classes)
         if len(novelty.mean) != manifest.embedding_width:
             raise BundleError(
@@ -87,7 +87,7 @@ class Bundle:
 
     @cached_property
     def report(self) -> "Report | None":
-        """The measured results; None where the model has not been evaluated."""
+        """The measured results; None if the model has not been evaluated."""
         if names.REPORT not in self.sums:
             return None
         from leukoscope.models.report import Report
@@ -112,6 +112,30 @@ class Bundle:
     def read(self, name: str) -> bytes:
         """Read one file and check its hash again."""
         return read_checked(self._files, dict(self.sums), name)
+
+    def render_card(self) -> str:
+        """Return the expected text of ``MODEL_CARD.md``."""
+        from leukoscope.models.card import render_card
+
+        return render_card(self.manifest, self.decision, self.report)
+
+
+def read_files(files: BundleFiles) -> tuple[dict[str, str], dict[str, bytes], OnnxGraph]:
+    """Read all files and check them against their hashes.
+
+    Returns
+    -------
+    tuple
+        Name -> SHA-256; name -> content, without the network and ``SHA256SUMS``; what the network's file declares.
+    """
+    sums = read_sums(files)
+    contents = {}
+    for name in files.sizes:
+        if name == names.MODEL:
+            graph = read_onnx_graph(read_checked(files, sums, name))  # 22 MB: not kept
+        elif name != names.SUMS:
+            contents[name] = read_checked(files, sums, name)
+    return sums, contents, graph
 
 
 class Check(NamedTuple):
@@ -140,11 +164,13 @@ def verify_bundle(directory: Path) -> list[Check]:
     """
     checks: list[Check] = []
     try:
-        bundle = Bundle.open(directory)
-        count, size = len(bundle.sums), sum(bundle._files.sizes.values())
+        bundle = open_bundle(directory)
+        sizes = list_files(directory).sizes
+        count, size = len(bundle.sums), sum(sizes.values())
         checks.append(Check("files", True, f"{count + 1} files, {size / 1e6:.1f} MB, none unknown, no links"))
         checks.append(Check("hashes", True, f"{count} SHA-256 agree"))
-        checks.append(Check("schema", True, "manifest.json, decision.json, novelty.safetensors"))
+        parts = (names.MANIFEST, names.DECISION, names.NOVELTY)
+        checks.append(Check("schema", True, ", ".join(part for part in parts if part in sizes)))
         operators = len(read_onnx_graph(bundle.read(names.MODEL)).operators)
         checks.append(
             Check("graph", True, f"as declared; {operators} operators, all ONNX's own, weights inside")
@@ -152,9 +178,23 @@ def verify_bundle(directory: Path) -> list[Check]:
     except BundleError as error:
         checks.append(Check("structure", False, str(error)))
         return checks
-    checks.append(_check_sample_list(bundle))
+    if isinstance(bundle, Bundle):
+        checks.append(_check_sample_list(bundle))
     checks.append(_check_card(bundle))
     return checks
+
+
+def open_bundle(directory: Path) -> "Bundle | FinderBundle":
+    """Open and check a bundle of any task.
+
+    Raises
+    ------
+    BundleError
+        Anything is missing, unknown, altered or inconsistent; the first such thing is named.
+    """
+    from leukoscope.models.finder_bundle import FinderBundle
+
+    return FinderBundle.open(directory) if list_files(directory).task == "finder" else Bundle.open(directory)
 
 
 def write_bundle(
@@ -210,10 +250,22 @@ def write_bundle(
         {name: hash_bytes(content) for name, content in contents.items()}
     ).encode()
 
+    write_folder(directory, contents)
+    return Bundle.open(directory)
+
+
+def write_folder(directory: Path, contents: Mapping[str, bytes]) -> None:
+    """Write the files of a bundle beside its place, verify them and move them there.
+
+    Raises
+    ------
+    BundleError
+        A check fails; what was at the place before is left as it was.
+    """
     build = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".part", dir=directory.parent))
     try:
-        (build / names.SAMPLE).mkdir()
         for name, content in contents.items():
+            (build / name).parent.mkdir(exist_ok=True)
             (build / name).write_bytes(content)
         build.chmod(0o755)
         failed = [check.detail for check in verify_bundle(build) if not check.passed]
@@ -222,7 +274,6 @@ def write_bundle(
         _replace_folder(build, directory)
     finally:
         shutil.rmtree(build, ignore_errors=True)
-    return Bundle.open(directory)
 
 
 def check_bundle_place(directory: Path) -> None:
@@ -238,7 +289,7 @@ def check_bundle_place(directory: Path) -> None:
     if not directory.exists() or not any(directory.iterdir()):
         return
     try:
-        Bundle.open(directory)
+        open_bundle(directory)
     except BundleError as error:
         raise BundleError(
             f"{directory}: is not an unchanged bundle, and its files would be lost ({error}); name a new folder"
@@ -279,7 +330,8 @@ def _render_novelty(novelty: NoveltyModel) -> bytes:
     return save(novelty.to_tensors())
 
 
-def _compare_graph(manifest: Manifest, graph: OnnxGraph) -> None:
+def compare_graph(manifest: ModelManifest, graph: OnnxGraph) -> None:
+    """Raise ``BundleError`` if the graph differs from the manifest."""
     declared = [(spec.name, spec.dtype, _fixed(spec.shape)) for spec in (*manifest.inputs, *manifest.outputs)]
     found = [(entry.name, entry.dtype, _fixed(entry.shape)) for entry in (*graph.inputs, *graph.outputs)]
     for wanted, have in zip(declared, found, strict=False):
@@ -306,11 +358,9 @@ def _check_sample_list(bundle: Bundle) -> Check:
         return Check("sample", False, str(error))
 
 
-def _check_card(bundle: Bundle) -> Check:
-    from leukoscope.models.card import render_card
-
+def _check_card(bundle: "Bundle | FinderBundle") -> Check:
     try:
-        rendered = render_card(bundle.manifest, bundle.decision, bundle.report)
+        rendered = bundle.render_card()
     except BundleError as error:
         return Check("report", False, str(error))
     if bundle.read(names.CARD).decode("utf-8", "replace") != rendered:

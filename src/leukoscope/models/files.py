@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leukoscope.core.errors import BundleError
+from leukoscope.models.manifest import task_of
 
 SUMS = "SHA256SUMS"
 MODEL = "model.onnx"
@@ -37,6 +38,8 @@ LIMITS: dict[str, int] = {
 """Largest size of each file; nothing is read before its size is known."""
 
 OPTIONAL = frozenset({REPORT})
+OF_EVERY_TASK = frozenset({SUMS, MODEL, MANIFEST, REPORT, CARD, LICENSE, DATA_LICENSE})
+"""A bundle of the task ``finder`` has these and no others."""
 SAMPLE_LIMIT = 8 * MIB
 MAX_SAMPLES = 256
 SAMPLE_NAME = re.compile(rf"^{SAMPLE}/[A-Za-z0-9][A-Za-z0-9._-]{{0,99}}\.(bmp|png|webp)$")
@@ -53,10 +56,13 @@ class BundleFiles:
         The bundle's folder.
     sizes
         Name relative to the folder -> size in bytes.
+    task
+        What ``manifest.json`` states, which is not yet held against its hash.
     """
 
     directory: Path
     sizes: dict[str, int]
+    task: str = "cell"
 
     def read(self, name: str) -> bytes:
         """Read one file; it must still be the regular file of the size that was listed."""
@@ -89,10 +95,16 @@ def list_files(directory: Path) -> BundleFiles:
             sizes.update(_list_sample(directory) if entry.name == SAMPLE else _list_entry(entry, entry.name))
     except OSError as error:
         raise BundleError(f"{directory}: cannot be listed ({error.strerror})") from None
-    missing = sorted(LIMITS.keys() - OPTIONAL - sizes.keys())
+    sizes = dict(sorted(sizes.items()))
+    task = task_of(BundleFiles(directory, sizes).read(MANIFEST)) if MANIFEST in sizes else "cell"
+    allowed = OF_EVERY_TASK if task == "finder" else LIMITS.keys()
+    missing = sorted(allowed - OPTIONAL - sizes.keys())
     if missing:
         raise BundleError(f"{directory}: missing {', '.join(missing)}; copy or export the bundle again")
-    return BundleFiles(directory, dict(sorted(sizes.items())))
+    foreign = sorted(sizes.keys() - OF_EVERY_TASK) if task == "finder" else []
+    if foreign:
+        raise _foreign(directory / foreign[0])
+    return BundleFiles(directory, sizes, task)
 
 
 def read_sums(files: BundleFiles) -> dict[str, str]:
@@ -165,10 +177,7 @@ def _list_sample(directory: Path) -> dict[str, int]:
 def _list_entry(entry: os.DirEntry[str], name: str) -> dict[str, int]:
     limit = LIMITS.get(name, SAMPLE_LIMIT if SAMPLE_NAME.match(name) else -1)
     if limit < 0:
-        raise BundleError(
-            f"{entry.path}: no file of this name belongs into a bundle; remove it if you put it there, "
-            "else do not use this bundle"
-        )
+        raise _foreign(Path(entry.path))
     status = entry.stat(follow_symlinks=False)
     if not stat.S_ISREG(status.st_mode):
         raise BundleError(f"{entry.path}: not a regular file; a bundle holds no links, folders or devices")
@@ -177,3 +186,10 @@ def _list_entry(entry: os.DirEntry[str], name: str) -> dict[str, int]:
             f"{entry.path}: {status.st_size:,} bytes, the limit is {limit:,}; copy the bundle again"
         )
     return {name: status.st_size}
+
+
+def _foreign(path: Path) -> BundleError:
+    return BundleError(
+        f"{path}: no file of this name belongs into a bundle of this task; remove it if you put it there, "
+        "else do not use this bundle"
+    )

@@ -1,7 +1,8 @@
 """``manifest.json``: the description of the model, and ``sample/expected.json``: expected outputs."""
 
+import json
 import re
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AliasChoices,
@@ -27,15 +28,19 @@ Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Version = Annotated[str, Field(pattern=r"^[0-9][0-9A-Za-z.+-]{0,31}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Task = Literal["cell", "kinds", "finder"]
+TASKS: tuple[Task, ...] = get_args(Task)
 Content = TypeVar("Content", bound=BaseModel)
 
 
-class _Record(BaseModel):
+class BundleRecord(BaseModel):
+    """Frozen and closed: an unknown field is an error."""
+
     # Built when first used: a prediction reads the manifest, never the expected outputs.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
-class TensorSpec(_Record):
+class TensorSpec(BundleRecord):
     """One input or output of the graph."""
 
     name: str
@@ -45,7 +50,7 @@ class TensorSpec(_Record):
     value_range: str = Field(min_length=1)
 
 
-class TrainingRecord(_Record):
+class TrainingRecord(BundleRecord):
     """The training set as counts and hashes, so that a test set can be shown to be disjoint."""
 
     protocol: str
@@ -56,12 +61,12 @@ class TrainingRecord(_Record):
         description="Of the sorted names of the training groups, one per line."
     )
     cells_sha256: Hash | None = Field(description="Of the cell table.")
-    initial_weights: str = Field(description="Where training started: an origin with its license, or random.")
+    initial_weights: str = Field(description="Initial weights with their license, or random.")
     seed: int | None = None
     git_commit: str | None = None
 
 
-class LicenseRecord(_Record):
+class LicenseRecord(BundleRecord):
     """Under what terms a part may be used."""
 
     part: str = Field(description="Part that it covers, for instance 'weights' or 'sample cells'.")
@@ -69,7 +74,7 @@ class LicenseRecord(_Record):
     attribution: str = ""
 
 
-class Domain(_Record):
+class Domain(BundleRecord):
     """Which images a model answers for."""
 
     form: Literal["cut_out", "uncut"] = Field(
@@ -81,41 +86,58 @@ class Domain(_Record):
     stain: str | None = Field(default=None, min_length=1, description="Stain of the training images.")
 
 
-class Manifest(_Record):
-    """All of ``manifest.json``; version 1, of one logit, is read as the binary schema of C-NMC."""
+class ModelManifest(BundleRecord):
+    """Fields of the manifests of all tasks."""
 
     schema_version: Literal[1, 2] = 2
     name: Identifier
     version: Version
-    task: Literal["cell", "kinds", "finder", "ensemble"] = Field(
+    task: Task = Field(
         default="cell",
-        description="cell: one cut-out cell, blast or normal; kinds: names cells; finder: finds cells in a field; "
-        "ensemble: several bundles together.",
+        description="cell: blast or normal; kinds: the kind of a cell; "
+        "finder: finds the white cells of a field.",
     )
-    domain: Domain = Field(default_factory=Domain)
     title: str = Field(min_length=1)
     created: str = Field(description="UTC, ISO 8601.")
     notice: str = RESEARCH_USE
     intended_use: str = Field(min_length=1)
     limitations: tuple[str, ...] = Field(min_length=1, description="Limitations of the model.")
     architecture: str
+    parameters: Count
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    libraries: dict[str, str] = Field(default_factory=dict, description="Versions the model was made with.")
+    licenses: tuple[LicenseRecord, ...] = Field(
+        min_length=1,
+        validation_alias=AliasChoices("licenses", "licences"),  # as bundles before 0.4 spell it
+    )
+
+    def to_json(self) -> str:
+        """Return the text of ``manifest.json``: indented, with a newline at the end."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read ``manifest.json``; anything unknown or impossible is a ``BundleError``."""
+        return parse_record(cls, "manifest.json", text)
+
+
+class Manifest(ModelManifest):
+    """``manifest.json`` of the tasks ``cell`` and ``kinds``; version 1, of one logit, has the classes of C-NMC."""
+
+    task: Literal["cell", "kinds"] = Field(
+        default="cell", description="cell: blast or normal; kinds: the kind of a cell."
+    )
+    domain: Domain = Field(default_factory=Domain)
     head: str
     attribution: str = Field(description="The method of the activation map.")
-    parameters: Count
     flops: float = Field(
         gt=0, description="Floating-point operations of one cell; a multiply-add counts as two."
     )
     canvas_px: int = Field(ge=32, le=4096)
     input_px: int = Field(ge=32, le=1024)
     classes: ClassSchema = Field(default=BINARY, description="In the order of the logits.")
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
     training: TrainingRecord
-    libraries: dict[str, str] = Field(default_factory=dict, description="Versions the model was made with.")
-    licenses: tuple[LicenseRecord, ...] = Field(
-        min_length=1,
-        validation_alias=AliasChoices("licenses", "licences"),  # as bundles before 0.4 spell it
-    )
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -162,17 +184,8 @@ class Manifest(_Record):
         """D of the output ``embedding``."""
         return int(self.outputs[1].shape[1])
 
-    def to_json(self) -> str:
-        """Return the text of ``manifest.json``: indented, with a newline at the end."""
-        return self.model_dump_json(indent=2) + "\n"
 
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Read ``manifest.json``; anything unknown or impossible is a ``BundleError``."""
-        return _parse(cls, "manifest.json", text)
-
-
-class ExpectedCell(_Record):
+class ExpectedCell(BundleRecord):
     """Outputs of the model for one sample cell when the bundle was made."""
 
     file: FileName
@@ -194,7 +207,7 @@ class ExpectedCell(_Record):
     )
 
 
-class ExpectedOutputs(_Record):
+class ExpectedOutputs(BundleRecord):
     """All of ``sample/expected.json``."""
 
     schema_version: Literal[1] = 1
@@ -212,10 +225,20 @@ class ExpectedOutputs(_Record):
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         """Read ``expected.json``; anything unknown or impossible is a ``BundleError``."""
-        return _parse(cls, "sample/expected.json", text)
+        return parse_record(cls, "sample/expected.json", text)
 
 
-def _parse(schema: type[Content], name: str, text: str | bytes) -> Content:
+def task_of(text: str | bytes) -> str:
+    """Return the ``task`` that a ``manifest.json`` states; ``cell`` if it states none or cannot be read."""
+    try:
+        task = json.loads(text).get("task", "cell")
+    except (ValueError, AttributeError, RecursionError):
+        return "cell"
+    return task if isinstance(task, str) else "cell"
+
+
+def parse_record(schema: type[Content], name: str, text: str | bytes) -> Content:
+    """Read one JSON file of a bundle; a ``BundleError`` names the first thing that is unknown or impossible."""
     try:
         return schema.model_validate_json(text)
     except ValidationError as error:

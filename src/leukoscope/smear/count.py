@@ -184,4 +184,5 @@ def cells_needed(count: int, total: int, margin: float = _MARGIN) -> int:
 def _warning(total: int) -> str | None:
     if total >= WARN_BELOW:
         return None
-    return f"only {total} white cells were counted; {STANDARD_COUNT} are the laboratory standard: shares are uncertain"
+    were = "cell was" if total == 1 else "cells were"
+    return f"only {total} white {were} counted; {STANDARD_COUNT} are the laboratory standard: shares are uncertain"

@@ -8,23 +8,21 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from leukoscope.core.errors import CohortError, ImageError
 from leukoscope.core.io import OutputFile
 from leukoscope.core.terms import Reason
-from leukoscope.imaging.canvas import CANVAS_PX
+from leukoscope.imaging.canvas import CANVAS_PX, CANVAS_UM
 from leukoscope.inference.cells import Source
 from leukoscope.smear.annotations import Annotation, Annotations
 from leukoscope.smear.calibrate import Calibration, calibrate_field, survey_field
+from leukoscope.smear.crops import crop_cell
 from leukoscope.smear.exports import file_stem, write_picture
 from leukoscope.smear.files import FieldFile, open_field
 from leukoscope.smear.finder import Finder, Instance
-from leukoscope.smear.finder_network import default_finder
+from leukoscope.smear.finder_network import load_finder
 from leukoscope.smear.tiling import find_cells
 
-CANVAS_UM = 0.087
-"""Scale of the canonical canvas: C-NMC cells, estimated from the size of their lymphocytes."""
 UNCUT_UM, UNCUT_PX = 0.1, 250
 """Scale and side of an uncut crop: 25 micrometers with the surroundings."""
 TABLE = "cells.csv"
@@ -129,7 +127,7 @@ def cut_cohort(
             found = find_cells(
                 file.picture,
                 calibration.light,
-                finder or default_finder(),
+                finder or load_finder(),
                 calibration.scale.value,
             )
             stem, subject = file_stem(number, path.name), subject_of(str(path)) or ""
@@ -209,25 +207,7 @@ def _crop(
 ) -> NDArray[np.uint8]:
     """Return the crop of a cell at the fixed scale, background set to white, or cut out on black."""
     target, side = (CANVAS_UM, CANVAS_PX) if settings.canonical else (UNCUT_UM, UNCUT_PX)
-    factor = target / calibration.scale.value
-    middle = ((cell.box[0] + cell.box[2]) / 2, (cell.box[1] + cell.box[3]) / 2)
-    half = side * factor / 2
-    want = tuple(round(middle[axis] + sign * half) for sign in (-1, 1) for axis in (0, 1))
-    height, width = calibration.light.size
-    box = (max(0, want[0]), max(0, want[1]), min(height, want[2]), min(width, want[3]))
-    part = calibration.light.normalize(file.picture.read(box), box)
-    whole = np.full((want[2] - want[0], want[3] - want[1], 3), 0 if settings.canonical else 242, np.uint8)
-    at = (box[0] - want[0], box[1] - want[1])
-    if settings.canonical:
-        mask = np.zeros(part.shape[:2], np.bool_)
-        y0, x0, y1, x1 = cell.box
-        inner = (max(y0, box[0]), max(x0, box[1]), min(y1, box[2]), min(x1, box[3]))
-        mask[inner[0] - box[0] : inner[2] - box[0], inner[1] - box[1] : inner[3] - box[1]] = cell.cell[
-            inner[0] - y0 : inner[2] - y0, inner[1] - x0 : inner[3] - x0
-        ]
-        part = np.where(mask[..., None], part, 0).astype(np.uint8)
-    whole[at[0] : at[0] + part.shape[0], at[1] : at[1] + part.shape[1]] = part
-    return np.asarray(Image.fromarray(whole).resize((side, side), Image.Resampling.BILINEAR))
+    return crop_cell(file.picture, cell, calibration, target, side, cut_out=settings.canonical)
 
 
 def _clipped(

@@ -18,17 +18,23 @@ from leukoscope.smear.records import CellRecord, FieldRecord, Ring
 CELL_COLUMNS = (
     "image", "cell", "y0_px", "x0_px", "y1_px", "x1_px", "kind", "kind_probability", "prediction_set",
     "blast_probability", "immature_probability", "decision", "reasons", "microns_per_pixel", "subject", "smear",
-    "score", "touches_border", "in_focus", *MEASUREMENTS,
+    "score", "touches_border", "touches_cell", "in_focus", *MEASUREMENTS,
 )  # fmt: skip
 FIELD_COLUMNS = (
-    "image", "subject", "smear", "sha256", "width_px", "height_px", "reason", "message", "cells", "white_cells",
-    "kinds", "blasts", "blast_share", "blast_share_low", "blast_share_high", "nucleated_red_cells",
+    "image", "subject", "smear", "sha256", "width_px", "height_px", "reason", "message", "cells", "smudge_cells",
+    "white_cells", "kinds", "blasts", "blast_share", "blast_share_low", "blast_share_high", "nucleated_red_cells",
     "nucleated_red_cells_per_100", "not_white", "uncertain", "rejected_cells", "model",
     "microns_per_pixel", "scale_source", "n_red_cells", "scale_low", "scale_high", "scale_by_red_cells", "edge_um",
     "background_share", "unevenness", "red_cells_od_r", "red_cells_od_g", "red_cells_od_b", "nearest_stain",
     "nearest_stain_distance", "warnings",
 )  # fmt: skip
 
+KIND_COLORS = {
+    "neutrophil": "#0061a0", "eosinophil": "#006b55", "basophil": "#9c3d7f", "lymphocyte": "#5b4db3",
+    "monocyte": "#7a5c00", "immature_granulocyte": "#3f6b1f", "erythroblast": "#8c1d5b", "platelet": "#2f5d73",
+    "not_a_white_cell": "#7d4a2d",
+}  # fmt: skip
+"""Colors of the usual kinds; other kinds have one of ``PALETTE``."""
 PALETTE = ("#0b6e4f", "#1f4e9e", "#a23b00", "#7a3e9d", "#8a6d00", "#006d77", "#9d174d", "#4d5b00")
 Records = Callable[[], Iterable[FieldRecord]]
 """Gives the fields from the first on, each time it is called: files are written field by field."""
@@ -40,6 +46,8 @@ def color_of(kind: str) -> str:
         return PALETTE[0]
     if "blast" in kind and "erythro" not in kind:
         return "#b3001b"
+    if kind in KIND_COLORS:
+        return KIND_COLORS[kind]
     return PALETTE[sum(kind.encode()) % len(PALETTE)]
 
 
@@ -67,7 +75,7 @@ def _cell_values(record: FieldRecord, cell: CellRecord) -> dict[str, Any]:
         "decision": cell.decision, "reasons": " ".join(cell.reasons),
         "microns_per_pixel": record.scale and round(record.scale.value, 6),
         "subject": record.subject, "smear": record.smear, "score": cell.score,
-        "touches_border": cell.touches_border, "in_focus": cell.in_focus,
+        "touches_border": cell.touches_border, "touches_cell": cell.touches_cell, "in_focus": cell.in_focus,
         **{name: cell.measurements.get(name) for name in MEASUREMENTS},
     }  # fmt: skip
 
@@ -80,6 +88,7 @@ def _field_values(record: FieldRecord) -> dict[str, Any]:
     values["model"] = record.model
     if not record.rejected:
         values |= _counted(record)
+        values["smudge_cells"] = record.smudge_cells
     values["warnings"] = "; ".join(record.warnings)
     if record.scale is not None:
         low, high = record.scale.interval or (None, None)

@@ -91,6 +91,26 @@ def open_field(source: bytes | Path, limits: DecodeLimits = FIELD_LIMITS) -> Fie
     return FieldFile(picture, digest, scale, clear)
 
 
+def take_array(rgb: NDArray[np.uint8], limits: DecodeLimits = FIELD_LIMITS) -> FieldFile:
+    """Take an array for a field without metadata; its digest is of the pixels, row by row.
+
+    Parameters
+    ----------
+    rgb
+        uint8 (H, W, 3).
+    limits
+        What is refused.
+
+    Raises
+    ------
+    ImageError
+        It is too large or too small.
+    """
+    _check_size(rgb.shape[1], rgb.shape[0], limits)
+    pixels = np.ascontiguousarray(rgb)
+    return FieldFile(ArrayPicture(pixels), sha256(pixels.data).hexdigest(), None)
+
+
 def _check_size(width: int, height: int, limits: DecodeLimits) -> None:
     size = f"the image has {width:,} x {height:,} px"
     if width * height > limits.max_pixels or max(width, height) > limits.max_side_px:

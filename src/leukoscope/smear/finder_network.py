@@ -1,20 +1,26 @@
 """The trained finder: white cells of a field with masks of cell and nucleus."""
 
+import os
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.assets import finder_path
-from leukoscope.imaging.field import find_in_field
+from leukoscope.imaging.field import Instance, find_in_field
 from leukoscope.imaging.instances import DecodeSettings
 from leukoscope.inference.maps_session import MapsSession
+from leukoscope.models.files import MODEL
+from leukoscope.models.finder_bundle import FinderBundle
+from leukoscope.models.registry import FINDER_MODEL, resolve_model
 from leukoscope.smear.finder import FoundCell
+from leukoscope.smear.raster import fill_holes, label_parts
+from leukoscope.smear.red_cells import RED_CELL_UM
+from leukoscope.smear.scale import COARSEST_UM
 
-RED_CELL_UM = 7.2
-CENTER = 0.5
-"""Least height of a center in the map of the shipped network, 0 to 1."""
+LEAST_PART_UM2 = 2.0
+"""Holes of a nucleus up to this area are filled, and parts of it up to this area are dropped."""
 _FIRST_SIDES_PX = (
     512,
     1024,
@@ -24,10 +30,27 @@ _FIRST_SIDES_PX = (
 _FEWEST_RED = 3
 
 
-@lru_cache(maxsize=1)
-def default_finder() -> "NetworkFinder":
-    """Return the shipped finder, compiled at the first call."""
-    return NetworkFinder(finder_path(), DecodeSettings(center=CENTER))
+def load_finder(model: str | os.PathLike[str] | None = None) -> "NetworkFinder":
+    """Open a finder's bundle and compile its network; the same bundle is compiled once.
+
+    Parameters
+    ----------
+    model
+        A name of ``leukoscope.list_models("finder")`` or the folder of a bundle; None for the shipped one.
+
+    Raises
+    ------
+    UsageError
+        There is no such name and no such folder.
+    BundleError
+        The bundle is of another task, damaged or altered.
+    """
+    return _loaded(resolve_model(model, FINDER_MODEL))
+
+
+@lru_cache(maxsize=2)
+def _loaded(folder: Path) -> "NetworkFinder":
+    return NetworkFinder(FinderBundle.open(folder))
 
 
 class NetworkFinder:
@@ -35,19 +58,20 @@ class NetworkFinder:
 
     Parameters
     ----------
-    model
-        Path or content of the finder's ONNX graph.
-    settings
-        Thresholds of the decoder.
+    bundle
+        Of the task ``finder``.
     threads
         Of the engine; 0 lets the engine choose.
     """
 
-    name = "network"
-
-    def __init__(self, model: Path | bytes, settings: DecodeSettings | None = None, threads: int = 0) -> None:
-        self._session = MapsSession(model, threads)
-        self._settings = settings or DecodeSettings()
+    def __init__(self, bundle: FinderBundle, threads: int = 0) -> None:
+        manifest = bundle.manifest
+        self.name = f"{manifest.name} {manifest.version}"
+        self.sha256 = bundle.sha256
+        self._session = MapsSession(bundle.read(MODEL), threads)
+        self._settings = DecodeSettings(
+            center=manifest.center_threshold, cell=manifest.cell_threshold, nucleus=manifest.nucleus_threshold
+        )
 
     def find(self, rgb: NDArray[np.uint8], microns_per_pixel: float | None = None) -> list[FoundCell]:
         """Return the white cells, best score first.
@@ -70,7 +94,8 @@ class NetworkFinder:
             if diameters is None:
                 return []
             scale = RED_CELL_UM / float(np.median(diameters))
-        return list(find_in_field(rgb, scale, self._session.run, self._settings).cells)
+        found = find_in_field(rgb, scale, self._session.run, self._settings).cells
+        return [_smoothed(cell, scale) for cell in found]
 
     def measure_red_cells(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """Return the diameters of the red cells that the network sees, px of the image, float32 (n,).
@@ -80,6 +105,8 @@ class NetworkFinder:
         longer = max(rgb.shape[:2])
         for side in _FIRST_SIDES_PX:
             guess = 0.25 * side / longer
+            if guess > COARSEST_UM:  # red cells of a few pixels
+                continue
             for _ in range(2):  # a second look at the scale that the first one gives
                 diameters = find_in_field(rgb, guess, self._session.run, self._settings).red_diameters_px
                 if len(diameters) < _FEWEST_RED:
@@ -89,3 +116,12 @@ class NetworkFinder:
                     return np.asarray(diameters, dtype=np.float32)
                 guess = float(np.clip(measured, 0.4 * guess, 2.5 * guess))
         return None
+
+
+def _smoothed(cell: Instance, microns_per_pixel: float) -> Instance:
+    """Fill the holes of the cell; fill holes of the nucleus too small for a gap between lobes, drop parts as small."""
+    least_px = LEAST_PART_UM2 / microns_per_pixel**2
+    nucleus = fill_holes(cell.nucleus, least_px)
+    parts = label_parts(nucleus)
+    large = parts.areas_px > least_px
+    return replace(cell, cell=fill_holes(cell.cell), nucleus=parts.select(large) if large.any() else nucleus)

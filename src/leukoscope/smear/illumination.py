@@ -18,6 +18,7 @@ _ROUNDS = 12
 _DEGREE = 4
 _POWERS = [(i, degree - i) for degree in range(_DEGREE + 1) for i in range(degree + 1)]
 _PULL = 1e-4
+_STRIP_ROWS = 128  # that are computed at a time: floats of a whole tile would take 100 MB
 _TERMS = (_DEGREE + 1) * (_DEGREE + 2) // 2
 
 
@@ -96,12 +97,19 @@ class Illumination:
 
     def normalize(self, rgb: NDArray[np.uint8], box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
         """Divide the background out and set it to ``WHITE``; brighter is cut at 255."""
-        background = self.background(box, (rgb.shape[0], rgb.shape[1]))
-        np.divide(np.float32(WHITE), background, out=background)
-        background *= rgb
-        background += 0.5
-        np.minimum(background, 255, out=background)
-        return background.astype(np.uint8)
+        rows, columns = self._places(box, (rgb.shape[0], rgb.shape[1]))
+        even = np.empty(rgb.shape, np.uint8)
+        for top in range(0, len(rows), _STRIP_ROWS):
+            strip = np.s_[top : top + _STRIP_ROWS]
+            bright = self._surface(rows[strip], columns)
+            np.negative(bright, out=bright)
+            np.exp(bright, out=bright)
+            bright *= np.float32(WHITE)
+            bright *= rgb[strip]
+            bright += 0.5
+            np.minimum(bright, 255, out=bright)
+            even[strip] = bright
+        return even
 
     def _places(
         self, box: tuple[int, int, int, int], shape: tuple[int, int]

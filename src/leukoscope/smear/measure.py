@@ -1,12 +1,15 @@
 """Measurements of one cell: shape and size of cell and nucleus, staining, focus; names as scikit-image has them."""
 
 import math
+from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leukoscope.smear.calibrate import edge_width
+from leukoscope.smear.calibrate import Calibration, edge_width
 from leukoscope.smear.finder import FoundCell
+from leukoscope.smear.picture import Box, Picture
 from leukoscope.smear.raster import Bools, Floats, dilate, erode, label_parts, trace_outlines
 
 MEASUREMENTS: dict[str, str] = {
@@ -79,6 +82,40 @@ def measure_cell(cell: FoundCell, density: Floats, microns_per_pixel: float) -> 
             values[f"cytoplasm_od_{name}_mean"] = float(density[cytoplasm][:, channel].mean())
     values["edge_width_um"] = edge_width(density[..., 1], um)
     return values
+
+
+def edge_width_of(picture: Picture, calibration: Calibration, box: Box) -> float:
+    """Return the width of the edges in a part of a field, in micrometers: large is out of focus."""
+    density = calibration.light.optical_density(picture.read(box), box)
+    return edge_width(density[..., 1], calibration.scale.value)
+
+
+def touching_cells(cells: Sequence[FoundCell], reach_px: float) -> set[int]:
+    """Return the positions of cells whose outlines come within ``reach_px`` of another's."""
+    found: set[int] = set()
+    wide = int(reach_px) + 1
+    for first, second in combinations(range(len(cells)), 2):
+        one, other = cells[first].box, cells[second].box
+        y0, x0 = max(one[0], other[0]) - wide, max(one[1], other[1]) - wide
+        y1, x1 = min(one[2], other[2]) + wide, min(one[3], other[3]) + wide
+        if y0 >= y1 or x0 >= x1:
+            continue
+        near, here = (_window(cells[number], (y0, x0, y1, x1)) for number in (first, second))
+        if (dilate(near, reach_px) & here).any():
+            found |= {first, second}
+    return found
+
+
+def _window(cell: FoundCell, box: Box) -> Bools:
+    """Return the mask of a cell in a part of the field that its box need not fill."""
+    window = np.zeros((box[2] - box[0], box[3] - box[1]), np.bool_)
+    top, left = max(box[0], cell.box[0]), max(box[1], cell.box[1])
+    bottom, right = min(box[2], cell.box[2]), min(box[3], cell.box[3])
+    if top < bottom and left < right:
+        window[top - box[0] : bottom - box[0], left - box[1] : right - box[1]] = cell.cell[
+            top - cell.box[0] : bottom - cell.box[0], left - cell.box[1] : right - cell.box[1]
+        ]
+    return window
 
 
 def shape_of(mask: Bools, um: float) -> dict[str, float]:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from leukoscope.core.classes import ClassSchema
 from leukoscope.core.errors import UsageError
 from leukoscope.core.terms import Status
-from leukoscope.imaging.uncut import cut_crop
 from leukoscope.inference.cells import Prediction
 from leukoscope.inference.predictor import Predictor
 from leukoscope.models.registry import KINDS_MODEL
 from leukoscope.smear.calibrate import Calibration
 from leukoscope.smear.count import UNNAMED
+from leukoscope.smear.crops import crop_surroundings
 from leukoscope.smear.finder import FoundCell
 from leukoscope.smear.picture import Picture
 from leukoscope.smear.reading import CellCall
@@ -78,20 +78,8 @@ class BundleClassifier:
         self, picture: Picture, microns_per_pixel: float, cells: Sequence[FoundCell]
     ) -> Iterator[NDArray[np.uint8]]:
         """Yield uint8 (S, S, 3) around each cell, at the scale of the bundle."""
-        half = self._side * self._scale / microns_per_pixel / 2 + 2
         for cell in cells:
-            y, x = (cell.box[0] + cell.box[2]) / 2, (cell.box[1] + cell.box[3]) / 2
-            box = (
-                max(0, int(y - half)), max(0, int(x - half)),
-                min(picture.height_px, int(np.ceil(y + half))), min(picture.width_px, int(np.ceil(x + half))),
-            )  # fmt: skip
-            yield cut_crop(
-                picture.read(box),
-                (y - box[0], x - box[1]),
-                microns_per_pixel,
-                target_microns_per_pixel=self._scale,
-                side_px=self._side,
-            )
+            yield crop_surroundings(picture, cell, microns_per_pixel, self._scale, self._side)
 
 
 @lru_cache(maxsize=2)

@@ -150,6 +150,8 @@ def smooth(values: Floats, radius_px: int, times: int = 2) -> Floats:
     """Average over a square window ``times`` times; the edge is continued. Two times is near a Gaussian."""
     if radius_px < 1:
         return values
+    if radius_px == 1:
+        return _smooth_three(values, times)
     for _ in range(times):
         for axis in (0, 1):
             pad = [(0, 0), (0, 0)]
@@ -160,6 +162,21 @@ def smooth(values: Floats, radius_px: int, times: int = 2) -> Floats:
                 (total[width:], total[:-width]) if axis == 0 else (total[:, width:], total[:, :-width])
             )
             values = ((ahead - behind) / width).astype(np.float32)
+    return values
+
+
+def _smooth_three(values: Floats, times: int) -> Floats:
+    third = np.float32(1 / 3)
+    for _ in range(times):
+        for axis in (0, 1):
+            moved = np.moveaxis(values, axis, 0)
+            total = np.empty_like(moved)
+            total[1:-1] = moved[:-2] + moved[2:]
+            total[0] = moved[0] + moved[min(1, len(moved) - 1)]
+            total[-1] = moved[-1] + moved[max(-2, -len(moved))]
+            total += moved
+            total *= third
+            values = np.moveaxis(total, 0, axis)
     return values
 
 

@@ -73,8 +73,9 @@ class CellRecord(_Record):
     )
     decision: State = "called"
     reasons: tuple[str, ...] = ()
-    touches_border: bool = False
-    in_focus: bool = True
+    touches_border: bool = Field(default=False, description="Cut by the edge of the field.")
+    touches_cell: bool = Field(default=False, description="Its outline touches that of another white cell.")
+    in_focus: bool = Field(default=True, description="Whether its edges are sharp.")
     measurements: dict[str, float | None] = Field(default_factory=dict)
 
     def counted(self) -> CountedCell:
@@ -100,6 +101,7 @@ class FieldRecord(_Record):
     reason: Reason | None = Field(default=None, description="Why the field was rejected.")
     message: str | None = Field(default=None, description="Sentence with value, limit and remedy.")
     cells: tuple[CellRecord, ...] = ()
+    smudge_cells: int = Field(default=0, ge=0, description="Smudge cells, which are not among the cells.")
     finder: str = ""
     model: str | None = Field(
         default=None, description="Bundle that named the cells, with version and digest."

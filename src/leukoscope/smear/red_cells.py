@@ -6,6 +6,7 @@ edge. So each outline is cut where it turns inwards, and a circle is fitted to e
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +19,31 @@ RED_CELL_UM = 7.2
 LEAST_RADIUS_PX, MOST_RADIUS_PX = 9.0, 30.0
 """Radii that one level of the pyramid measures; levels differ by a factor of two."""
 
+_SHORTEST_PIECE = 12  # points
+_OUTLINE_SIGMA = 2.5  # px along the outline
 _SPAN = math.radians(150)  # of an arc, least
 _RESIDUAL = 0.06  # of an arc, root mean square by the radius, most
 
 
 @dataclass(frozen=True)
 class Circle:
-    """A red cell as far as it is seen: center and radius in px, and the angle of its outline that is seen."""
+    """A red cell as far as it is seen.
+
+    Attributes
+    ----------
+    y, x, radius
+        Center and radius, px.
+    span
+        Angle of its outline that is seen, radians.
+    shrunk
+        How much the image was shrunk in which it was fitted.
+    """
 
     y: float
     x: float
     radius: float
     span: float
+    shrunk: float = 1.0
 
 
 def foreground_threshold(density: Floats, noise: float) -> float:
@@ -110,7 +124,7 @@ def _arcs(ring: NDArray[np.intp], shape: tuple[int, int]) -> list[Circle]:
     points = _resample(ring.astype(np.float64))
     if len(points) < 2 * math.pi * LEAST_RADIUS_PX * 0.5:
         return []
-    wave = _smooth_loop(points, 2.5)
+    wave = _smooth_loop(points, _OUTLINE_SIGMA)
     ahead, behind = np.roll(wave, -4, axis=0), np.roll(wave, 4, axis=0)
     first, second = wave - behind, ahead - wave
     turn = np.arctan2(
@@ -153,8 +167,10 @@ def _pieces(broken: Bools) -> list[NDArray[np.intp]]:
     start = int(np.flatnonzero(broken)[0])
     order = (np.arange(count) + start) % count
     ends = np.flatnonzero(broken[order])
-    runs = np.split(order, ends)
-    return [run[1:] for run in runs if len(run) > 12]
+    bounds = np.append(ends, count)
+    return [
+        order[first + 1 : last] for first, last in pairwise(bounds.tolist()) if last - first > _SHORTEST_PIECE
+    ]
 
 
 def _fit(points: NDArray[np.float64]) -> Circle | None:

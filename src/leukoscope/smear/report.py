@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from leukoscope.core.io import OutputFile
 from leukoscope.core.terms import RESEARCH_USE
 from leukoscope.smear.count import Differential, Share
-from leukoscope.smear.drawing import data_uri
+from leukoscope.smear.drawing import BORDER_COLOR, NUCLEUS_COLOR, data_uri
 from leukoscope.smear.exports import color_of
 from leukoscope.smear.records import CellRecord, FieldRecord
 
@@ -27,24 +27,27 @@ font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",sans-s
 h1{font-size:24px;margin:0 0 4px}
 h2{font-size:18px;margin:32px 0 8px;
 border-bottom:1px solid var(--line);padding-bottom:4px}
-h3{font-size:15px;margin:0 0 4px;overflow-wrap:anywhere}p{margin:4px 0}.soft{color:var(--soft)}
+h3{font-size:15px;margin:0 0 4px;overflow-wrap:anywhere}.part{margin-top:24px}p{margin:4px 0}.soft{color:var(--soft)}
 .notice{border-left:4px solid #b35900;background:#fff8ef;padding:8px 12px;margin:12px 0}
 .warn{color:#7a3b00}table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:8px 0}
 th,td{padding:4px 12px 4px 0;text-align:right;border-bottom:1px solid var(--line)}
 th{font-weight:600;color:var(--soft)}
-th:first-child,td:first-child{text-align:left}
+th:first-child,td:first-child{text-align:left;white-space:nowrap}th:last-child,td:last-child{padding-right:0}
 .dot{display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:8px}
-.fields{display:grid;grid-template-columns:repeat(auto-fill,minmax(420px,1fr));gap:20px}
-.field{border:1px solid var(--line);border-radius:8px;padding:12px;break-inside:avoid}
+.fields{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(420px,100%),1fr));
+gap:20px;align-items:start}
+.field{min-width:0;overflow-wrap:anywhere;
+border:1px solid var(--line);border-radius:8px;padding:12px;break-inside:avoid}
 .field img{width:100%;border-radius:4px;display:block;margin-top:8px}
 .gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(148px,1fr));gap:12px}
 figure{margin:0;border:1px solid var(--line);border-radius:8px;padding:8px;
 break-inside:avoid;font-size:13px}
 figure img{width:100%;height:128px;
 object-fit:contain;background:var(--ground);border-radius:4px;display:block;margin-bottom:4px}
-figcaption{overflow-wrap:anywhere}.key span{display:inline-block;width:22px;height:0;
-border-top:3px solid;margin:0 6px 4px 16px;vertical-align:middle}
-svg{max-width:100%;height:auto}
+figcaption{overflow-wrap:anywhere}.key span{white-space:nowrap;margin-right:16px}
+.key i{display:inline-block;width:22px;height:0;border-top:3px solid;margin:0 6px 4px 0;vertical-align:middle}
+svg{max-width:100%;height:auto;display:block}
+@media(max-width:600px){body{padding:16px}th,td{padding-right:10px}.gallery{grid-template-columns:1fr 1fr}}
 @media print{body{max-width:none;padding:0;font-size:12px}
 .fields{grid-template-columns:1fr 1fr}a{color:inherit}}
 """
@@ -109,13 +112,26 @@ def _write_counts(write: Callable[[str], object], groups: dict[str, dict[str, Di
     if len(groups["subjects"]) > 1:
         parts += [(f"Subject {name}", counts) for name, counts in groups["subjects"].items()]
     elif len(groups["smears"]) > 1:
-        parts += [(f"Smear {name}", counts) for name, counts in groups["smears"].items()]
-    for name, counts in parts[:40]:
+        names = _short_names(list(groups["smears"]))
+        parts += [(f"Smear {names[name]}", counts) for name, counts in groups["smears"].items()]
+    for number, (name, counts) in enumerate(parts[:40]):
         if len(parts) > 1:
-            write(f"<h3>{html.escape(name)}</h3>")
+            write(f"<h3{' class=part' if number else ''}>{html.escape(name)}</h3>")
         _write_differential(write, counts)
     if len(parts) > 40:
         write(f'<p class="soft">{len(parts) - 40} more are in smear.json.</p>')
+
+
+def _short_names(folders: list[str]) -> dict[str, str]:
+    """Return the names of folders without the folders above that all of them share."""
+    parts = [folder.replace("\\", "/").split("/") for folder in folders]
+    shared = 0
+    while all(len(part) > shared + 1 for part in parts) and len({part[shared] for part in parts}) == 1:
+        shared += 1
+    return {
+        folder: "/".join(part[shared:]) or "of single images"
+        for folder, part in zip(folders, parts, strict=True)
+    }
 
 
 def _write_differential(write: Callable[[str], object], counts: Differential) -> None:
@@ -167,9 +183,9 @@ def _row(share: Share) -> str:
 def differential_svg(shares: tuple[Share, ...]) -> str:
     """Return a plot of shares with their intervals, as SVG."""
     rows = [share for share in shares if share.share is not None]
-    height, left, wide = 26 * len(rows) + 34, 190, 520
+    height, left, wide = 26 * len(rows) + 34, 160, 300
     parts = [
-        f'<svg viewBox="0 0 {left + wide + 60} {height}" width="{left + wide + 60}" role="img" '
+        f'<svg viewBox="0 0 {left + wide + 30} {height}" width="{left + wide + 30}" role="img" '
         'aria-label="Shares with 95 % intervals" font-family="sans-serif" font-size="13">'
     ]
     for tick in range(0, 101, 20):
@@ -216,12 +232,12 @@ def _write_gallery(
     cells.sort(key=lambda entry: (entry[0], entry[1], entry[3].cell))
     named = any(cell.blast_probability is not None for *_, cell in cells)
     order = (
-        "highest blast probability, then uncertain cells"
+        "highest blast probability first, then uncertain cells"
         if named
-        else "the largest cells, those cut off last"
+        else "largest first, those cut off last"
     )
     shown = cells[:MAX_CELLS]
-    write(f'<h2>Cells</h2><p class="soft">First what deserves the first look: {order}.')
+    write(f'<h2>Cells</h2><p class="soft">Order: {order}.')
     write(
         f" {len(shown)} of {len(cells)} are shown.</p><div class=gallery>"
         if len(shown) < len(cells)
@@ -269,10 +285,12 @@ def _named(cell: CellRecord) -> str:
 def _write_fields(
     write: Callable[[str], object], records: Callable[[], Iterable[FieldRecord]], pictures: Pictures
 ) -> None:
-    write('<h2>Images</h2><p class="key soft">Outlines:<span style="border-color:#0b6e4f"></span>cell')
+    kinds = sorted({cell.kind for record in records() for cell in record.cells if not cell.touches_border})
+    lines = [(_spaced(kind), color_of(kind)) for kind in kinds]
+    lines += [("nucleus", NUCLEUS_COLOR), ("cut by the border", BORDER_COLOR)]
+    write('<h2>Images</h2><p class="key soft">Outlines: ')
     write(
-        '<span style="border-color:#f2b705"></span>nucleus'
-        '<span style="border-color:#6b7280"></span>cut by the border</p>'
+        " ".join(f'<span><i style="border-color:{color}"></i>{name}</span>' for name, color in lines) + "</p>"
     )
     write('<div class="fields">')
     for number, record in enumerate(records(), 1):
@@ -300,8 +318,10 @@ def _field_text(record: FieldRecord) -> str:
             "given": "given", "metadata": f"by the file ({scale.detail})",
             "red_cells": f"by {_plural(scale.n_red_cells, 'red cell')}",
             "red_cells_of_smear": f"by {_plural(scale.n_red_cells, 'red cell')} of the smear",
+            "red_cells_by_network": f"by {_plural(scale.n_red_cells, 'red cell')} that the finder sees",
+            "profile": "usual scale of the laboratory profile",
         }  # fmt: skip
-        text += f"; {scale.value:.4f} µm a pixel, {words.get(scale.source, scale.source)}"
+        text += f"; {scale.value:.4f} µm per pixel, {words.get(scale.source, scale.source)}"
         if scale.interval:
             text += f" ({scale.interval[0]:.3f} to {scale.interval[1]:.3f})"
     warnings = "".join(

@@ -21,8 +21,12 @@ _WHOLE_PX = 1500  # longer side of the finest level of a shrunk field
 _PATCH_PX = 900
 _ENOUGH_CIRCLES, _FEW_CIRCLES = 40, 4
 _LEAST_CIRCLES = 2
+_ENOUGH_AT_BEST = 4
+_SETTLED_CIRCLES = 20
+_LEAST_SIDE_PX = 60
 _SURE_SPAN, _SURE_CIRCLES = math.radians(190), 4
 _LARGE = 4.0  # a field this much larger is measured by patches in any case
+_BEST_RADIUS_PX = (11.6, 23.2)  # the middle octave of the range of a level: neither end cuts sizes off
 _SAME = 0.32  # of the natural logarithm of a diameter: red cells of one smear differ less from the most frequent one
 
 
@@ -180,10 +184,30 @@ def scale_of(given: float | None, metadata: tuple[float, str] | None, size: RedC
 
 def _circles(picture: Picture, light: Illumination, box: Box, shrunk: float) -> Iterator[Circle]:
     """Yield the circles of a part of the field at all levels, in px of the field."""
-    factor = shrunk
-    while min(box[2] - box[0], box[3] - box[1]) / factor >= 60:
-        yield from _level(picture, light, box, factor)
-        factor *= 2
+    factors = [shrunk]
+    side = min(box[2] - box[0], box[3] - box[1])
+    if side / shrunk < _LEAST_SIDE_PX:
+        return
+    while side / factors[-1] >= 2 * _LEAST_SIDE_PX:
+        factors.append(2 * factors[-1])
+    found: list[Circle] = []
+    for factor in reversed(factors):  # the coarse ones cost least
+        found += _level(picture, light, box, factor)
+        if _is_settled(found, factor):
+            break
+    yield from found
+
+
+def _is_settled(circles: list[Circle], factor: float) -> bool:
+    """Whether a level shows enough red cells of the size that it measures best, so that finer ones add nothing."""
+    here = [circle for circle in circles if circle.shrunk == factor and circle.span >= _SURE_SPAN]
+    if len(here) < _SETTLED_CIRCLES:
+        return False
+    near = _around_mode(circles)
+    return (
+        len(near) >= _SETTLED_CIRCLES
+        and _BEST_RADIUS_PX[0] <= float(np.median(near)) / 2 / factor < _BEST_RADIUS_PX[1]
+    )
 
 
 def _level(picture: Picture, light: Illumination, box: Box, factor: float) -> list[Circle]:
@@ -192,7 +216,13 @@ def _level(picture: Picture, light: Illumination, box: Box, factor: float) -> li
     rgb = picture.read(box, (shape[0], shape[1]))
     found = find_circles(light.optical_density(rgb, box), light.noise / max(1.0, factor))
     return [
-        Circle(circle.y * factor + box[0], circle.x * factor + box[1], circle.radius * factor, circle.span)
+        Circle(
+            circle.y * factor + box[0],
+            circle.x * factor + box[1],
+            circle.radius * factor,
+            circle.span,
+            factor,
+        )
         for circle in found
     ]
 
@@ -209,6 +239,21 @@ def _patches(height: int, width: int, rows: int = 3) -> list[Box]:
 
 
 def _agreeing(circles: list[Circle]) -> NDArray[np.float64]:
+    """Return the diameters around the most frequent one, each red cell once.
+
+    If enough were fitted at the level that shows this size best, the others are left out: a level that cuts off the
+    large or the small ones would shift the median, more at some magnifications than at others.
+    """
+    near = _around_mode(circles)
+    if not len(near):
+        return near
+    radius = float(np.median(near)) / 2
+    low, high = _BEST_RADIUS_PX
+    best = _around_mode([circle for circle in circles if low <= radius / circle.shrunk < high])
+    return best if len(best) >= min(_ENOUGH_AT_BEST, len(near)) else near
+
+
+def _around_mode(circles: list[Circle]) -> NDArray[np.float64]:
     """Return the diameters around the most frequent one, each red cell once."""
     kept: list[Circle] = []
     for circle in sorted(circles, key=lambda each: -each.span * each.radius**0.5):

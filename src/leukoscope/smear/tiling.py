@@ -11,7 +11,7 @@ from leukoscope.smear.finder import Finder, FoundCell, Instance
 from leukoscope.smear.illumination import Illumination
 from leukoscope.smear.picture import Box, Picture
 
-CORE_UM = 200.0
+CORE_UM = 140.0
 MARGIN_UM = 27.0
 """Around the core of a tile: a cell with its nucleus in the core is seen whole."""
 

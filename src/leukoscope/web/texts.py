@@ -28,6 +28,7 @@ SHORT_REASONS: dict[Reason, str] = {
     Reason.BLANK: "Empty frame",
     Reason.NOT_SEGMENTED: "Background not black",
     Reason.WRONG_SCALE: "Size unlike a cell",
+    Reason.NO_CELLS: "No white cell found",
     Reason.NO_SCALE: "Scale unknown",
     Reason.NOT_A_SMEAR: "Not a blood smear",
     Reason.CUT_OFF: "Cut off at the border",

@@ -221,7 +221,7 @@ def measure_repeats(
     return Supplement(
         name="repeats",
         title="Repeats of the cross-validation",
-        text="Each repeat divides the subjects again and tests every cell once. Only the first one is reported in full.",
+        text="Each repeat divides the subjects again and tests every cell once. Only the first is reported in full.",
         measures=measures,
     )
 

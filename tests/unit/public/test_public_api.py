@@ -133,7 +133,7 @@ def test_models_are_found_by_name_and_by_folder(
     )
     (tmp_path / "mine").symlink_to(small_bundle_path, target_is_directory=True)
     monkeypatch.setenv("LEUKOSCOPE_MODELS", str(tmp_path))
-    assert leukoscope.list_models() == ["cnmc", "leukoscope-kinds", "mine"]
+    assert leukoscope.list_models() == ["cnmc", "leukoscope-kinds", "finder", "mine"]
     assert leukoscope.load_model("mine").bundle.directory == tmp_path / "mine"
     with pytest.raises(UsageError, match=r"'nosuch'.*mine"):
         leukoscope.load_model("nosuch")

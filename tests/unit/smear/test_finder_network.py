@@ -9,8 +9,10 @@ from PIL import Image
 from leukoscope.core.errors import UsageError
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.instances import find_peaks
-from leukoscope.smear.finder_network import RED_CELL_UM, NetworkFinder, default_finder
+from leukoscope.smear.finder_network import LEAST_PART_UM2, NetworkFinder, load_finder
+from leukoscope.smear.raster import label_parts
 from leukoscope.smear.reading import read_smear
+from leukoscope.smear.red_cells import RED_CELL_UM
 from leukoscope.smear.scale import ScaleSource
 from smear_fields import draw_field
 
@@ -21,7 +23,7 @@ MICRONS_PER_PIXEL = 0.078
 
 @pytest.fixture(scope="module")
 def finder() -> NetworkFinder:
-    return default_finder()
+    return load_finder()
 
 
 def iou(one: tuple[int, ...], other: tuple[int, ...]) -> float:
@@ -42,6 +44,41 @@ def test_touching_cells_come_apart(finder: NetworkFinder) -> None:
         assert cell.cell.shape == cell.nucleus.shape == (height, width)
         assert not (cell.nucleus & ~cell.cell).any()
         assert 0.5 <= cell.score <= 1
+
+
+def holes_of(mask: np.ndarray) -> list[int]:
+    outside = label_parts(~np.pad(mask, 1), diagonal=False)
+    return sorted(outside.areas_px.tolist())[:-1]
+
+
+@pytest.mark.parametrize("path", sorted(FIELD.parent.glob("*.jpg")), ids=lambda path: path.stem)
+def test_cells_have_no_holes_and_nuclei_no_small_ones(finder: NetworkFinder, path: Path) -> None:
+    for cell in finder.find(decode_image(path), MICRONS_PER_PIXEL):
+        assert not holes_of(cell.cell)
+        parts = label_parts(cell.nucleus).areas_px.tolist()
+        assert all(area * MICRONS_PER_PIXEL**2 > LEAST_PART_UM2 for area in holes_of(cell.nucleus) + parts)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_the_outline_of_a_cell_at_the_border_does_not_change_away_from_it(
+    finder: NetworkFinder, turns: int
+) -> None:
+    """The same cell whole, and a quarter of it cut off by the border on each side of the field."""
+    rgb = decode_image(FIELD.parent / "BloodImage_00125.jpg")
+    (whole,) = finder.find(rgb, MICRONS_PER_PIXEL)
+    row = (whole.box[0] + 3 * whole.box[2]) // 4
+    turned = np.ascontiguousarray(np.rot90(rgb[:row], turns))
+    (cut,) = (cell for cell in finder.find(turned, MICRONS_PER_PIXEL) if cell.touches_border)
+    mask = np.zeros(turned.shape[:2], np.bool_)
+    mask[cut.box[0] : cut.box[2], cut.box[1] : cut.box[3]] = cut.cell
+    found = np.rot90(mask, -turns)
+    expected = np.zeros(rgb.shape[:2], np.bool_)
+    expected[whole.box[0] : whole.box[2], whole.box[1] : whole.box[3]] = whole.cell
+    expected = expected[:row]
+    assert (found & expected).sum() / (found | expected).sum() > 0.85
+    columns = np.flatnonzero(found.any(axis=0))
+    inside = np.flatnonzero(found[-12:-4].any(axis=0))  # no arms along the border
+    assert columns[0] >= inside[0] - 12 and columns[-1] <= inside[-1] + 12
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
@@ -82,12 +119,12 @@ def test_peaks_are_apart_and_sorted() -> None:
 
 
 def test_a_finder_of_another_name_is_refused() -> None:
-    with pytest.raises(UsageError, match="classical"):
-        next(read_smear(FIELD, finder="best"))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="best"):
+        next(read_smear(FIELD, finder="best"))
 
 
 def test_both_finders_have_a_name() -> None:
-    for name in ("network", "classical"):
+    for name, title in (("finder", "leukoscope-finder 0.1.0"), ("classical", "classical")):
         (reading,) = read_smear(FIELD, finder=name, microns_per_pixel=MICRONS_PER_PIXEL)
-        assert reading.record.finder == name
+        assert reading.record.finder == title
     assert ScaleSource.NETWORK.value == "red_cells_by_network"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from leukoscope.smear.finder import Instance
-from leukoscope.smear.measure import MEASUREMENTS, count_lobes, measure_cell, shape_of
+from leukoscope.smear.measure import MEASUREMENTS, count_lobes, measure_cell, shape_of, touching_cells
 
 
 def test_a_disc_is_measured_in_micrometers() -> None:
@@ -42,3 +42,19 @@ def test_every_measurement_has_its_name_and_none_is_invented() -> None:
     assert set(values) == set(MEASUREMENTS)
     assert values["nucleus_area_um2"] is None and values["nucleus_cell_area_ratio"] is None
     assert values["cell_area_um2"] == pytest.approx(16)
+
+
+def disk(y: int, x: int, radius: int) -> Instance:
+    rows, columns = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    mask = rows**2 + columns**2 <= radius**2
+    return Instance((y - radius, x - radius, y + radius + 1, x + radius + 1), mask, mask, 1.0, False)
+
+
+def test_cells_touch_if_their_outlines_meet_not_only_their_boxes() -> None:
+    cells = [disk(50, 50, 20), disk(50, 91, 20), disk(86, 86, 20), disk(50, 200, 20), disk(50, 243, 20)]
+    assert touching_cells(cells[:2], 1.5) == {0, 1}
+    assert touching_cells([cells[0], cells[2]], 1.5) == set()  # the corners of the boxes overlap
+    assert touching_cells(cells[3:], 1.5) == set()
+    assert touching_cells(cells[3:], 3.5) == {0, 1}
+    assert touching_cells(cells, 1.5) == {0, 1, 2}  # the third lies 36 px below the second: they overlap
+    assert touching_cells(cells[:1], 1.5) == touching_cells([], 1.5) == set()

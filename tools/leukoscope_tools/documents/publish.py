@@ -7,10 +7,11 @@ A block is between two comments, which are not visible on the rendered page::
     <!-- /leukoscope -->
 
 ``results``, ``baselines``, ``subjects``, ``points``, ``abstention``, ``slices``, ``runs`` and ``caveats`` take
-``report=``; ``supplement`` takes ``report=`` and ``name=``, that of one of its supplements;
-``comparison`` takes ``comparison=``; ``literature`` takes nothing; ``value`` is within a line and takes
-``report=``, ``measure=`` and, where wanted, ``level=subject`` and ``split=``. ``robustness`` takes ``robustness=``, a
-file of ``leukoscope robustness``, or ``report=``, a report with it. ``conditions``, ``model``,
+``report=``; ``finders`` and ``scales`` take that of a finder; ``supplement`` takes ``report=`` and ``name=``, that of
+one of its supplements; ``comparison`` takes ``comparison=``; ``literature`` takes nothing; ``value`` is within a line
+and takes ``report=``, ``measure=`` and, where wanted, ``level=subject`` or ``level=cell-weighted`` and ``split=``.
+``robustness`` takes ``robustness=``, a file of ``leukoscope robustness``, or ``report=``, a report with it.
+``conditions``, ``model``,
 ``backends`` and ``targets`` take ``performance=``, ``stream`` takes ``stream=`` and ``training`` takes
 ``training=``: files that the benchmark commands wrote. Paths are relative to the document; names
 with blanks are in quotation marks.
@@ -34,6 +35,8 @@ from leukoscope.evaluation.split_report import (
     title_at_half,
 )
 from leukoscope.evaluation.subgroups import SUBGROUP_MEASURES
+from leukoscope.models.finder_card import finder_table, scale_table
+from leukoscope.models.finder_manifest import FinderReport
 from leukoscope.models.metric_info import MEASURES
 from leukoscope.models.report import (
     Measurements,
@@ -170,6 +173,9 @@ def _render(match: re.Match[str], path: Path) -> str:
             body = TABLES[what](_report(options, path))
         elif what in PERFORMANCE_BLOCKS:
             body = PERFORMANCE_BLOCKS[what](read_performance(path.parent / options["performance"]))
+        elif what in FINDER_BLOCKS:
+            source = path.parent / options["report"]
+            body = FINDER_BLOCKS[what](FinderReport.from_json(source.read_bytes()))
         elif what == "stream":
             body = render_stream(read_stream(path.parent / options["stream"]))
         elif what == "training":
@@ -179,6 +185,7 @@ def _render(match: re.Match[str], path: Path) -> str:
                 [
                     *TABLES,
                     *PERFORMANCE_BLOCKS,
+                    *FINDER_BLOCKS,
                     "stream",
                     "training",
                     "comparison",
@@ -370,6 +377,10 @@ def _texts(measures: Measurements, names: tuple[str, ...], *, signed: bool = Fal
     ]
 
 
+FINDER_BLOCKS: Mapping[str, Callable[[FinderReport], str]] = {
+    "finders": finder_table,
+    "scales": scale_table,
+}
 TABLES: Mapping[str, Callable[[Report], str]] = {
     "results": _results,
     "baselines": _baselines,

@@ -118,7 +118,8 @@ def render_result_json() -> str:
 def render_bundle() -> str:
     """Return the page of the bundle's files and their fields."""
     from leukoscope.decision import parameters
-    from leukoscope.models import files, manifest
+    from leukoscope.imaging.instances import MAPS
+    from leukoscope.models import files, finder_manifest, manifest
 
     rows = []
     for name, words in FILE_TEXTS.items():
@@ -154,6 +155,23 @@ def render_bundle() -> str:
         (manifest.ExpectedCell, "`cells` of `sample/expected.json`"),
     ):
         lines += ["", f"## {title}", "", _first_line(model), "", *_model_table(model)]
+    listed = ", ".join(f"`{name}`" for name in sorted(files.OF_EVERY_TASK))
+    lines += [
+        "",
+        "## A finder",
+        "",
+        f"A bundle of the task `finder` holds {listed} and no other file. Graph: `{finder_manifest.INPUT_NAME}` uint8 "
+        f"(N, H, W, 3) in, `{finder_manifest.OUTPUT_NAME}` float32 (N, {len(MAPS)}, H / 2, W / 2) out.",
+    ]
+    for part, title in (
+        (finder_manifest.FinderManifest, "`manifest.json`"),
+        (finder_manifest.FinderTraining, "`training`"),
+        (finder_manifest.FinderReport, "`report.json`"),
+        (finder_manifest.FinderRow, "`rows`"),
+        (finder_manifest.ScaleRow, "`scale`"),
+        (finder_manifest.FinderMeasure, "a measure"),
+    ):
+        lines += ["", f"### {title} of a finder", "", _first_line(part), "", *_model_table(part)]
     return "\n".join(lines) + "\n"
 
 
