@@ -54,6 +54,17 @@ def test_a_sample_of_wrong_values_ends_in_messages(name: str, here: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/zero").is_char_device(), reason="no such device on this system")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_device_without_an_end_and_json_of_any_depth_end_in_messages(
+    name: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leukoscope.core.text.MAX_TEXT_BYTES", 100_000)
+    calls = [words for _, words in _calls_with(name, (Path,), ("/dev/zero", "deep.json"))]
+    assert faults(calls) == ""
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", wrong.RIGHT_CALLS)
 def test_the_right_calls_reach_their_work(name: str, here: Path) -> None:
     result = wrong.call(wrong.right_call(name, COMMANDS[name]))
