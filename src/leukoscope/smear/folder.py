@@ -15,7 +15,6 @@ from pydantic import ValidationError
 from leukoscope.core.errors import UsageError
 from leukoscope.core.io import OutputFile
 from leukoscope.core.terms import RESEARCH_USE
-from leukoscope.core.text import read_json
 from leukoscope.inference.locking import FolderLock
 from leukoscope.smear.count import count_cells
 from leukoscope.smear.drawing import draw_overlay
@@ -96,9 +95,7 @@ class SmearFolder:
         place = self.directory / SETTINGS
         if self._journal.exists():
             _cut_last_line(self._journal)
-            before = read_json(place) if place.exists() else {}
-            if not isinstance(before, dict):
-                raise UsageError(f"{place}: damaged, so these results cannot be continued; start again")
+            before = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
             changed = sorted(
                 key for key in {*before, *self._settings} if before.get(key) != self._settings.get(key)
             )
