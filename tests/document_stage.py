@@ -34,7 +34,7 @@ SMALLER = (
     (r"leukoscope (evaluate|compare|leakage) ", "--replicates 200"),
     (r"leukoscope data split .*--protocol paper", "--per-class 20"),
     (r"leukoscope leakage --config", "--per-class 20"),
-    (r"leukoscope explain-check", "--limit 4"),
+    (r"leukoscope explain-check", "--limit 2"),
     (r"leukoscope novelty ", "--limit 50"),
     (r"leukoscope robustness ", "--cells-per-subject 1 --replicates 200"),
     (r"leukoscope data sample ", "--count 40"),
@@ -91,7 +91,7 @@ def run_line(line: str, folder: Path) -> tuple[int, str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         check=False,
     )
     return answer.returncode, answer.stdout + answer.stderr

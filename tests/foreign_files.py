@@ -5,9 +5,10 @@ import io
 import struct
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 
@@ -32,6 +33,74 @@ def tiff_with(tags: dict[int, int | str]) -> bytes:
         if isinstance(value, int):
             directory.tagtype[tag] = 4
     return by_pillow("TIFF", tiffinfo=directory)
+
+
+def big_tiff(
+    pixels: NDArray[np.uint8],
+    order: str = "<",
+    *,
+    strips: int = 4,
+    more: Iterable[tuple[int, int, int, int]] = (),
+    following: int = 0,
+) -> bytes:
+    """Write a BigTIFF of an image without compression; places and sizes of the strips are LONG8.
+
+    Parameters
+    ----------
+    pixels
+        uint8 (H, W, 3).
+    order
+        ``<`` or ``>``.
+    strips
+        Their number; it divides H.
+    more
+        Further entries: tag, type, count and the 8 bytes of the value as one number.
+    following
+        Place of the next directory.
+    """
+    height, width, _ = pixels.shape
+    rows = height // strips
+    size = rows * width * 3
+    arrays = 16 + height * width * 3
+    places = struct.pack(f"{order}{strips}Q", *(16 + size * number for number in range(strips)))
+    sizes = struct.pack(f"{order}{strips}Q", *[size] * strips)
+    values = [(256, 4, width), (257, 16, height), (259, 3, 1), (262, 3, 2), (277, 3, 3), (278, 4, rows)]
+    entries = [(tag, kind, 1, _left(kind, value, order)) for tag, kind, value in values]
+    entries.append((258, 3, 3, struct.pack(order + "4H", 8, 8, 8, 0)))
+    for tag, content in ((273, places), (279, sizes)):
+        at = arrays + (0 if tag == 273 else len(places))
+        entries.append((tag, 16, strips, content if strips == 1 else struct.pack(order + "Q", at)))
+    entries += [(tag, kind, count, struct.pack(order + "Q", value)) for tag, kind, count, value in more]
+    packed = b"".join(struct.pack(order + "HHQ8s", *entry) for entry in sorted(entries))
+    start = arrays + len(places) + len(sizes)
+    mark = b"II" if order == "<" else b"MM"
+    header = mark + struct.pack(order + "HHHQ", 43, 8, 0, start)
+    directory = struct.pack(order + "Q", len(entries)) + packed + struct.pack(order + "Q", following)
+    return header + pixels.tobytes() + places + sizes + directory
+
+
+def as_big_tiff(classic: bytes) -> bytes:
+    """Return a little-endian classic TIFF of one page, 16 bytes further on, below the header of a BigTIFF."""
+    sizes = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1}
+    (start,) = struct.unpack_from("<I", classic, 4)
+    (count,) = struct.unpack_from("<H", classic, start)
+    entries = b""
+    for at in range(start + 2, start + 2 + 12 * count, 12):
+        tag, kind, number, place = struct.unpack_from("<HHII", classic, at)
+        size = sizes[kind] * number
+        value = classic[at + 8 : at + 8 + size] if size <= 4 else classic[place : place + size]
+        if tag == 273:  # places of strips
+            old = struct.unpack(f"<{number}{'HI'[kind == 4]}", value)
+            value, kind = struct.pack(f"<{number}Q", *(one + 16 for one in old)), 16
+        if len(value) > 8:
+            classic, value = classic + value, struct.pack("<Q", 16 + len(classic))
+        entries += struct.pack("<HHQ8s", tag, kind, number, value.ljust(8, b"\0"))
+    header = b"II" + struct.pack("<HHHQ", 43, 8, 0, 16 + len(classic))
+    return header + classic + struct.pack("<Q", count) + entries + bytes(8)
+
+
+def _left(kind: int, value: int, order: str) -> bytes:
+    return struct.pack(order + {3: "H", 4: "I", 16: "Q"}[kind], value).ljust(8, b"\0")
 
 
 def zipped(*names: str) -> bytes:
@@ -69,7 +138,6 @@ FOREIGN: dict[str, tuple[Callable[[], bytes], str, str]] = {
         lambda: bytes(128) + b"DICM" + _element(2, 0x10, b"UI", b"1.2.840.10008.1.2.1\0") + _frames(12),
         "DICOM", "",
     ),
-    "bigtiff": (lambda: by_pillow("TIFF", big_tiff=True), "BigTIFF", "convert"),
     "jpeg 2000": (lambda: by_pillow("JPEG2000"), "JPEG 2000", "PNG or TIFF"),
     "jpeg 2000 codestream": (lambda: by_pillow("JPEG2000", no_jp2=True), "JPEG 2000", "PNG or TIFF"),
     "avif": (lambda: by_pillow("AVIF"), "AVIF", "save it as PNG"),

@@ -214,6 +214,7 @@ def make_stage(folder: Path, bundle: Path) -> None:
     (folder / "folder" / "note.txt").write_text("a note\n")
     (folder / "noise.bin").write_bytes(random.Random(0).randbytes(2000))
     (folder / "loop").symlink_to("loop")
+    (folder / "deep.json").write_text("[" * 100_000)
     make_records(folder / "records")
 
 

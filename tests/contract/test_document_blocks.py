@@ -19,7 +19,7 @@ from document_stage import build_stage, copy_stage, environment, run_line, small
 from documents import DOCUMENTS, ROOT, SHELL, Block, blocks, lines_of, name_of
 from shared_folders import make_once
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # the first page builds the stage as well
 
 RUN = [path for path in DOCUMENTS if any(block.runs for block in blocks(path))]
 SERVE = re.compile(r"leukoscope serve\b")
@@ -133,7 +133,7 @@ def served(line: str, folder: Path) -> Iterator[str]:
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        watch = threading.Timer(250, process.kill)
+        watch = threading.Timer(900, process.kill)
         watch.start()
         try:
             yield _wait_until_healthy(process, line)

@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from foreign_files import FOREIGN, picture, tiff_with
@@ -15,6 +16,7 @@ from leukoscope.cli.main import app
 from leukoscope.core.errors import ImageError
 from leukoscope.core.terms import Reason
 from leukoscope.data.importing import report_path
+from leukoscope.data.table import read_cells
 from leukoscope.imaging.decode import decode_image
 from leukoscope.imaging.foreign_formats import is_zip_archive, name_foreign_format
 from leukoscope.smear.files import open_field
@@ -128,6 +130,36 @@ def test_a_slide_is_a_field_to_smear_and_named_to_the_others(tags: dict[int, int
         decode_image(content)
     assert raised.value.reason is Reason.UNKNOWN_FORMAT
     assert open_field(content).picture.width_px == 64
+
+
+def test_every_command_reads_a_big_tiff_as_it_reads_the_classic_one(
+    client, tmp_path: Path, small_bundle_path: Path
+) -> None:
+    with Image.open(sample_paths()[0]) as image:
+        cell, field = image.convert("RGB").crop((35, 35, 415, 415)), Image.fromarray(draw_field())
+    for name, image in (("hem/cell", cell), ("fields/field", field)):
+        for big in (False, True):
+            path = tmp_path / ("big" if big else "classic") / f"{name}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = BytesIO()
+            image.save(stream, "TIFF", big_tiff=big)
+            path.write_bytes(stream.getvalue())
+    answers = []
+    for folder in (tmp_path / "classic", tmp_path / "big"):
+        cell_file, field_file = folder / "hem" / "cell.tif", folder / "fields" / "field.tif"
+        row = json.loads(
+            call("predict", cell_file, "--json", "--bundle", small_bundle_path, exit_code=0).stdout
+        )
+        smeared = json.loads(call("smear", field_file, "--json", exit_code=0).stdout.splitlines()[0])
+        call("data", "import", folder / "hem", "--out", folder / "cells.csv", exit_code=0)
+        call("data", "cut", folder / "fields", "--out", folder / "cut", "--unlabeled", exit_code=0)
+        [uploaded] = client.post(
+            "/api/v1/predict", data=form([("cell.tif", cell_file.read_bytes())])
+        ).get_json()
+        cut = sorted(path.name for path in (folder / "cut").rglob("*.png"))
+        cells = read_cells(folder / "cells.csv")[["width_px", "height_px", "area_px"]].to_numpy().tolist()
+        answers.append((row["probability"], smeared["width_px"], cells, uploaded["probability"], cut))
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize("kind", ["BMP", "PNG", "JPEG", "TIFF", "WEBP"])

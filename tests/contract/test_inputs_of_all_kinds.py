@@ -29,6 +29,7 @@ from leukoscope.data.importing import import_cohort
 from leukoscope.data.layouts import IssueKind
 from leukoscope.data.table import read_cells
 from small_bundle import sample_paths
+from smear_fields import TWO_CELLS
 from synthetic_cohort import write_image
 
 
@@ -361,6 +362,56 @@ def test_unreadable_text_names_its_position(tmp_path: Path, content: bytes, name
     assert named in str(raised.value)
     with pytest.raises(UsageError):
         read_subjects(path)
+
+
+def test_a_text_has_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leukoscope.core.text.MAX_TEXT_BYTES", 1024)
+    (tmp_path / "t.csv").write_bytes(b"file,label\n".ljust(1024))
+    assert read_table(tmp_path / "t.csv").columns == ("file", "label")
+    (tmp_path / "t.csv").write_bytes(b"file,label\n".ljust(1025))
+    for path in (tmp_path / "t.csv", Path("/dev/zero")):
+        with pytest.raises(TextError, match="limit"):
+            read_table(path)
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 100_000, "[1, 2]", "a\0"])
+@pytest.mark.parametrize(
+    ("line", "settings"), [("predict cell.webp", "predict.json"), ("smear field.jpg", "smear.settings.json")]
+)
+def test_damaged_settings_of_results_are_a_message_and_the_results_stay(
+    tmp_path: Path,
+    line: str,
+    settings: str,
+    content: str,
+    small_bundle_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(sample_paths()[0], "cell.webp")
+    shutil.copy(TWO_CELLS, "field.jpg")
+    if line.startswith("predict"):
+        line += f" --bundle {small_bundle_path}"
+    assert call(*line.split(), "-q", "--out", "out").exit_code == 0
+    Path("out", settings).write_text(content)
+    kept = {path.name: path.read_bytes() for path in Path("out").glob("*.*") if path.suffix != ".lock"}
+    result = call(*line.split(), "-q", "--out", "out", "--resume")
+    assert result.exit_code == 2, result.output
+    assert settings in result.stderr
+    assert {name: Path("out", name).read_bytes() for name in kept} == kept
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "{", "7"])
+@pytest.mark.parametrize("name", ["all.json", "all.geojson", "field.geojson"])
+def test_damaged_annotations_are_a_message(
+    tmp_path: Path, name: str, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(TWO_CELLS, "field.jpg")
+    Path(name).write_text(content)
+    given = () if name == "field.geojson" else ("--annotations", name)
+    result = call("data", "cut", "field.jpg", "--out", "cut", *given)
+    assert result.exit_code in (1, 2), result.output
+    assert name in result.stderr
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

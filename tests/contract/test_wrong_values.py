@@ -1,6 +1,11 @@
 """Whatever an option is given, a command ends with a result or a message: never a traceback, never exit code 70."""
 
+import contextlib
+import enum
+import inspect
 import math
+import re
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +54,17 @@ def test_a_sample_of_wrong_values_ends_in_messages(name: str, here: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/zero").is_char_device(), reason="no such device on this system")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_device_without_an_end_and_json_of_any_depth_end_in_messages(
+    name: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leukoscope.core.text.MAX_TEXT_BYTES", 100_000)
+    calls = [words for _, words in _calls_with(name, (Path,), ("/dev/zero", "deep.json"))]
+    assert faults(calls) == ""
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", wrong.RIGHT_CALLS)
 def test_the_right_calls_reach_their_work(name: str, here: Path) -> None:
     result = wrong.call(wrong.right_call(name, COMMANDS[name]))
@@ -70,6 +86,64 @@ def _having(option: str) -> list[str]:
         for name, command in COMMANDS.items()
         if any(one.name == option for one in wrong.parameters(command))
     ]
+
+
+def _calls_with(name: str, kinds: tuple[type, ...], values: tuple[str, ...]) -> list[tuple[str, list[str]]]:
+    right, at = wrong.right_call(name, COMMANDS[name]), len(name.split())
+    return [
+        (one.name, wrong.with_value(right, at, one, value))
+        for one in wrong.parameters(COMMANDS[name])
+        if one.kind in kinds or (one.kind is not bool and values == ("",))
+        for value in values
+    ]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_empty_value_is_refused_by_every_option_and_argument(name: str, tmp_path: Path) -> None:
+    with contextlib.chdir(tmp_path):
+        for option, words in _calls_with(name, (), ("",)):
+            result = wrong.call(words)
+            assert result.exit_code == 2, words
+            assert f"{option} ''" in result.output
+        assert list(tmp_path.iterdir()) == []  # '' is not the current folder
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_wrong_number_is_named_with_its_option_and_the_range(name: str, tmp_path: Path) -> None:
+    own = {"--microns-per-pixel": "above 0 and below 1000", "--tta": "1, 4, 8"}
+    with contextlib.chdir(tmp_path):
+        for option, words in _calls_with(name, (int, float), ("-7", "1e30", "seven")):
+            value = next(word for word in words if word in ("-7", "1e30", "seven"))
+            result = wrong.call(words)
+            assert result.exit_code == 2, words
+            text = " ".join(result.output.split())
+            assert option in text
+            assert value in text or "1e+30" in text
+            limits = own.get(option) if value == "-7" else None
+            if limits is not None:
+                assert limits in text
+            elif option not in own:  # a text that is no number has no range
+                assert re.search(r"from [\d.]+ to [\d.]+|[\d.]+ or more", text), text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_word_that_is_no_choice_is_named_with_the_choices(name: str, tmp_path: Path) -> None:
+    hints = typing.get_type_hints(inspect.unwrap(COMMANDS[name].callback))
+    with contextlib.chdir(tmp_path):
+        for item in COMMANDS[name].params:
+            choices = [kind for kind in _types(hints.get(item.name)) if issubclass(kind, enum.Enum)]
+            for kind in choices:
+                option = max(item.opts, key=len)
+                one = wrong.Parameter(option, enum.Enum, True, False)
+                right = wrong.right_call(name, COMMANDS[name])
+                result = wrong.call(wrong.with_value(right, len(name.split()), one, "nothing-such"))
+                assert result.exit_code == 2
+                assert f"{option} nothing-such" in result.output
+                assert all(str(member.value) in result.output for member in kind)
+
+
+def _types(hint: Any) -> list[type]:
+    return [one for one in (hint, *typing.get_args(hint)) if isinstance(one, type)]
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "0", "-0.1", "1000"])

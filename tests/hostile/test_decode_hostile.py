@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from foreign_files import big_tiff
 from leukoscope.assets import other_images_directory, sample_cells_directory
 from leukoscope.core.errors import ImageError
 from leukoscope.core.terms import Reason
@@ -338,6 +339,14 @@ def test_tiff_tags_that_all_point_at_the_same_bytes() -> None:
         refusal(content)
 
 
+def test_big_tiff_tags_that_all_point_at_the_same_bytes() -> None:
+    pixels = picture(1024)
+    numbers = pixels.size // 8
+    content = big_tiff(pixels, more=[(30_000 + tag, 16, numbers, 16) for tag in range(3_000)])
+    with bounded(calls=50_000, memory_bytes=8 * len(content)):
+        refusal(content)
+
+
 def test_exif_tags_that_all_point_at_the_same_bytes() -> None:
     size, tags = 4_000_000, 2_000
     block = tiff([(30_000 + tag, 7, size, 30_000) for tag in range(tags)], tail=bytes(size + 30_000))
@@ -399,6 +408,7 @@ def originals() -> dict[str, bytes]:
     files["deflate TIFF"] = encode(cell, "TIFF", compression="tiff_adobe_deflate")
     files["LZW TIFF"] = encode(cell, "TIFF", compression="tiff_lzw")
     files["JPEG TIFF"] = encode(cell, "TIFF", compression="jpeg")
+    files["BigTIFF"] = big_tiff(cell)
     files["alpha PNG"] = encode(Image.fromarray(cell).convert("RGBA"), "PNG")
     files["camera JPEG"] = next(other_images_directory().glob("pbc/*.jpg")).read_bytes()
     return files
@@ -448,10 +458,12 @@ def test_flipped_bytes(kind: str) -> None:
         answer(bytes(content))
 
 
-@pytest.mark.parametrize("kind", ["TIFF", "deflate TIFF", "JPEG TIFF"])
+@pytest.mark.parametrize("kind", ["TIFF", "deflate TIFF", "JPEG TIFF", "BigTIFF"])
 def test_flipped_bytes_in_a_tiff_directory(kind: str) -> None:
     generator = random.Random(kind)
-    (start,) = struct.unpack_from("<I", ORIGINALS[kind], 4)
+    (start,) = struct.unpack_from(
+        "<Q" if kind == "BigTIFF" else "<I", ORIGINALS[kind], 8 if kind == "BigTIFF" else 4
+    )
     for _ in range(400):
         content = bytearray(ORIGINALS[kind])
         end = min(start + 200, len(content))
@@ -471,7 +483,16 @@ def test_flipped_bit_in_png_pixels_is_found() -> None:
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(
-        [b"BM", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"RIFF\0\1\0\0WEBP", b""]
+        [
+            b"BM",
+            b"\x89PNG\r\n\x1a\n",
+            b"\xff\xd8\xff",
+            b"II*\0",
+            b"MM\0*",
+            b"II+\0\x08\0\0\0",
+            b"RIFF\0\1\0\0WEBP",
+            b"",
+        ]
     ),
     st.binary(max_size=400),
 )

@@ -78,6 +78,7 @@ def test_a_notebook_is_small_clean_and_of_the_shipped_bundle(name: str, shipped:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs_and_shows_what_is_committed(
     name: str, executor: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -42,7 +42,7 @@ def test_any_range_of_units_computes_what_torch_computes(fabric, arch):
     modes = [module.training for module in network.modules()]
     images = make_pixels(5)
     boundary = FrozenPart(network, 0, middle, fabric=fabric, engine=None)(images)
-    for start, stop, inputs in ((0, middle, images), (0, end, images), (middle, end, boundary)):
+    for start, stop, inputs in ((0, middle, images), (middle, end, boundary)):
         plain = FrozenPart(network, start, stop, fabric=fabric, engine=None)(inputs)
         fast = FrozenPart(network, start, stop, fabric=fabric, engine=(OpenVinoGraphs(), "f32"))(inputs)
         assert fast.shape == plain.shape
@@ -71,6 +71,8 @@ def test_an_image_does_not_depend_on_its_neighbors_and_a_wrong_shape_is_an_error
     part = FrozenPart(network, 0, len(network.backbone), fabric=fabric, engine=(OpenVinoGraphs(), "f32"))
     images = make_pixels(7)
     together = part(images)
+    plain = FrozenPart(network, 0, len(network.backbone), fabric=fabric, engine=None)(images)
+    assert float((together - plain).abs().max()) < 2e-5 * float(plain.std())
     alone = torch.cat([part(images[place : place + 1]) for place in range(7)])
     assert torch.equal(together, alone)
     graph = part.compile(images)

@@ -15,7 +15,11 @@ def test_the_home_folder_stands_for_a_tilde(monkeypatch, tmp_path):
     assert expand_user("~") == tmp_path
     assert expand_user("~/a/b") == tmp_path / "a" / "b"
     assert expand_user("a/~") == Path("a/~")
-    assert expand_user("") == Path()
+
+
+def test_an_empty_path_is_not_the_current_folder():
+    with pytest.raises(UsageError, match="empty path"):
+        expand_user("")
 
 
 @pytest.mark.parametrize("home", ["", "~", "~/x", "relative"])

@@ -6,26 +6,23 @@ A command's module is imported when the command runs. Its line in ``--help`` of 
 
 import contextlib
 import errno
-import functools
 import importlib
 import importlib.util
-import inspect
 import io
 import os
 import re
 import sys
-import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 import typer.core
 import typer.main
 
+from leukoscope.cli.values import check_values
 from leukoscope.core.errors import LeukoscopeError, UsageError
 from leukoscope.core.places import expand_user
 from leukoscope.core.terms import RESEARCH_USE
-from leukoscope.core.text import check_utf8
 
 DEBUG_VARIABLE = "LEUKOSCOPE_DEBUG"
 INTERNAL_ERROR = 70  # sysexits.h: EX_SOFTWARE
@@ -157,37 +154,8 @@ def load_command(name: str) -> Any:
     else:
         command = typer.main.get_command(module.app)
         command.name = name
-    _check_texts(command)
+    check_values(command)
     return command
-
-
-def _check_texts(command: Any) -> None:
-    """Let a command, or each of a group, refuse options of text that is not UTF-8; paths may be of any bytes."""
-    for inner in getattr(command, "commands", {}).values():
-        _check_texts(inner)
-    if command.callback is None:
-        return
-    texts = {
-        item.name: max(item.opts, key=len) for item in command.params if _takes_text(item, command.callback)
-    }
-
-    @functools.wraps(command.callback)
-    def checked(**values: Any) -> Any:
-        for name, option in texts.items():
-            given = values.get(name)
-            for text in given if isinstance(given, list | tuple) else [given]:
-                if isinstance(text, str):
-                    check_utf8(text, option)
-        return run_command(**values)
-
-    run_command, command.callback = command.callback, checked
-
-
-def _takes_text(parameter: Any, callback: Callable[..., Any]) -> bool:
-    if parameter.param_type_name != "option":
-        return False
-    hint = typing.get_type_hints(inspect.unwrap(callback)).get(parameter.name)
-    return str in (hint, *typing.get_args(hint)) or list[str] in (hint, *typing.get_args(hint))
 
 
 def _print_any_letter() -> None:

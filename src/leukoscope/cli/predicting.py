@@ -10,6 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leukoscope.cli.options import check_scale
 from leukoscope.cli.printing import (
     CsvFile,
     print_json,
@@ -135,6 +136,11 @@ def _check(options: PredictOptions) -> None:
         )
     if options.resume and options.overwrite:
         raise UsageError("--resume continues results, --overwrite replaces them; leave out one of them")
+    from leukoscope.inference.tta import TURNS
+
+    check_scale(options.microns_per_pixel)
+    if options.tta not in TURNS:
+        raise UsageError(f"--tta {options.tta}: expected one of {', '.join(map(str, TURNS))}")
 
 
 def _check_outputs(options: PredictOptions) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from leukoscope.core.errors import ConfigError
 from leukoscope.core.terms import STATUS_TITLES, Status
+from leukoscope.core.text import read_text
 from leukoscope.core.validation import first_fault
 
 Symbol = Literal[
@@ -268,7 +269,7 @@ class ClassSchema(_Plain):
             The file is missing, or is no schema.
         """
         try:
-            return cls.from_json(path.read_bytes(), str(path))
+            return cls.from_json(read_text(path), str(path))
         except OSError as error:
             raise ConfigError(
                 f"{path}: cannot be read ({error.strerror}); name a class schema in JSON"

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from leukoscope.core.errors import ConfigError, UsageError
 from leukoscope.core.limits import LARGEST_COUNT
+from leukoscope.core.places import expand_user
 from leukoscope.core.text import TextError, check_utf8, escape_surrogates, read_text
 
 T = TypeVar("T")
@@ -176,7 +177,10 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
                 f"{path} = {shorten(typing.cast(int, value))}: expected a finite number"
             ) from None
     if hint is Path and isinstance(value, str):
-        return Path(value)
+        try:
+            return expand_user(value)
+        except UsageError as error:
+            raise ConfigError(f"{path} = {value!r}: {error}") from None
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise _unexpected(hint, value, path)

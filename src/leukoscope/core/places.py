@@ -14,8 +14,10 @@ def expand_user(path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     UsageError
-        There is no such user, or the user has no home folder.
+        The path is empty, there is no such user, or the user has no home folder.
     """
+    if not os.fspath(path):
+        raise UsageError("'': an empty path; name a file or folder ('.' is the current folder)")
     place = Path(path)
     if not place.parts or not place.parts[0].startswith("~"):
         return place

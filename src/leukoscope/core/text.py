@@ -21,6 +21,8 @@ _BOMS = (
 )
 _SEPARATORS = (",", ";", "\t", "|")
 _MAX_FIELD = 1_000_000
+MAX_TEXT_BYTES = 256 * 1024 * 1024
+"""Of a text file; a table of a million cells has about 200 MB."""
 
 
 class TextError(UsageError):
@@ -104,9 +106,15 @@ def read_text(path: Path) -> str:
     OSError
         The file cannot be read.
     TextError
-        Its encoding is not known.
+        Its encoding is not known, or it has more than ``MAX_TEXT_BYTES``: a device may have no end.
     """
-    return decode_text(path.read_bytes(), str(path))
+    with path.open("rb") as file:
+        content = file.read(MAX_TEXT_BYTES + 1)
+    if len(content) > MAX_TEXT_BYTES:
+        raise TextError(
+            f"{path}: has more than {MAX_TEXT_BYTES // 1024**2} MiB, the limit for a text file; name the table itself"
+        )
+    return decode_text(content, str(path))
 
 
 def read_json(path: Path) -> Any:

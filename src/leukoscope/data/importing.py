@@ -362,7 +362,7 @@ def _reusable(table: Path, stamps: Mapping[str, Sequence[int]]) -> dict[str, Mea
             for key, stamp in stamps.items()
             if stamp and key in sidecar["files"] and sidecar["files"][key]["stamp"] == list(stamp)
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}  # no previous import, or not one of this release: every file is read
 
 

@@ -194,7 +194,7 @@ class DecisionParameters(_Plain):
         """
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"decision.json is not valid JSON: {error}; export the bundle again") from None
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version not in (1, SCHEMA_VERSION):

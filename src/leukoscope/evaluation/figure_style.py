@@ -98,4 +98,5 @@ def render(figure: Figure, kind: Format, source: str | None = None) -> bytes:
         metadata["Source"] = source
     with styled():
         figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+    figure.set_layout_engine("none")  # another rendering keeps the places
     return buffer.getvalue()

@@ -186,11 +186,6 @@ _SIGNATURES: tuple[tuple[int, bytes | tuple[bytes, ...], _Found], ...] = (
             "`leukoscope smear` reads fields in it (one frame, 8-bit RGB or JPEG); for cells export PNG or TIFF",
         ),
     ),
-    (
-        0,
-        (b"II+\0", b"MM\0+"),
-        ForeignFormat("a BigTIFF image", "convert it to a classic TIFF or to PNG; " + _FROM_SLIDE),
-    ),
     (0, b"\0\0\0\x0cjP  \r\n\x87\n", _JPEG_2000),
     (0, b"\xff\x4f\xff\x51", _JPEG_2000),
     (0, (b"\0\0\0\x0cJXL ", b"\xff\x0a"), _JPEG_XL),

@@ -5,8 +5,8 @@ single 8-bit color image, and returns the *pixels' part* only: metadata (EXIF, I
 the decoder sees the bytes. Pillow reads every tag of a metadata directory into memory, and tags may all point at
 the same bytes: a TIFF or an EXIF block of some megabytes can thus ask for gigabytes.
 
-Sources: PNG (ISO/IEC 15948), JPEG (ITU-T T.81) and JFIF, TIFF 6.0, EXIF 2.32, WebP (RFC 9649), BMP (DIB headers of
-Windows and OS/2).
+Sources: PNG (ISO/IEC 15948), JPEG (ITU-T T.81) and JFIF, TIFF 6.0 and BigTIFF, EXIF 2.32, WebP (RFC 9649), BMP (DIB
+headers of Windows and OS/2).
 """
 
 import struct
@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 from leukoscope.core.errors import ImageError
 from leukoscope.core.terms import Reason
+from leukoscope.imaging.big_tiff import SIGNATURES as BIG_TIFF
+from leukoscope.imaging.big_tiff import TYPE_SIZES, to_classic_tiff
 from leukoscope.imaging.foreign_formats import ForeignFormat, name_foreign_format, name_tiff_kind
 
 _MAX_PARTS = 65_536  # chunks or segments of one file; bounds the time of the walks
@@ -24,7 +26,6 @@ _SAVE_AS_RGB = "save the image as 8-bit RGB (BMP, PNG or TIFF without a color pr
 _EXPORT_AGAIN = "export or copy the file again"
 
 _ORIENTATION_TAG = 0x0112
-_TIFF_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _TIFF_UNREAD = {
     2: "CCITT", 3: "CCITT", 4: "CCITT", 6: "old-style JPEG", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA",
     33003: "JPEG 2000", 33004: "JPEG 2000", 33005: "JPEG 2000", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL",
@@ -295,12 +296,14 @@ Entry = tuple[int, int, int, bytes]
 
 def _read_tiff(content: bytes, field: bool) -> Container:
     try:
+        if content.startswith(BIG_TIFF):
+            content = to_classic_tiff(content)
         order, entries, following = _directory(content)
         kept = [entry for entry in sorted(entries) if entry[0] in _TIFF_PIXEL_TAGS]
         values = {entry[0]: _inline(order, entry) for entry in kept if entry[2] == 1}
         bits, total = _bits(content, order, kept), 0
         for tag, kind, count, raw in kept:
-            size = _TIFF_TYPE_SIZES.get(kind, 1) * count
+            size = TYPE_SIZES.get(kind, 1) * count
             offset = int(struct.unpack(order + "I", raw)[0]) if size > 4 else 0
             total += size
             if offset + size > len(content) or total > len(content):
@@ -400,6 +403,6 @@ _READERS: tuple[tuple[bytes | tuple[bytes, ...], Callable[[bytes, bool], Contain
     (b"BM", _read_bmp),
     (b"\x89PNG\r\n\x1a\n", _read_png),
     (b"\xff\xd8\xff", _read_jpeg),
-    ((b"II*\0", b"MM\0*"), _read_tiff),
+    ((b"II*\0", b"MM\0*", *BIG_TIFF), _read_tiff),
     (b"RIFF", _read_webp),
 )

@@ -146,7 +146,7 @@ def _keep_settings(path: Path, settings: dict[str, Any], *, fresh: bool) -> None
         before = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(before, dict):
             raise ValueError("no object")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise UsageError(
             f"{path}: missing or damaged, so these results cannot be continued; start again"
         ) from None

@@ -8,8 +8,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 from leukoscope.core.errors import CohortError, UsageError
+from leukoscope.core.text import TextError, read_text
 
-MOST_BYTES = 256 * 1024 * 1024
+_FAULTS = (ValueError, KeyError, TypeError, AttributeError, RecursionError, TextError)
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,13 @@ class Annotations:
 
     def _read(self, path: Path, width_px: int, height_px: int) -> list[Annotation]:
         try:
-            text = _text(path)
+            text = read_text(path)
             if path.suffix == ".xml":
                 return read_voc(text)
             if path.suffix == ".geojson":
                 return [annotation for _, annotation in read_geojson(json.loads(text))]
             return read_yolo(text, width_px, height_px, self._names)
-        except (ValueError, KeyError, TypeError, AttributeError, ElementTree.ParseError) as error:
+        except (*_FAULTS, ElementTree.ParseError) as error:
             raise CohortError(f"{path}: cannot be read ({error}); export it again") from None
 
 
@@ -135,21 +136,15 @@ def read_coco(content: Any) -> dict[str, list[Annotation]]:
 
 def _read_common(path: Path) -> dict[str, list[Annotation]]:
     try:
-        content = json.loads(_text(path))
+        content = json.loads(read_text(path))
         if isinstance(content, dict) and "images" in content:
             return read_coco(content)
         by_image: dict[str, list[Annotation]] = {}
         for image, annotation in read_geojson(content):
             by_image.setdefault(Path(image.replace("\\", "/")).name or path.stem, []).append(annotation)
         return by_image
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _FAULTS as error:
         raise CohortError(f"{path}: neither COCO nor GeoJSON ({error}); export it again") from None
-
-
-def _text(path: Path) -> str:
-    if path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"{path.stat().st_size:,} bytes, the limit is {MOST_BYTES:,}")
-    return path.read_text(encoding="utf-8-sig")
 
 
 def _points(coordinates: Any) -> Iterable[tuple[float, float]]:

@@ -3,6 +3,8 @@
 import re
 import struct
 
+from leukoscope.imaging.big_tiff import SIGNATURES as BIG_TIFF
+from leukoscope.imaging.big_tiff import to_classic_tiff
 from leukoscope.smear.scale import PLAUSIBLE_UM
 
 _UNITS_UM = {
@@ -23,6 +25,8 @@ def scale_in_metadata(content: bytes) -> tuple[float, str] | None:
         2 %, or where it is outside ``PLAUSIBLE_UM``: such files state a print or screen resolution.
     """
     try:
+        if content.startswith(BIG_TIFF):
+            content = to_classic_tiff(content)
         if content[:4] in (b"II*\0", b"MM\0*"):
             found = _of_tiff(content)
         elif content.startswith(b"\x89PNG"):

@@ -157,7 +157,7 @@ def read_inputs(folder: Path) -> Inputs:
         return Inputs(**json.loads((folder / "inputs.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UsageError(f"{folder}: not a run folder; give a folder that 'leukoscope train' made") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise TrainingError(f"{folder / 'inputs.json'}: damaged ({error}); start the run again") from None
 
 

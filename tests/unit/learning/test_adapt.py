@@ -74,15 +74,14 @@ def test_right_labels_that_add_nothing_leave_the_head(predictor: Predictor, crop
 
 @pytest.mark.slow
 def test_fields_give_scale_and_stain(predictor: Predictor) -> None:
-    """Eight copies of two fields of one microscope hold more than the least number of cells."""
+    """Copies of two fields of one microscope hold more than the least number of cells."""
     fields = [
         Source(f"smear/{copy}_{path.name}", np.asarray(Image.open(path).convert("RGB")))
-        for copy in range(8)
-        for path in (ONE_CELL, TWO_CELLS)
+        for copy, path in enumerate((ONE_CELL, *[TWO_CELLS] * 10))
     ]
     profile = adapt(fields, predictor, name="BCCD")
     assert profile.microns_per_pixel is not None and 0.06 < profile.microns_per_pixel < 0.09
-    assert profile.surroundings.fields == 16
+    assert profile.surroundings.fields == 11
     red, green, _ = profile.surroundings.red_cells_od or (0, 0, 0)
     assert green > red > 0
     assert (

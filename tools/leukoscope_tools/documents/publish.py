@@ -157,52 +157,44 @@ def _blocks(text: str, path: Path) -> list[re.Match[str]]:
 
 def _render(match: re.Match[str], path: Path) -> str:
     what, options = match["what"], _options(match["options"], path)
+    blocks = _blocks(options, path)
+    if what not in blocks:
+        raise UsageError(f"{path}: block {what!r} is unknown; known: {', '.join(blocks)}")
     try:
-        if what == "value":
-            return _value(_report(options, path), options)
-        if what == "literature":
-            body = _literature()
-        elif what == "supplement":
-            body = _supplement(_report(options, path), options["name"])
-        elif what == "comparison":
-            source = path.parent / options["comparison"]
-            body = to_markdown(Comparison.model_validate_json(source.read_bytes()))
-        elif what == "robustness":
-            body = _robustness(options, path)
-        elif what in TABLES:
-            body = TABLES[what](_report(options, path))
-        elif what in PERFORMANCE_BLOCKS:
-            body = PERFORMANCE_BLOCKS[what](read_performance(path.parent / options["performance"]))
-        elif what in FINDER_BLOCKS:
-            source = path.parent / options["report"]
-            body = FINDER_BLOCKS[what](FinderReport.from_json(source.read_bytes()))
-        elif what == "stream":
-            body = render_stream(read_stream(path.parent / options["stream"]))
-        elif what == "training":
-            body = render_training_speed(read_training_speed(path.parent / options["training"]))
-        else:
-            known = ", ".join(
-                [
-                    *TABLES,
-                    *PERFORMANCE_BLOCKS,
-                    *FINDER_BLOCKS,
-                    "stream",
-                    "training",
-                    "comparison",
-                    "literature",
-                    "supplement",
-                    "robustness",
-                    "value",
-                ]
-            )
-            raise UsageError(f"{path}: block {what!r} is unknown; known: {known}")
+        body = blocks[what]()
     except KeyError as error:
         raise UsageError(
             f"{path}: block {what!r}: {error.args[0]!r} is missing or not in the report"
         ) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: block {what!r}: {error}") from None
-    return f"\n{body}\n"
+    return body if what == "value" else f"\n{body}\n"
+
+
+def _blocks(options: Mapping[str, str], path: Path) -> dict[str, Callable[[], str]]:
+    """Return what writes each kind of block."""
+
+    def place(name: str) -> Path:
+        return path.parent / options[name]
+
+    return {
+        **{name: lambda table=table: table(_report(options, path)) for name, table in TABLES.items()},
+        **{
+            name: lambda table=table: table(read_performance(place("performance")))
+            for name, table in PERFORMANCE_BLOCKS.items()
+        },
+        **{
+            name: lambda table=table: table(FinderReport.from_json(place("report").read_bytes()))
+            for name, table in FINDER_BLOCKS.items()
+        },
+        "stream": lambda: render_stream(read_stream(place("stream"))),
+        "training": lambda: render_training_speed(read_training_speed(place("training"))),
+        "comparison": lambda: to_markdown(Comparison.model_validate_json(place("comparison").read_bytes())),
+        "literature": _literature,
+        "supplement": lambda: _supplement(_report(options, path), options["name"]),
+        "robustness": lambda: _robustness(options, path),
+        "value": lambda: _value(_report(options, path), options),
+    }
 
 
 def _options(text: str, path: Path) -> Mapping[str, str]:

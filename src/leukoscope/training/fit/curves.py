@@ -30,7 +30,8 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str) ->
     title
         Title above the panels.
     """
-    figure = Figure(figsize=(11, 6.4), layout="constrained", dpi=110)
+    figure = Figure(figsize=(11, 6.4), dpi=110)
+    figure.subplots_adjust(0.06, 0.08, 0.985, 0.9, hspace=0.34, wspace=0.14)
     for axes, (label, trained, validated) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         _draw_line(
             axes, history, trained, color=_TRAIN, label="training, as augmented" if validated else None

@@ -160,7 +160,8 @@ class Finetuner:
             self._finish_epoch(running, trained)
         average = running.average
         del running
-        gc.collect()  # a DistributedDataParallel that lives on would join in the next stage's gradients
+        if self.fabric.world_size > 1:
+            gc.collect()  # a DistributedDataParallel that lives on would join in the next stage's gradients
         self._keep_best(average)
         state.best_epochs.append(state.best_epoch or state.epoch)
         self.training_state = TrainingState(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from leukoscope.core.errors import WeightsError
 from leukoscope.core.io import file_sha256
+from leukoscope.core.places import expand_user
 from leukoscope.training.networks.network import CellNetwork
 
 NAMES_SHOWN = 5
@@ -73,7 +74,7 @@ def load_weights(network: CellNetwork, weights: str) -> Origin:
             )
         _fill(network.backbone.model, read_tensors(path), source, extra_allowed=_classifier_names(network))
         return Origin(source, digest, revision)
-    path = Path(weights)
+    path = expand_user(weights)
     tensors = read_tensors(path)
     _fill(network.backbone.model, tensors, str(path), extra_allowed=())
     with safe_open(path, framework="pt") as file:
