@@ -21,7 +21,9 @@ import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from leukoscope.core.errors import LeukoscopeError, UsageError
 from leukoscope.core.io import write_text
@@ -157,7 +159,7 @@ def _blocks(text: str, path: Path) -> list[re.Match[str]]:
 
 def _render(match: re.Match[str], path: Path) -> str:
     what, options = match["what"], _options(match["options"], path)
-    blocks = _blocks(options, path)
+    blocks = _renderers(options, path)
     if what not in blocks:
         raise UsageError(f"{path}: block {what!r} is unknown; known: {', '.join(blocks)}")
     try:
@@ -171,22 +173,18 @@ def _render(match: re.Match[str], path: Path) -> str:
     return body if what == "value" else f"\n{body}\n"
 
 
-def _blocks(options: Mapping[str, str], path: Path) -> dict[str, Callable[[], str]]:
+def _renderers(options: Mapping[str, str], path: Path) -> dict[str, Callable[[], str]]:
     """Return what writes each kind of block."""
 
     def place(name: str) -> Path:
         return path.parent / options[name]
 
     return {
-        **{name: lambda table=table: table(_report(options, path)) for name, table in TABLES.items()},
+        **{name: partial(_of_report, table, options, path) for name, table in TABLES.items()},
         **{
-            name: lambda table=table: table(read_performance(place("performance")))
-            for name, table in PERFORMANCE_BLOCKS.items()
+            name: partial(_of_performance, table, options, path) for name, table in PERFORMANCE_BLOCKS.items()
         },
-        **{
-            name: lambda table=table: table(FinderReport.from_json(place("report").read_bytes()))
-            for name, table in FINDER_BLOCKS.items()
-        },
+        **{name: partial(_of_finder, table, options, path) for name, table in FINDER_BLOCKS.items()},
         "stream": lambda: render_stream(read_stream(place("stream"))),
         "training": lambda: render_training_speed(read_training_speed(place("training"))),
         "comparison": lambda: to_markdown(Comparison.model_validate_json(place("comparison").read_bytes())),
@@ -195,6 +193,18 @@ def _blocks(options: Mapping[str, str], path: Path) -> dict[str, Callable[[], st
         "robustness": lambda: _robustness(options, path),
         "value": lambda: _value(_report(options, path), options),
     }
+
+
+def _of_report(table: Callable[[Report], str], options: Mapping[str, str], path: Path) -> str:
+    return table(_report(options, path))
+
+
+def _of_performance(table: Callable[[Any], str], options: Mapping[str, str], path: Path) -> str:
+    return table(read_performance(path.parent / options["performance"]))
+
+
+def _of_finder(table: Callable[[FinderReport], str], options: Mapping[str, str], path: Path) -> str:
+    return table(FinderReport.from_json((path.parent / options["report"]).read_bytes()))
 
 
 def _options(text: str, path: Path) -> Mapping[str, str]:
