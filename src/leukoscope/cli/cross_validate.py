@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
     """Add the command of this module."""
     app.command(
         "cross-validate",
-        epilog="Example: leukoscope cross-validate cells.csv --config configs/default.toml --out runs/cnmc",
+        epilog="Example: leukoscope cross-validate cells.csv --config configs/subjects.toml --out runs/cnmc",
     )(cross_validate)
 
 

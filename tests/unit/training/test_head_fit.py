@@ -72,11 +72,11 @@ def test_cells_count_by_their_weight():
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=2e-3)
 
 
-def test_shipped_recipe_is_valid():
-    settings = build(TrainSettings, read_toml(CONFIGS / "default.toml"))
+@pytest.mark.parametrize("name", ["default", "subjects"])
+def test_recipes_without_epochs_are_valid(name):
+    settings = build(TrainSettings, read_toml(CONFIGS / f"{name}.toml"))
     assert settings.stages == ()
     assert settings.head_fit.asked
-    assert settings.data.sampling == "subject"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_shipped_recipe_is_valid():
     ],
 )
 def test_invalid_head_fit_settings_are_refused(changes, message):
-    mapping = read_toml(CONFIGS / "default.toml")
+    mapping = read_toml(CONFIGS / "subjects.toml")
     for section, values in changes.items():
         mapping[section] = {**mapping.get(section, {}), **values}
     with pytest.raises(ConfigError, match=message):
