@@ -76,7 +76,8 @@ def test_the_right_calls_reach_their_work(name: str, here: Path) -> None:
 
 def test_every_command_has_parameters_that_are_tried() -> None:
     tried = {name: len(list(wrong.wrong_calls(name, command))) for name, command in COMMANDS.items()}
-    assert min(tried.values()) >= 5
+    few = [name for name, calls in tried.items() if calls < 5]
+    assert few == ["bundle list"]  # it takes no value
     assert set(wrong.HEAVY) | set(wrong.RIGHT_CALLS) <= set(COMMANDS)  # no name that is gone
 
 

@@ -38,3 +38,17 @@ def check_scale(microns_per_pixel: float | None) -> None:
         raise UsageError(
             f"--microns-per-pixel {microns_per_pixel}: expected a number above 0 and below 1000, such as 0.1"
         )
+
+
+def check_turns(tta: int) -> None:
+    """Refuse a number of rotations that is not averaged over.
+
+    Raises
+    ------
+    UsageError
+        It is none of those of ``inference.tta``.
+    """
+    from leukoscope.inference.tta import TURNS
+
+    if tta not in TURNS:
+        raise UsageError(f"--tta {tta}: expected one of {', '.join(map(str, TURNS))}")

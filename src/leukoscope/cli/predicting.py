@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leukoscope.cli.options import check_scale
+from leukoscope.cli.options import check_scale, check_turns
 from leukoscope.cli.printing import (
     CsvFile,
     print_json,
@@ -130,17 +130,10 @@ def _check(options: PredictOptions) -> None:
         raise UsageError("--resume continues the results of a folder; name it with --out DIR")
     if options.sheet is not None and options.sheet.suffix.lower() not in (".png", ".html"):
         raise UsageError(f"--sheet {options.sheet}: the name must end in .png or .html")
-    if options.microns_per_pixel is not None and not 0 < options.microns_per_pixel < 1000:
-        raise UsageError(
-            f"--microns-per-pixel {options.microns_per_pixel}: expected a positive number, such as 0.1"
-        )
     if options.resume and options.overwrite:
         raise UsageError("--resume continues results, --overwrite replaces them; leave out one of them")
-    from leukoscope.inference.tta import TURNS
-
     check_scale(options.microns_per_pixel)
-    if options.tta not in TURNS:
-        raise UsageError(f"--tta {options.tta}: expected one of {', '.join(map(str, TURNS))}")
+    check_turns(options.tta)
 
 
 def _check_outputs(options: PredictOptions) -> None:

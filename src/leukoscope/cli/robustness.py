@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leukoscope.cli.options import Overwrite, check_scale
+from leukoscope.cli.options import Overwrite, check_scale, check_turns
 from leukoscope.core.limits import LARGEST_COUNT, LARGEST_REPLICATES, LARGEST_SEED, LARGEST_WORKERS
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def robustness(
     from leukoscope.workflows.robustness import measure_robustness
 
     check_scale(microns_per_pixel)
+    check_turns(tta)
     outputs = Outputs(overwrite=overwrite)
     outputs.read(table)
     outputs.read_whole(bundle)
