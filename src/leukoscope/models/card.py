@@ -219,7 +219,10 @@ def _split_lines(split: "SplitReport") -> Iterator[str]:
         yield ""
     yield "By cell, at the default operating point:"
     yield ""
-    yield from _measure_table(CELL_MEASURES, list(split.cell_levels()))
+    levels = (
+        list(split.cell_levels()) if split.cell_weighted is not None else [("model", split.cell.measures)]
+    )
+    yield from _measure_table(CELL_MEASURES, levels)
     yield ""
     yield "Comparison with the baselines, all at a probability threshold of 0.5:"
     yield ""
