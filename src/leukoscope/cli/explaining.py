@@ -1,11 +1,11 @@
 """``leukoscope explain-check``: how faithful a bundle's heat maps are."""
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
+from leukoscope.cli.progress import ProgressBar
 from leukoscope.core.io import write_text
 from leukoscope.core.outputs import Outputs, json_with
 from leukoscope.core.terms import RESEARCH_USE
@@ -38,7 +38,7 @@ def run_explain_check(
     outputs.check()
     predictor = Predictor.open(bundle, engine=engine, threads=threads)
     prepared, skipped = _prepare(predictor, sources or (str(sample_cells_directory()),), limit)
-    with _Bar(len(prepared)) as bar:
+    with ProgressBar("measuring maps", total=len(prepared)) as bar:
         check = check_explanations(predictor, prepared, skipped=skipped, progress=bar.show)
     supplement = check.supplement()
     text = supplement.model_dump_json(indent=2) + "\n"
@@ -82,29 +82,3 @@ def _prepare(
             else:
                 skipped += 1
     return prepared, skipped
-
-
-class _Bar:
-    """Return a progress bar on stderr if that is a terminal."""
-
-    def __init__(self, total: int) -> None:
-        self._bar: Any = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self._bar = Progress(console=Console(stderr=True))
-            self._task = self._bar.add_task("measuring maps", total=total)
-
-    def __enter__(self) -> "_Bar":
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def show(self, done: int, total: int) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total)

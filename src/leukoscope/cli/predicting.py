@@ -20,6 +20,7 @@ from leukoscope.cli.printing import (
     say_skipped,
     write_subjects,
 )
+from leukoscope.cli.progress import ProgressBar
 from leukoscope.core.errors import UsageError
 from leukoscope.core.io import OutputFile, write_bytes
 from leukoscope.core.terms import RESEARCH_USE, Reason, Status
@@ -95,7 +96,7 @@ def run_predict(options: PredictOptions) -> int:
         with ExitStack() as stack:
             outputs = _Outputs(options, predictor, until_written, stack)
             sources = _skip_done(found, outputs.journal)
-            progress = stack.enter_context(_Progress(options, outputs.done))
+            progress = stack.enter_context(_progress(options, outputs.done))
             for prediction in predictor.stream(sources):
                 outputs.add(prediction)
                 if prediction.result.ends_image:
@@ -358,36 +359,12 @@ class _Outputs:
             say(f"no image was classified by this call, so {path} was not written")
 
 
-class _Progress:
-    """A progress bar on stderr if that is a terminal and there are several images."""
-
-    def __init__(self, options: PredictOptions, done: int) -> None:
-        self._bar: Any = None
-        if options.quiet or not sys.stderr.isatty():
-            return
-        total = _count_sources(options)
-        if total is not None and total < 2:
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("classifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        # Rich would lead a piped stdout to stderr; on a terminal it keeps rows and bar apart.
-        self._bar = Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty())
-        self._task = self._bar.add_task("classifying", total=total, completed=done)
-
-    def __enter__(self) -> "_Progress":
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def advance(self) -> None:
-        if self._bar is not None:
-            self._bar.advance(self._task)
+def _progress(options: PredictOptions, done: int) -> ProgressBar:
+    """Return a progress bar, which shows nothing for a single image."""
+    if options.quiet or not sys.stderr.isatty():
+        return ProgressBar("classifying", quiet=True)
+    total = _count_sources(options)
+    return ProgressBar("classifying", total=total, done=done, quiet=total is not None and total < 2)
 
 
 def _count_sources(options: PredictOptions) -> int | None:

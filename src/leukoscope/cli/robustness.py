@@ -1,12 +1,12 @@
 """``leukoscope robustness``: how steady the answers of a bundle are under small changes of the image."""
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from leukoscope.cli.options import Overwrite, check_scale, check_turns
+from leukoscope.cli.progress import ProgressBar
 from leukoscope.core.limits import LARGEST_COUNT, LARGEST_REPLICATES, LARGEST_SEED, LARGEST_WORKERS
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def robustness(
         streaming=True,
         microns_per_pixel=microns_per_pixel,
     )
-    with _Bar(quiet=quiet) as bar:
+    with ProgressBar("cells", quiet=quiet) as bar:
         result, unreadable = measure_robustness(
             predictor,
             table,
@@ -169,31 +169,3 @@ def _values(measures: "Measurements", *names: str) -> list[str]:
         NOT_ESTIMABLE if value is None else format_value(value, percent=name != "roc_auc")
         for name, value in values
     ]
-
-
-class _Bar:
-    """A progress bar with the time left, on stderr if that is a terminal."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._bar: Any = None
-        if quiet or not sys.stderr.isatty():
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=Console(stderr=True))
-        self._task = self._bar.add_task("cells", total=None)
-
-    def __enter__(self) -> "_Bar":
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def show(self, done: int, total: int) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total)

@@ -16,7 +16,7 @@ are in ``DecisionParameters``, fitted on validation rows; nothing is fitted here
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,15 +172,23 @@ def positive_probability(probabilities: npt.ArrayLike, classes: ClassSchema) -> 
     return min(1.0, float(np.asarray(probabilities, dtype=np.float64)[members].sum()))
 
 
+def called_members(
+    probabilities: npt.ArrayLike, classes: ClassSchema, threshold: float | None
+) -> npt.NDArray[np.intp]:
+    """Return the numbers (N,) of the classes that an operating point calls for probabilities (N, K)."""
+    shares = np.asarray(probabilities, dtype=np.float64)
+    members = list(classes.positive_members)
+    if threshold is not None and members:
+        above = np.minimum(shares[:, members].sum(axis=1), 1.0) >= threshold
+        inside = np.isin(np.arange(classes.size), members) == above[:, None]
+        shares = np.where(inside, shares, -1.0)
+    return np.asarray(shares.argmax(axis=1), dtype=np.intp)
+
+
 def called_class(probabilities: npt.ArrayLike, classes: ClassSchema, threshold: float | None) -> str:
     """Return the class that an operating point calls for probabilities (K,)."""
-    shares = np.asarray(probabilities, dtype=np.float64)
-    positive = positive_probability(shares, classes)
-    candidates: Sequence[int] = range(classes.size)
-    if threshold is not None and positive is not None:
-        above = positive >= threshold
-        candidates = [member for member in candidates if (member in classes.positive_members) == above]
-    return classes.names[max(candidates, key=lambda member: float(shares[member]))]
+    member = int(called_members(np.asarray(probabilities)[None], classes, threshold)[0])
+    return classes.names[member]
 
 
 def pool_subject(
@@ -223,8 +231,8 @@ def pool_logits(
         return SubjectVerdict(
             Status.REJECTED, None, None, (), cells, 0, cells, 0, 0, None, None, None, counts, needed
         )
-    called = [called_class(row, classes, threshold) for row in softmax(logits)]
-    blasts = sum(classes.is_positive(name) for name in called)
+    called = called_members(softmax(logits), classes, threshold)
+    blasts = int(np.isin(called, classes.positive_members).sum())
     share = low = high = None
     if classes.positive:
         share, (low, high) = blasts / classified, wilson(blasts, classified)

@@ -16,7 +16,7 @@ from leukoscope.decision.conformal import prediction_sets
 from leukoscope.decision.fit import DecisionFit, DecisionSettings, fit_decision
 from leukoscope.decision.input_checks import check_descriptors
 from leukoscope.decision.parameters import DecisionParameters
-from leukoscope.decision.policy import called_class
+from leukoscope.decision.policy import called_members
 from leukoscope.evaluation.baselines import BASELINES
 from leukoscope.evaluation.scores import DESCRIPTOR_NAMES, PARTS, Run, logit_matrix, scored_rows
 from leukoscope.imaging.descriptors import Descriptors
@@ -105,13 +105,13 @@ def score_run(run: Run, fit: DecisionFit, baselines: dict[str, npt.NDArray[np.fl
     rows["margin"] = rows["calibrated_logit"] - _logit(threshold)
     for point in parameters.operating_points:
         rows[f"called:{point.name}"] = rows["probability"] >= point.threshold
-    called = [classes.index(called_class(row, classes, threshold)) for row in softmax(calibrated)]
+    called = called_members(softmax(calibrated), classes, threshold)
     sets = prediction_sets(calibrated, parameters.conformal, classes, called)
     positive = np.isin(np.arange(classes.size), classes.positive_members)
     rows["set_blast"] = np.asarray(sets[:, positive].any(axis=1))
     rows["set_normal"] = np.asarray(sets[:, ~positive].any(axis=1))
     if classes.size > 2:
-        rows["called_class"] = np.array(called, dtype=np.int64)
+        rows["called_class"] = called.astype(np.int64)
         rows["set_covers"] = sets[np.arange(len(rows)), rows["class"].to_numpy(dtype=np.intp)]
         rows["set_size"] = sets.sum(axis=1)
     novelty = fit.novelty.score(run.embeddings[rows["row"].to_numpy()])

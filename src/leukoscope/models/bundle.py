@@ -21,8 +21,43 @@ if TYPE_CHECKING:  # its schema takes a tenth of a second to build
     from leukoscope.models.report import Report
 
 
+class BundleFolder:
+    """What the bundles of every task share: their files, which have been checked against their hashes.
+
+    Attributes
+    ----------
+    directory
+        Its folder.
+    sums
+        File name -> SHA-256.
+    """
+
+    directory: Path
+    sums: Mapping[str, str]
+    _files: BundleFiles
+
+    @property
+    def model_path(self) -> Path:
+        """Path of the ONNX file."""
+        return self.directory / names.MODEL
+
+    @property
+    def model_sha256(self) -> str:
+        """SHA-256 of the ONNX file."""
+        return self.sums[names.MODEL]
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 over all files: that of the bundle's ``SHA256SUMS``."""
+        return hash_bytes(render_sums(dict(self.sums)).encode())
+
+    def read(self, name: str) -> bytes:
+        """Read one file and check its hash again."""
+        return read_checked(self._files, dict(self.sums), name)
+
+
 @dataclass(frozen=True)
-class Bundle:
+class Bundle(BundleFolder):
     """A bundle whose files, hashes, schema and shapes have been checked.
 
     Attributes
@@ -70,21 +105,6 @@ class Bundle:
             )
         return cls(directory, manifest, decision, novelty, sums, files)
 
-    @property
-    def model_path(self) -> Path:
-        """Path of the ONNX file."""
-        return self.directory / names.MODEL
-
-    @property
-    def model_sha256(self) -> str:
-        """SHA-256 of the ONNX file."""
-        return self.sums[names.MODEL]
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 over all files: that of the bundle's ``SHA256SUMS``."""
-        return hash_bytes(render_sums(dict(self.sums)).encode())
-
     @cached_property
     def report(self) -> "Report | None":
         """The measured results; None if the model has not been evaluated."""
@@ -108,10 +128,6 @@ class Bundle:
         if listed != present:
             raise BundleError(f"{self.directory}: the sample cells are not those {names.EXPECTED} lists")
         return expected
-
-    def read(self, name: str) -> bytes:
-        """Read one file and check its hash again."""
-        return read_checked(self._files, dict(self.sums), name)
 
     def render_card(self) -> str:
         """Return the expected text of ``MODEL_CARD.md``."""
@@ -231,7 +247,6 @@ def write_bundle(
     from leukoscope.models.card import render_card
 
     check_bundle_place(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
     texts = {
         names.MANIFEST: manifest.to_json(),
         names.DECISION: decision.to_json(),
@@ -246,25 +261,23 @@ def write_bundle(
     contents[names.MODEL] = model_path.read_bytes()
     contents[names.NOVELTY] = _render_novelty(novelty)
     contents.update({f"{names.SAMPLE}/{cell.name}": cell.content for cell in sample})
-    contents[names.SUMS] = render_sums(
-        {name: hash_bytes(content) for name, content in contents.items()}
-    ).encode()
-
     write_folder(directory, contents)
     return Bundle.open(directory)
 
 
 def write_folder(directory: Path, contents: Mapping[str, bytes]) -> None:
-    """Write the files of a bundle beside its place, verify them and move them there.
+    """Write the files of a bundle and their ``SHA256SUMS`` beside its place, verify them and move them there.
 
     Raises
     ------
     BundleError
         A check fails; what was at the place before is left as it was.
     """
+    sums = render_sums({name: hash_bytes(content) for name, content in contents.items()})
+    directory.parent.mkdir(parents=True, exist_ok=True)
     build = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".part", dir=directory.parent))
     try:
-        for name, content in contents.items():
+        for name, content in {**contents, names.SUMS: sums.encode()}.items():
             (build / name).parent.mkdir(exist_ok=True)
             (build / name).write_bytes(content)
         build.chmod(0o755)

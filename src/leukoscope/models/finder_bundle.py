@@ -8,14 +8,20 @@ from typing import Self
 
 from leukoscope.core.errors import BundleError
 from leukoscope.models import files as names
-from leukoscope.models.bundle import check_bundle_place, compare_graph, read_files, write_folder
-from leukoscope.models.files import BundleFiles, hash_bytes, list_files, read_checked, render_sums
+from leukoscope.models.bundle import (
+    BundleFolder,
+    check_bundle_place,
+    compare_graph,
+    read_files,
+    write_folder,
+)
+from leukoscope.models.files import BundleFiles, list_files
 from leukoscope.models.finder_card import render_finder_card
 from leukoscope.models.finder_manifest import FinderManifest, FinderReport
 
 
 @dataclass(frozen=True)
-class FinderBundle:
+class FinderBundle(BundleFolder):
     """A bundle of the task ``finder`` whose files, hashes, schema and graph have been checked.
 
     Attributes
@@ -54,29 +60,10 @@ class FinderBundle:
         compare_graph(manifest, graph)
         return cls(directory, manifest, sums, files)
 
-    @property
-    def model_path(self) -> Path:
-        """Path of the ONNX file."""
-        return self.directory / names.MODEL
-
-    @property
-    def model_sha256(self) -> str:
-        """SHA-256 of the ONNX file."""
-        return self.sums[names.MODEL]
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 over all files: that of the bundle's ``SHA256SUMS``."""
-        return hash_bytes(render_sums(dict(self.sums)).encode())
-
     @cached_property
     def report(self) -> FinderReport | None:
         """The measured results; None if the model has not been evaluated."""
         return FinderReport.from_json(self.read(names.REPORT)) if names.REPORT in self.sums else None
-
-    def read(self, name: str) -> bytes:
-        """Read one file and check its hash again."""
-        return read_checked(self._files, dict(self.sums), name)
 
     def render_card(self) -> str:
         """Return the expected text of ``MODEL_CARD.md``."""
@@ -109,7 +96,6 @@ def write_finder_bundle(
         The parts do not fit together, or ``directory`` is something else than a bundle.
     """
     check_bundle_place(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
     contents = {
         names.MODEL: model_path.read_bytes(),
         names.MANIFEST: manifest.to_json().encode(),
@@ -119,7 +105,5 @@ def write_finder_bundle(
     }
     if report is not None:
         contents[names.REPORT] = report.to_json().encode()
-    sums = {name: hash_bytes(content) for name, content in contents.items()}
-    contents[names.SUMS] = render_sums(sums).encode()
     write_folder(directory, contents)
     return FinderBundle.open(directory)

@@ -1,7 +1,9 @@
 """``manifest.json``: the description of the model, and ``sample/expected.json``: expected outputs."""
 
+import hashlib
 import json
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
@@ -48,6 +50,11 @@ class TensorSpec(BundleRecord):
     shape: tuple[int | str, ...] = Field(description="One number per axis; a name means a dynamic axis.")
     meaning: str = Field(min_length=1)
     value_range: str = Field(min_length=1)
+
+
+def hash_groups(groups: Iterable[str]) -> str:
+    """Return the SHA-256 of training groups, sorted, one per line: ``TrainingRecord.groups_sha256``."""
+    return hashlib.sha256("".join(f"{group}\n" for group in sorted(groups)).encode()).hexdigest()
 
 
 class TrainingRecord(BundleRecord):

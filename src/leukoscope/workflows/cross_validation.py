@@ -18,7 +18,7 @@ from leukoscope.core.text import TextError, read_json
 
 if TYPE_CHECKING:
     from leukoscope.evaluation.split_report import EvaluationSettings
-    from leukoscope.models.report import Report, Supplement
+    from leukoscope.models.report import Measurement, Report, Supplement
     from leukoscope.training.settings import TrainSettings
 
 STATE = "cross-validation.json"
@@ -194,15 +194,17 @@ def report_cross_validation(
         settings=settings,
         progress=progress,
     )
-    return report.model_copy(update={"supplements": (measure_repeats(found, settings, progress),)})
+    first = report.headline.cell.measures["roc_auc"].model_copy(update={"split": "repeat 1"})
+    return report.model_copy(update={"supplements": (_measure_repeats(found, first, settings, progress),)})
 
 
-def measure_repeats(
+def _measure_repeats(
     found: CrossValidation,
-    settings: "EvaluationSettings | None" = None,
-    progress: Callable[[str], None] = lambda _: None,
+    first: "Measurement",
+    settings: "EvaluationSettings | None",
+    progress: Callable[[str], None],
 ) -> "Supplement":
-    """Measure the pooled AUC of each repeat: how much it depends on the division of the subjects."""
+    """Return the pooled AUC of each repeat: how much it depends on the division of the subjects."""
     from leukoscope.evaluation.metrics_table import Context, measure_some, score_cells
     from leukoscope.evaluation.scored_split import fit_rules, pool_splits, score_run
     from leukoscope.evaluation.scores import read_run
@@ -210,8 +212,8 @@ def measure_repeats(
     from leukoscope.models.report import Supplement
 
     settings = settings or EvaluationSettings()
-    measures = {}
-    for number, folders in enumerate(found.repeats, start=1):
+    measures = {"repeat_1_roc_auc": first}
+    for number, folders in enumerate(found.repeats[1:], start=2):
         progress(f"repeat {number} of {len(found.repeats)}")
         runs = [read_run(folder) for folder in folders]
         pooled = pool_splits([score_run(run, fit_rules(run), {}) for run in runs])

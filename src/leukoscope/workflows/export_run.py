@@ -184,7 +184,6 @@ def read_rows(run: Path) -> "ScoredRows":
 
 def _training_record(run: Path) -> "TrainingRecord":
     """Describe the training set of a run: cells of part train, their groups and the settings."""
-    import hashlib
     import json
     import tomllib
 
@@ -192,7 +191,7 @@ def _training_record(run: Path) -> "TrainingRecord":
 
     from leukoscope.data.splits import read_splits
     from leukoscope.data.table import read_cells, table_sha256
-    from leukoscope.models.manifest import TrainingRecord
+    from leukoscope.models.manifest import TrainingRecord, hash_groups
 
     cells = read_cells(run / "cells.csv")
     plan = read_splits(run / "splits.json", cells)
@@ -206,7 +205,7 @@ def _training_record(run: Path) -> "TrainingRecord":
         cells=len(trained),
         subjects=trained["subject"].nunique(),
         groups=len(groups),
-        groups_sha256=hashlib.sha256("".join(f"{group}\n" for group in groups).encode()).hexdigest(),
+        groups_sha256=hash_groups(groups),
         cells_sha256=table_sha256(cells),
         initial_weights=_origin_text(provenance.get("initial_weights") or {}),
         seed=config.get("seed"),

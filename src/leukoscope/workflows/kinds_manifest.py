@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from leukoscope.core.classes import ClassSchema
-from leukoscope.models.manifest import Domain, LicenseRecord, Manifest, TensorSpec, TrainingRecord
+from leukoscope.models.manifest import (
+    Domain,
+    LicenseRecord,
+    Manifest,
+    TensorSpec,
+    TrainingRecord,
+    hash_groups,
+)
 from leukoscope.training.kinds.sources import MICRONS_PER_PIXEL
 
 NAME = "leukoscope-kinds"
@@ -74,7 +81,7 @@ def kinds_manifest(
             cells=len(trained),
             subjects=len(groups),
             groups=len(groups),
-            groups_sha256=hashlib.sha256("".join(f"{name}\n" for name in groups).encode()).hexdigest(),
+            groups_sha256=hash_groups(groups),
             cells_sha256=hashlib.sha256("".join(trained["sha256"]).encode()).hexdigest(),
             initial_weights="EfficientNet-Lite0, ImageNet (Google, Apache-2.0); trained weights SHA-256 "
             f"{weights_sha256}, {record['steps']} steps",

@@ -20,6 +20,7 @@ from leukoscope.evaluation.robustness import (
 from leukoscope.imaging.decode import decode_image
 from leukoscope.inference.perturbed import Outcome, Perturbation, perturbations, predict_perturbed
 from leukoscope.models.files import DECISION, NOVELTY
+from leukoscope.models.manifest import hash_groups
 from leukoscope.models.report import Measurements, PerturbationResult, Robustness
 from leukoscope.stats.intervals import BootstrapSettings
 
@@ -161,15 +162,10 @@ def in_training_set(
     for size in sizes:
         for chosen in combinations(folds.values(), size):
             groups = frozenset().union(*chosen)
-            if _digest(groups) == groups_sha256:
+            if hash_groups(groups) == groups_sha256:
                 inside = measured["group"].isin(groups)
                 return "all" if inside.all() else "some" if inside.any() else "none"
     return "unknown"
-
-
-def _digest(groups: Iterable[str]) -> str:
-    """Return the digest of ``TrainingRecord.groups_sha256``."""
-    return hashlib.sha256("".join(f"{group}\n" for group in sorted(groups)).encode()).hexdigest()
 
 
 def _choose(
