@@ -113,7 +113,7 @@ class MeasuredCells:
     def _measurement(self, estimate: Estimate) -> Measurement:
         return Measurement(
             value=estimate.value, low=estimate.low, high=estimate.high, n_cells=estimate.n_cells,
-            n_subjects=estimate.n_subjects, split=self.split, unit="cell",
+            n_subjects=estimate.n_subjects, split=self.split, unit="cell", weighting="subject",
             method=f"each subject has the same weight; {estimate.method}", not_estimable=estimate.reason,
         )  # fmt: skip
 
