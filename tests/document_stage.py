@@ -32,6 +32,7 @@ TINY = (
 
 SMALLER = (
     (r"leukoscope (evaluate|compare|leakage) ", "--replicates 200"),
+    (r"leukoscope cross-validate ", "--folds 2 --replicates 200"),
     (r"leukoscope data split .*--protocol paper", "--per-class 20"),
     (r"leukoscope leakage --config", "--per-class 20"),
     (r"leukoscope explain-check", "--limit 2"),
@@ -110,7 +111,13 @@ def build_stage(folder: Path) -> Path:
     shutil.copy(ROOT / "README.md", folder)
     (folder / "configs").mkdir()
     for recipe in (ROOT / "configs").glob("*.toml"):
-        settings = apply_overrides(read_toml(recipe), TINY)
+        content = read_toml(recipe)
+        tiny = (
+            (*TINY, "stage1.epochs=0", "head_fit.views=1")
+            if "penalties" in content.get("head_fit", {})
+            else TINY
+        )
+        settings = apply_overrides(content, tiny)
         (folder / "configs" / recipe.name).write_text(to_toml(settings))
     _write_images(folder)
     _write_tables(folder)
